@@ -1,0 +1,58 @@
+# `make train` and `make test` are all a fresh machine needs: each builds .venv first.
+# Another interpreter: PYTHON=python3.12 make test
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+STAMPED := pyproject.toml constraints.txt
+JOBS ?= $(shell $(PYTHON) -c 'import os; print(min(8, os.cpu_count() or 1))' 2>/dev/null)
+ARGS ?=
+
+.PHONY: help train test check lint types bench clean python
+
+help:
+	@echo "make train   train Model 5 under both objectives on the embedded corpus (ARGS='--help' for options)"
+	@echo "make test    run every test: parity with PyTorch, accuracy, data, training, experiments"
+	@echo "make check   lint and types"
+	@echo "make bench   benchmarks against the peers, side by side"
+	@echo "make clean   remove the virtual environment and caches"
+
+python:
+	@test -n "$(VERSION)" || { echo "jaxloss needs Python 3.11 or later; name one: PYTHON=/path/to/python3 make ..." >&2; exit 1; }
+
+.venv/.python-$(VERSION): | python
+	@echo "making .venv with Python $(VERSION)"
+	@$(PYTHON) -m venv --clear .venv && touch $@
+
+.venv/.train-$(VERSION): $(STAMPED) .venv/.python-$(VERSION)
+	@echo "installing jaxloss[train]"
+	@$(PIP) --editable '.[train]' && touch $@
+
+.venv/.test-$(VERSION): $(STAMPED) .venv/.python-$(VERSION)
+	@echo "installing jaxloss[train,test]"
+	@$(PIP) --editable '.[train,test]' && touch $@
+
+train: .venv/.train-$(VERSION)
+	@$(BIN)/python experiments/final_vs_all_token.py $(ARGS)
+
+test: .venv/.test-$(VERSION)
+	@$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal $(ARGS)
+
+check: lint types
+
+lint: .venv/.test-$(VERSION)
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+types: .venv/.test-$(VERSION)
+	@$(BIN)/mypy
+
+bench: .venv/.test-$(VERSION)
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script $(ARGS) || exit 1; done
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
