@@ -1,0 +1,17 @@
+"""Session set-up: float64 on, CPU only, one torch thread, no console noise from the libraries."""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import jax
+import torch
+
+# float64 separates every known trap from rounding; arrays state their dtype, so float32 tests stay float32.
+jax.config.update("jax_enable_x64", True)
+# Workers of pytest-xdist share the cores; torch's own pool on top of that only costs time.
+torch.set_num_threads(1)
