@@ -1,0 +1,153 @@
+"""English prose that every Python carries: the embedded default corpus.
+
+The paragraphs of `pydoc_data.topics` (the language reference) and of the standard library's docstrings, which are
+read from its source files without importing them. Grammar, code, doctests, tables, headings and markup are
+filtered out, and so is every paragraph that repeats an earlier one, exactly or nearly.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import inspect
+import re
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+# Part of the cache key: raise it whenever the extracted text changes.
+EXTRACTION_VERSION = 1
+
+# Tests and samples repeat the documentation that they test; site-packages is not the standard library.
+_SKIPPED_FOLDERS = frozenset(
+    "__pycache__ dist-packages idlelib idle_test lib2to3 site-packages test tests turtledemo".split()
+)
+
+_BULLET = re.compile(r"^(?:[*+•-]|\(?\d{1,2}[.)]|\[\d{1,2}\]|\(?[a-z]\))\s+(?=\S)")
+_ROLE = re.compile(r":[a-z:]+:`~?\.?([^`<]+?)(?:\s*<[^`]*>)?`")
+_QUOTED = re.compile(r"``([^`]+)``|`([^`']+)[`']_*")
+_EMPHASIS = re.compile(r"(?<![\w*])\*{1,2}([A-Za-z][\w ./-]*?)\*{1,2}(?![\w*])")
+_FOOTNOTE = re.compile(r"\s*\[\d{1,2}\]_?")
+_SPACES = re.compile(r"\s+")
+_WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
+_CODE = re.compile(
+    r">>>|::=|\.\.\s|->|=>|==|!=|\+=|__\w+__\s*=|\w=\w|\$\{|%\(|[{}|\\~^]|[!-/:-@\[-`]{4}|^[#:@<]|\w\(\w+, \w+|"
+    r"https?:|\.html?\b|\w/\w+/|\b(?:def|elif|self|args|kwargs|kw|kwds|int|str|len|obj|None,|RFC \d+ section)\b"
+)
+_ENDED = re.compile(r"[.!?][\"'”’)]*$")
+_STARTED = re.compile(r"^[\"'“‘(]*[A-Z]")
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"'“(])")
+_FUNCTION_WORDS = frozenset(
+    "a about after all also an and any are as at be because been before but by can do does each for from has have "
+    "how if in into is it its may more must no not of on one only or other should so some such than that the their "
+    "then there these they this to use used was when where which while will with without would you your".split()
+)
+
+
+def python_docs() -> list[str]:
+    """Return the corpus: one string per document, its paragraphs separated by blank lines.
+
+    A document is a topic of the language reference or the docstrings of one standard library module. Documents come in
+    the order of a hash of their names: the two kinds, and the alphabet, are mixed, so that the
+    last tenth of the stream resembles the rest; and the order hardly changes from one Python version to the next.
+    """
+    documents = [*_topics(), *_modules()]
+    documents.sort(key=lambda named: hashlib.sha256(named[0].encode()).digest())
+    seen: set[int] = set()
+    texts = []
+    for _, text in documents:
+        paragraphs = [p for p in prose_paragraphs(text) if not _is_repeat(p, seen)]
+        if paragraphs:
+            texts.append("\n\n".join(paragraphs))
+    return texts
+
+
+def prose_paragraphs(text: str) -> Iterator[str]:
+    """Yield the paragraphs of reStructuredText or plain text that read as English, each as one line."""
+    for block in _blocks(text):
+        paragraph = _plain(block)
+        if _ENDED.search(paragraph) is None:
+            # An introduction to a list or to code: keep the sentences before it.
+            paragraph = " ".join(_SENTENCE_END.split(paragraph)[:-1])
+        if _is_prose(paragraph):
+            yield paragraph
+
+
+def _topics() -> Iterator[tuple[str, str]]:
+    from pydoc_data import topics
+
+    for name, text in topics.topics.items():
+        yield f"topic:{name}", text
+
+
+def _modules() -> Iterator[tuple[str, str]]:
+    root = Path(sysconfig.get_paths()["stdlib"])
+    for path in sorted(root.rglob("*.py")):
+        parts = path.relative_to(root).parts
+        if not _SKIPPED_FOLDERS.isdisjoint(parts):
+            continue
+        try:
+            tree = ast.parse(path.read_bytes())
+        except (OSError, SyntaxError, ValueError):
+            continue
+        documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+        docstrings = [ast.get_docstring(node) for node in ast.walk(tree) if isinstance(node, documented)]
+        text = "\n\n".join(docstring for docstring in docstrings if docstring)
+        if text:
+            yield f"module:{'/'.join(parts)}", text
+
+
+def _blocks(text: str) -> Iterator[list[str]]:
+    """Split text at blank lines, bullets and changes of indentation."""
+    block: list[str] = []
+    indent = 0
+    for line in [*inspect.cleandoc(text).splitlines(), ""]:
+        body = line.strip()
+        margin = len(line) - len(line.lstrip())
+        bullet = _BULLET.match(body)
+        if block and (not body or bullet or margin != indent):
+            yield block
+            block = []
+        if bullet:
+            margin += bullet.end()
+            body = body[bullet.end() :]
+        indent = margin
+        if body:
+            block.append(body)
+
+
+def _plain(lines: list[str]) -> str:
+    """Join the lines of a paragraph, mending words split at a hyphen, and drop the markup."""
+    paragraph = lines[0]
+    for line in lines[1:]:
+        paragraph += line if re.search(r"\w-$", paragraph) else " " + line
+    paragraph = _ROLE.sub(r"\1", paragraph)
+    paragraph = _QUOTED.sub(lambda m: m[1] or m[2], paragraph)
+    paragraph = _EMPHASIS.sub(r"\1", paragraph)
+    paragraph = _FOOTNOTE.sub("", paragraph)
+    return _SPACES.sub(" ", paragraph).strip()
+
+
+def _is_prose(paragraph: str) -> bool:
+    words = _WORD.findall(paragraph)
+    if (
+        len(words) < 8
+        or _CODE.search(paragraph)
+        or not (_STARTED.match(paragraph) and _ENDED.search(paragraph))
+    ):
+        return False
+    tokens = paragraph.split()
+    plain = sum(_WORD.fullmatch(token.strip("\"'“”‘’().,;:!?-")) is not None for token in tokens)
+    function = sum(word.lower() in _FUNCTION_WORDS for word in words)
+    return plain >= 0.8 * len(tokens) and function >= 0.25 * len(words)
+
+
+def _is_repeat(paragraph: str, seen: set[int]) -> bool:
+    """Tell whether most of a paragraph's word sequences have been seen; remember those of a new one."""
+    words = [word.lower() for word in _WORD.findall(paragraph)]
+    width = min(6, len(words))
+    shingles = {hash(tuple(words[i : i + width])) for i in range(len(words) - width + 1)}
+    if len(shingles & seen) > 0.1 * len(shingles):
+        return True
+    seen |= shingles
+    return False

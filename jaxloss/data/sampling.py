@@ -1,0 +1,145 @@
+"""Crops of a token stream: random ones to train on, evenly spaced ones to evaluate on.
+
+Shapes: B batch, T context length (time), N tokens in the stream.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+_UINT64 = 1 << 64
+
+
+def sample_batch(
+    tokens: np.ndarray, *, batch_size: int, context_length: int, seed: int, step: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sample random crops of the stream, as a pure function of `(seed, step)`.
+
+    The start positions come from a counter-based generator (Philox) keyed by `(seed, step)` and are uniform over
+    every crop that fits, the last one included. There is no generator state: step 1,000 of a resumed run
+    draws what step 1,000 of an uninterrupted one does.
+
+    Args:
+        tokens: the stream, `[N]` integers; a memory map is only read where the crops lie.
+        batch_size: number of crops B, at least 1.
+        context_length: tokens of each input, T, at least 1.
+        seed: which run, from 0 to 2^64 - 1.
+        step: which batch of the run, from 0 to 2^64 - 1.
+
+    Returns:
+        `(inputs, targets)`, both int32 `[B, T]`; `targets[:, t]` is the token that follows `inputs[:, t]`.
+
+    Raises:
+        ValueError: for a count below 1, a negative seed or step, or fewer than `context_length + 1` tokens.
+        TypeError: if `tokens` does not hold integers, or a count, seed or step is not an integer.
+
+    >>> inputs, targets = sample_batch(np.arange(100), batch_size=2, context_length=4, seed=0, step=7)
+    >>> inputs.shape, bool((targets == inputs + 1).all())
+    ((2, 4), True)
+    """
+    num_starts = _num_starts(tokens, context_length)
+    _check_count("batch_size", batch_size)
+    for name, value in (("seed", seed), ("step", step)):
+        _check_integer(name, value)
+        if not 0 <= value < _UINT64:
+            raise ValueError(f"{name} must be from 0 to 2^64 - 1, got {value}")
+    generator = np.random.Generator(np.random.Philox(key=np.array([seed, step], dtype=np.uint64)))
+    starts_B = generator.integers(num_starts, size=int(batch_size))
+    return _crops(tokens, starts_B, context_length)
+
+
+def eval_crops(tokens: np.ndarray, *, num_crops: int, context_length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cut crops at evenly spaced positions, from the stream's first crop to its last.
+
+    The same tokens always give the same crops, so that losses of different steps, objectives and frameworks compare.
+    Crops overlap where the stream is shorter than `num_crops * context_length`.
+
+    Args:
+        tokens: the held-out stream, `[N]` integers.
+        num_crops: number of crops B, from 1 to the number of different crops that the stream holds.
+        context_length: tokens of each input, T, at least 1.
+
+    Returns:
+        `(inputs, targets)`, both int32 `[B, T]`; `targets[:, t]` is the token that follows `inputs[:, t]`.
+
+    Raises:
+        ValueError: for a count below 1, fewer than `context_length + 1` tokens, or more crops than there are.
+        TypeError: if `tokens` does not hold integers, or a count is not an integer.
+
+    >>> eval_crops(np.arange(10), num_crops=3, context_length=2)[0].tolist()
+    [[0, 1], [4, 5], [7, 8]]
+    """
+    num_starts = _num_starts(tokens, context_length)
+    _check_count("num_crops", num_crops)
+    if num_crops > num_starts:
+        raise ValueError(
+            f"num_crops={num_crops}, but {len(tokens):,} tokens hold only {num_starts:,} different crops of "
+            f"{context_length + 1} tokens: ask for fewer crops or give a longer text"
+        )
+    starts_B = np.rint(np.linspace(0, num_starts - 1, int(num_crops))).astype(np.int64)
+    return _crops(tokens, starts_B, context_length)
+
+
+def check_tokens(tokens: np.ndarray, vocab_size: int) -> None:
+    """Refuse a token stream that is not a vector of ids in `[0, vocab_size)`.
+
+    Reads the whole stream: for a user's own array, once, not for every batch.
+
+    Args:
+        tokens: the stream, `[N]` integers.
+        vocab_size: number of ids that the model knows, at least 1.
+
+    Raises:
+        ValueError: if `tokens` is not one-dimensional or an id lies outside; names the first one and its position.
+        TypeError: if `tokens` does not hold integers.
+
+    >>> check_tokens(np.array([3, 9, 1]), 8)
+    Traceback (most recent call last):
+        ...
+    ValueError: tokens must be from 0 to 7 (vocab_size=8), got 9 at position 1
+    """
+    _check_stream(tokens)
+    _check_count("vocab_size", vocab_size)
+    if tokens.size == 0 or (tokens.min() >= 0 and tokens.max() < vocab_size):
+        return
+    position = int(np.argmax((tokens < 0) | (tokens >= vocab_size)))
+    raise ValueError(
+        f"tokens must be from 0 to {vocab_size - 1} (vocab_size={vocab_size}), "
+        f"got {int(tokens[position])} at position {position}"
+    )
+
+
+def _crops(tokens: np.ndarray, starts_B: np.ndarray, context_length: int) -> tuple[np.ndarray, np.ndarray]:
+    crops_BT = np.asarray(tokens[starts_B[:, None] + np.arange(context_length + 1)], dtype=np.int32)
+    return np.ascontiguousarray(crops_BT[:, :-1]), np.ascontiguousarray(crops_BT[:, 1:])
+
+
+def _num_starts(tokens: np.ndarray, context_length: int) -> int:
+    _check_stream(tokens)
+    _check_count("context_length", context_length)
+    if len(tokens) <= context_length:
+        raise ValueError(
+            f"a crop of context_length={context_length} needs at least {context_length + 1} tokens, "
+            f"has {len(tokens)}: give a longer text or a smaller context_length"
+        )
+    return len(tokens) - int(context_length)
+
+
+def _check_stream(tokens: np.ndarray) -> None:
+    if not isinstance(tokens, np.ndarray):
+        raise TypeError(f"tokens must be a NumPy array, got {type(tokens).__name__}")
+    if tokens.ndim != 1:
+        raise ValueError(f"tokens must have one dimension, got shape {tokens.shape}")
+    if not np.issubdtype(tokens.dtype, np.integer):
+        raise TypeError(f"tokens must hold integers, got {tokens.dtype}")
+
+
+def _check_count(name: str, value: int) -> None:
+    _check_integer(name, value)
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}")
+
+
+def _check_integer(name: str, value: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
