@@ -1,0 +1,18 @@
+"""Model 5 in Flax: GPT-2 small written out, with explicit dropout keys and a `deterministic` flag."""
+
+from jaxloss.model5.config import GPT2, MODEL5, Model5Config
+from jaxloss.model5.dropout import Dropout
+from jaxloss.model5.model import MLP, Attention, Block, Model5, init_params, num_params
+
+__all__ = [
+    "GPT2",
+    "MLP",
+    "MODEL5",
+    "Attention",
+    "Block",
+    "Dropout",
+    "Model5",
+    "Model5Config",
+    "init_params",
+    "num_params",
+]

@@ -1,0 +1,18 @@
+"""Model 5 in plain PyTorch: the reference that `jaxloss.model5` is compared with."""
+
+from torch_ref.model5.config import GPT2, MODEL5, Model5Config
+from torch_ref.model5.dropout import Dropout
+from torch_ref.model5.model import MLP, Attention, Block, Model5, init_params, num_params
+
+__all__ = [
+    "GPT2",
+    "MLP",
+    "MODEL5",
+    "Attention",
+    "Block",
+    "Dropout",
+    "Model5",
+    "Model5Config",
+    "init_params",
+    "num_params",
+]
