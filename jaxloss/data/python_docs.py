@@ -1,8 +1,8 @@
 """English prose that every Python carries: the embedded default corpus.
 
-The paragraphs of `pydoc_data.topics` (the language reference) and of the standard library's docstrings, which are
-read from its source files without importing them. Grammar, code, doctests, tables, headings and markup are
-filtered out, and so is every paragraph that repeats an earlier one, exactly or nearly.
+The paragraphs of `pydoc_data.topics` (the language reference) and of the standard library's docstrings, which
+are read from its source files without importing them. Grammar, code, doctests, tables, headings and markup
+are filtered out, and so is every paragraph that repeats an earlier one, exactly or nearly.
 """
 
 from __future__ import annotations
@@ -10,17 +10,24 @@ from __future__ import annotations
 import ast
 import hashlib
 import inspect
+import platform
 import re
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jaxloss.data.cache import atomic_path
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 # Part of the cache key: raise it whenever the extracted text changes.
 EXTRACTION_VERSION = 1
 
 # Tests and samples repeat the documentation that they test; site-packages is not the standard library.
 _SKIPPED_FOLDERS = frozenset(
-    "__pycache__ dist-packages idlelib idle_test lib2to3 site-packages test tests turtledemo".split()
+    ("dist-packages", "idle_test", "idlelib", "lib2to3", "site-packages", "test", "tests", "turtledemo")
 )
 
 _BULLET = re.compile(r"^(?:[*+•-]|\(?\d{1,2}[.)]|\[\d{1,2}\]|\(?[a-z]\))\s+(?=\S)")
@@ -29,37 +36,59 @@ _QUOTED = re.compile(r"``([^`]+)``|`([^`']+)[`']_*")
 _EMPHASIS = re.compile(r"(?<![\w*])\*{1,2}([A-Za-z][\w ./-]*?)\*{1,2}(?![\w*])")
 _FOOTNOTE = re.compile(r"\s*\[\d{1,2}\]_?")
 _SPACES = re.compile(r"\s+")
-_WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
+_WORD = re.compile(r"[^\W\d_]+(?:['\u2019-][^\W\d_]+)*")
 _CODE = re.compile(
-    r">>>|::=|\.\.\s|->|=>|==|!=|\+=|__\w+__\s*=|\w=\w|\$\{|%\(|[{}|\\~^]|[!-/:-@\[-`]{4}|^[#:@<]|\w\(\w+, \w+|"
-    r"https?:|\.html?\b|\w/\w+/|\b(?:def|elif|self|args|kwargs|kw|kwds|int|str|len|obj|None,|RFC \d+ section)\b"
+    r">>>|::=|\.\.\s|->|=>|==|!=|\+=|__\w+__\s*=|\w=\w|\$\{|%\(|[{}|\\~^]|[!-/:-@\[-`]{4}|^[#:@<]|"
+    r"\w\(\w+, \w+|https?:|\.html?\b|\w/\w+/|"
+    r"\b(?:def|elif|self|args|kwargs|kw|kwds|int|str|len|obj|None,|RFC \d+ section)\b"
 )
-_ENDED = re.compile(r"[.!?][\"'”’)]*$")
-_STARTED = re.compile(r"^[\"'“‘(]*[A-Z]")
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"'“(])")
+_ENDED = re.compile(r"[.!?][\"'\u201d\u2019)]*$")
+_STARTED = re.compile(r"^[\"'\u201c\u2018(]*[A-Z]")
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"'\u201c(])")
+_PUNCTUATION = "\"'\u201c\u201d\u2018\u2019().,;:!?-"
 _FUNCTION_WORDS = frozenset(
-    "a about after all also an and any are as at be because been before but by can do does each for from has have "
-    "how if in into is it its may more must no not of on one only or other should so some such than that the their "
-    "then there these they this to use used was when where which while will with without would you your".split()
+    re.findall(
+        r"\w+",
+        "a about after all also an and any are as at be because been before but by can do does each for from "
+        "has have how if in into is it its may more must no not of on one only or other should so some such "
+        "than that the their then there these they this to use used was when where which while will with "
+        "without would you your",
+    )
 )
 
 
 def python_docs() -> list[str]:
     """Return the corpus: one string per document, its paragraphs separated by blank lines.
 
-    A document is a topic of the language reference or the docstrings of one standard library module. Documents come in
-    the order of a hash of their names: the two kinds, and the alphabet, are mixed, so that the
-    last tenth of the stream resembles the rest; and the order hardly changes from one Python version to the next.
+    A document is a topic of the language reference or the docstrings of one standard library module.
+    Documents come in the order of a hash of their names. That mixes the two kinds, and packages, so that the
+    last tenth of the stream resembles the rest; and the order hardly changes from one Python version to the
+    next.
     """
     documents = [*_topics(), *_modules()]
     documents.sort(key=lambda named: hashlib.sha256(named[0].encode()).digest())
-    seen: set[int] = set()
+    seen: set[str] = set()
     texts = []
     for _, text in documents:
         paragraphs = [p for p in prose_paragraphs(text) if not _is_repeat(p, seen)]
         if paragraphs:
             texts.append("\n\n".join(paragraphs))
     return texts
+
+
+def load(cache_dir: Path, *, num_documents: int | None) -> Dataset:
+    """Return the corpus as a dataset, extracted once and cached for this Python version."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from datasets import Dataset
+
+    version = f"{platform.python_version()}-{EXTRACTION_VERSION}"
+    path = cache_dir / "corpora" / f"python-docs-{version}.parquet"
+    if not path.exists():
+        with atomic_path(path) as temporary:
+            pq.write_table(pa.table({"text": python_docs()}), temporary)
+    dataset = Dataset(pq.read_table(path))
+    return dataset if num_documents is None else dataset.take(min(num_documents, len(dataset)))
 
 
 def prose_paragraphs(text: str) -> Iterator[str]:
@@ -137,16 +166,16 @@ def _is_prose(paragraph: str) -> bool:
     ):
         return False
     tokens = paragraph.split()
-    plain = sum(_WORD.fullmatch(token.strip("\"'“”‘’().,;:!?-")) is not None for token in tokens)
+    plain = sum(_WORD.fullmatch(token.strip(_PUNCTUATION)) is not None for token in tokens)
     function = sum(word.lower() in _FUNCTION_WORDS for word in words)
     return plain >= 0.8 * len(tokens) and function >= 0.25 * len(words)
 
 
-def _is_repeat(paragraph: str, seen: set[int]) -> bool:
+def _is_repeat(paragraph: str, seen: set[str]) -> bool:
     """Tell whether most of a paragraph's word sequences have been seen; remember those of a new one."""
     words = [word.lower() for word in _WORD.findall(paragraph)]
     width = min(6, len(words))
-    shingles = {hash(tuple(words[i : i + width])) for i in range(len(words) - width + 1)}
+    shingles = {" ".join(words[i : i + width]) for i in range(len(words) - width + 1)}
     if len(shingles & seen) > 0.1 * len(shingles):
         return True
     seen |= shingles

@@ -15,8 +15,8 @@ def sample_batch(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Sample random crops of the stream, as a pure function of `(seed, step)`.
 
-    The start positions come from a counter-based generator (Philox) keyed by `(seed, step)` and are uniform over
-    every crop that fits, the last one included. There is no generator state: step 1,000 of a resumed run
+    The start positions come from a counter-based generator (Philox) keyed by `(seed, step)` and are uniform
+    over every crop that fits, the last one included. There is no generator state: step 1,000 of a resumed run
     draws what step 1,000 of an uninterrupted one does.
 
     Args:
@@ -51,7 +51,8 @@ def sample_batch(
 def eval_crops(tokens: np.ndarray, *, num_crops: int, context_length: int) -> tuple[np.ndarray, np.ndarray]:
     """Cut crops at evenly spaced positions, from the stream's first crop to its last.
 
-    The same tokens always give the same crops, so that losses of different steps, objectives and frameworks compare.
+    The same tokens always give the same crops, so that losses of different steps, objectives and frameworks
+    compare.
     Crops overlap where the stream is shorter than `num_crops * context_length`.
 
     Args:
@@ -90,7 +91,8 @@ def check_tokens(tokens: np.ndarray, vocab_size: int) -> None:
         vocab_size: number of ids that the model knows, at least 1.
 
     Raises:
-        ValueError: if `tokens` is not one-dimensional or an id lies outside; names the first one and its position.
+        ValueError: if `tokens` is not one-dimensional or an id lies outside; names the first and its
+            position.
         TypeError: if `tokens` does not hold integers.
 
     >>> check_tokens(np.array([3, 9, 1]), 8)

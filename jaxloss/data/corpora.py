@@ -1,0 +1,121 @@
+"""Corpora by name or path, as `datasets.Dataset`s of documents."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jaxloss.data import files, fineweb, python_docs
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+NAMES = ("python-docs", "fineweb")
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Which documents: a corpus by name, or local files, before anything large is read.
+
+    Attributes:
+        name: `"python-docs"`, `"fineweb"`, or a path or glob.
+        num_documents: how many of the first documents; None means all, and 1,000 of fineweb's 15 million.
+        text_column: the column of `.jsonl` and `.parquet` files that holds the text.
+        cache_dir: where downloads and extracted text are kept.
+    """
+
+    name: str
+    num_documents: int | None = None
+    text_column: str = "text"
+    cache_dir: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.num_documents is not None and self.num_documents < 1:
+            raise ValueError(f"num_documents must be at least 1, got {self.num_documents}")
+        if not self.name:
+            raise ValueError(
+                f"the corpus must be one of {', '.join(NAMES)}, or a file, folder or glob, got ''"
+            )
+
+    def identity(self) -> dict[str, object]:
+        """What tells this corpus's text from any other's, found without loading it; for cache keys."""
+        identity: dict[str, object] = {"num_documents": self.num_documents}
+        if self.name == "python-docs":
+            identity |= {"version": python_docs.EXTRACTION_VERSION, "python": platform.python_version()}
+        elif self.name == "fineweb":
+            identity |= {"subset": fineweb.SUBSET, "num_documents": self._num_fineweb()}
+        else:
+            identity |= {"text_column": self.text_column, "files": files.digest(self._paths())}
+        return identity
+
+    def load(self) -> Dataset:
+        """Load the documents."""
+        if self.name == "python-docs":
+            return python_docs.load(self._cache_dir(), num_documents=self.num_documents)
+        if self.name == "fineweb":
+            return fineweb.load(self._cache_dir(), num_documents=self._num_fineweb())
+        return files.load(self._paths(), text_column=self.text_column, num_documents=self.num_documents)
+
+    def _num_fineweb(self) -> int:
+        return 1000 if self.num_documents is None else self.num_documents
+
+    def _cache_dir(self) -> Path:
+        return default_cache_dir() if self.cache_dir is None else Path(self.cache_dir)
+
+    def _paths(self) -> list[Path]:
+        try:
+            return files.find(self.name)
+        except FileNotFoundError as error:
+            close = difflib.get_close_matches(self.name.lower(), NAMES, n=1)
+            if not close:
+                raise
+            raise FileNotFoundError(f"{error} (did you mean {close[0]}?)") from error
+
+
+def load_corpus(
+    name_or_path: str | os.PathLike[str],
+    *,
+    num_documents: int | None = None,
+    text_column: str = "text",
+    cache_dir: str | os.PathLike[str] | None = None,
+) -> Dataset:
+    """Load a corpus as a `datasets.Dataset` with one row a document and the column `text`.
+
+    Args:
+        name_or_path: `"python-docs"` (embedded, the same for a given Python version), `"fineweb"` (downloaded
+            once), or a `.txt`, `.jsonl` or `.parquet` file, a folder of them, or a glob. A `.txt` file is one
+            document.
+        num_documents: how many of the first documents; None means all, and 1,000 of fineweb.
+        text_column: the column of `.jsonl` and `.parquet` files that holds the text.
+        cache_dir: where downloads and extracted text are kept; None means `default_cache_dir()`.
+
+    Returns:
+        The documents in order. Empty ones are left out.
+
+    Raises:
+        FileNotFoundError: if there is no such corpus, file or folder.
+        ValueError: for files that are unreadable as text, lack the column, or hold no text.
+        ConnectionError: if fineweb is neither cached nor reachable; at once, without retries.
+    """
+    return make_corpus(name_or_path, num_documents, text_column, cache_dir).load()
+
+
+def make_corpus(
+    name_or_path: str | os.PathLike[str],
+    num_documents: int | None,
+    text_column: str,
+    cache_dir: str | os.PathLike[str] | None,
+) -> Corpus:
+    """Return the `Corpus` that `load_corpus` loads."""
+    folder = None if cache_dir is None else Path(cache_dir)
+    return Corpus(os.fspath(name_or_path), num_documents, text_column, folder)
+
+
+def default_cache_dir() -> Path:
+    """Return `$XDG_CACHE_HOME/jaxloss`, or `~/.cache/jaxloss`."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "jaxloss"

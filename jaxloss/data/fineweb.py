@@ -1,0 +1,57 @@
+"""FineWeb: web text of many topics and styles, the heterogeneous corpus.
+
+Reference: Penedo et al., "The FineWeb Datasets: Decanting the Web for the Finest Text Data at Scale" (2024),
+https://huggingface.co/datasets/HuggingFaceFW/fineweb
+"""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jaxloss.data.cache import atomic_path
+from jaxloss.data.network import is_reachable
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+REPOSITORY = "HuggingFaceFW/fineweb"
+SUBSET = "sample-10BT"
+
+
+def load(cache_dir: Path, *, num_documents: int) -> Dataset:
+    """Return the first documents of `sample-10BT`, from the cache or streamed from the Hugging Face Hub.
+
+    Raises:
+        ConnectionError: if they are not cached and the Hub is out of reach or `HF_HUB_OFFLINE` is set.
+    """
+    from datasets import Dataset
+
+    path = cache_dir / "corpora" / f"fineweb-{SUBSET}-{num_documents}.parquet"
+    if not path.exists():
+        dataset = _download(num_documents)
+        with atomic_path(path) as temporary:
+            dataset.to_parquet(temporary)
+        return dataset
+    import pyarrow.parquet as pq
+
+    return Dataset(pq.read_table(path, memory_map=True))
+
+
+def _download(num_documents: int) -> Dataset:
+    import huggingface_hub.constants as hub
+    from datasets import Dataset, load_dataset
+
+    instead = "use --corpus python-docs or --corpus with a .txt, .jsonl or .parquet file"
+    if hub.HF_HUB_OFFLINE:
+        raise ConnectionError(f"--corpus fineweb is not cached and HF_HUB_OFFLINE is set: {instead}")
+    if not is_reachable(hub.ENDPOINT):
+        raise ConnectionError(f"--corpus fineweb is not cached and {hub.ENDPOINT} is out of reach: {instead}")
+    try:
+        stream = load_dataset(REPOSITORY, name=SUBSET, split="train", streaming=True)
+        texts = [row["text"] for row in itertools.islice(stream, num_documents)]
+    except Exception as error:  # the Hub's client raises httpx, OSError and its own errors
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConnectionError(f"--corpus fineweb could not be downloaded ({reason}): {instead}") from error
+    return Dataset.from_dict({"text": texts})

@@ -1,0 +1,299 @@
+"""Tokenizers: byte-level BPE trained on the corpus, GPT-2's own, and plain bytes.
+
+All three are saved as a Hugging Face `tokenizer.json`, which `load_tokenizer` and the `tokenizers` package
+read back with no network and no other file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from jaxloss.data.network import is_reachable
+
+if TYPE_CHECKING:
+    import tiktoken
+    import tokenizers
+
+END_OF_TEXT = "<|endoftext|>"
+KINDS = ("bpe", "gpt2", "bytes")
+
+_GPT2_URL = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/"
+_GPT2_VOCAB_SIZE = 50257
+# Pieces of a long document are encoded one by one: `tokenizers` holds about 50 bytes for each byte of a
+# piece.
+_PIECE_LENGTH = 1 << 20
+
+
+class Tokenizer(ABC):
+    """Text to token ids and back.
+
+    The special token `<|endoftext|>` has the highest id, `end_of_text`. It stands between documents and is
+    never produced from text, not even from text that spells it.
+    """
+
+    name: str
+    vocab_size: int
+
+    @property
+    def end_of_text(self) -> int:
+        """The id of `<|endoftext|>`: the highest, as in GPT-2."""
+        return self.vocab_size - 1
+
+    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Encode each text into a vector of ids of type `dtype`, with no special tokens."""
+        if isinstance(texts, str):
+            raise TypeError("texts must be a sequence of strings, got one string: pass [text]")
+        return [
+            np.asarray(ids, dtype=self.dtype) for ids in self._encode([_encodable(text) for text in texts])
+        ]
+
+    @abstractmethod
+    def decode(self, ids: Iterable[int]) -> str:
+        """Decode ids into text; bytes that are not UTF-8 become U+FFFD."""
+
+    @abstractmethod
+    def to_json(self) -> str:
+        """Return the contents of `tokenizer.json`."""
+
+    @abstractmethod
+    def _encode(self, texts: list[str]) -> Iterable[Sequence[int] | np.ndarray]: ...
+
+    @property
+    def dtype(self) -> type[np.unsignedinteger]:
+        """The smallest of uint16 and uint32 that holds every id."""
+        return np.uint16 if self.vocab_size <= 1 << 16 else np.uint32
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write `tokenizer.json` to `path`, replacing what is there."""
+        Path(path).write_text(self.to_json(), encoding="utf-8")
+
+
+class BytesTokenizer(Tokenizer):
+    """The UTF-8 bytes themselves. Byte 255 occurs in no UTF-8 text and serves as `<|endoftext|>`."""
+
+    name = "bytes"
+    vocab_size = 256
+
+    def _encode(self, texts: list[str]) -> Iterator[np.ndarray]:
+        return (np.frombuffer(text.encode(), dtype=np.uint8) for text in texts)
+
+    def decode(self, ids: Iterable[int]) -> str:  # noqa: D102
+        pieces = bytes(_checked_ids(ids, self.vocab_size)).split(b"\xff")
+        return END_OF_TEXT.join(piece.decode("utf-8", "replace") for piece in pieces)
+
+    def to_json(self) -> str:  # noqa: D102
+        vocab = {char: byte for byte, char in _byte_chars().items() if byte != self.end_of_text}
+        return _byte_level(vocab, [], use_regex=False).to_str(pretty=True)
+
+
+class BPETokenizer(Tokenizer):
+    """A byte-level BPE of the `tokenizers` package."""
+
+    def __init__(self, tokenizer: tokenizers.Tokenizer, *, name: str = "bpe"):
+        self.name = name
+        self.vocab_size = tokenizer.get_vocab_size()
+        self._tokenizer = tokenizer
+        # Not part of the saved file. Without it, text that spells `<|endoftext|>` would become the special
+        # token.
+        tokenizer.encode_special_tokens = True
+
+    def _encode(self, texts: list[str]) -> Iterator[Sequence[int]]:
+        encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        return (encoding.ids for encoding in encodings)
+
+    def decode(self, ids: Iterable[int]) -> str:  # noqa: D102
+        return self._tokenizer.decode(_checked_ids(ids, self.vocab_size), skip_special_tokens=False)
+
+    def to_json(self) -> str:  # noqa: D102
+        return self._tokenizer.to_str(pretty=True)
+
+
+class GPT2Tokenizer(Tokenizer):
+    """GPT-2's byte-level BPE (50,257 ids), by tiktoken."""
+
+    name = "gpt2"
+    vocab_size = _GPT2_VOCAB_SIZE
+
+    def __init__(self, encoding: tiktoken.Encoding):
+        self._encoding = encoding
+
+    def _encode(self, texts: list[str]) -> list[list[int]]:
+        return self._encoding.encode_ordinary_batch(texts)
+
+    def decode(self, ids: Iterable[int]) -> str:  # noqa: D102
+        return self._encoding.decode(_checked_ids(ids, self.vocab_size))
+
+    def to_json(self) -> str:  # noqa: D102
+        token_bytes = [self._encoding.decode_single_token_bytes(i) for i in range(self.end_of_text)]
+        ranks = {token: rank for rank, token in enumerate(token_bytes)}
+        chars = _byte_chars()
+        names = ["".join(chars[byte] for byte in token) for token in token_bytes]
+        merges = []
+        for token in token_bytes[256:]:
+            left, right = _last_merge(token, ranks)
+            merges.append((names[ranks[left]], names[ranks[right]]))
+        vocab = {name: rank for rank, name in enumerate(names)}
+        return _byte_level(vocab, merges, use_regex=True).to_str(pretty=True)
+
+
+def make_tokenizer(kind: str, *, texts: Iterable[str] | None = None, vocab_size: int = 4096) -> Tokenizer:
+    """Make a tokenizer.
+
+    Args:
+        kind: `"bpe"`, trained on `texts`; `"gpt2"`; or `"bytes"`.
+        texts: what to train `"bpe"` on: the training split only. Unused by the others.
+        vocab_size: ids of `"bpe"`, `<|endoftext|>` included, at least 257; a short text gives fewer. Unused
+            by others.
+
+    Returns:
+        A `Tokenizer`.
+
+    Raises:
+        ValueError: for an unknown kind, `"bpe"` without text, or a vocabulary below 257.
+        ConnectionError: if GPT-2's files are neither cached nor reachable.
+    """
+    if kind == "bytes":
+        return BytesTokenizer()
+    if kind == "gpt2":
+        return _load_gpt2()
+    if kind == "bpe":
+        return _train_bpe(texts, vocab_size)
+    raise ValueError(f"tokenizer must be one of {', '.join(KINDS)}, got {kind!r}")
+
+
+def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
+    """Load a `tokenizer.json` that `Tokenizer.save` or the `tokenizers` package wrote.
+
+    Args:
+        path: the file, or the folder that holds a `tokenizer.json`.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is not a byte-level tokenizer whose last id is `<|endoftext|>`.
+    """
+    from tokenizers import Tokenizer as HFTokenizer
+
+    path = Path(path)
+    path = path / "tokenizer.json" if path.is_dir() else path
+    if not path.is_file():
+        raise FileNotFoundError(f"no tokenizer file at {path}")
+    try:
+        tokenizer = HFTokenizer.from_str(path.read_text(encoding="utf-8"))
+    except Exception as error:  # `tokenizers` raises bare Exception for whatever it cannot parse
+        raise ValueError(f"{path} is not a tokenizer.json: {error}") from error
+    size = tokenizer.get_vocab_size()
+    if tokenizer.token_to_id(END_OF_TEXT) != size - 1:
+        raise ValueError(f"{path}: the last of its {size} ids is not {END_OF_TEXT}")
+    if size == BytesTokenizer.vocab_size:
+        return BytesTokenizer()
+    return BPETokenizer(tokenizer, name="gpt2" if size == _GPT2_VOCAB_SIZE else "bpe")
+
+
+def pieces(text: str, length: int = _PIECE_LENGTH) -> Iterator[str]:
+    """Split a long text into pieces of about `length` whose tokens, joined, are the tokens of the whole.
+
+    GPT-2's pattern never joins a white space to what comes before it when a word follows, so a cut there is
+    exact.
+    """
+    start = 0
+    while len(text) - start > length:
+        cut = start + length
+        while cut < len(text) - 1 and not (text[cut].isspace() and not text[cut + 1].isspace()):
+            cut += 1
+        if cut >= len(text) - 1:
+            break
+        yield text[start:cut]
+        start = cut
+    yield text[start:]
+
+
+def _train_bpe(texts: Iterable[str] | None, vocab_size: int) -> BPETokenizer:
+    from tokenizers import pre_tokenizers, trainers
+
+    if vocab_size < 257:
+        raise ValueError(f"vocab_size must be at least 257 (256 bytes and {END_OF_TEXT}), got {vocab_size}")
+    if texts is None:
+        raise ValueError("the bpe tokenizer is trained: give it the training split as texts")
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size - 1, initial_alphabet=alphabet, show_progress=False, min_frequency=2
+    )
+    tokenizer = _byte_level({}, [], use_regex=True, end_of_text=False)
+    tokenizer.train_from_iterator((_encodable(piece) for text in texts for piece in pieces(text)), trainer)
+    tokenizer.add_special_tokens([END_OF_TEXT])
+    return BPETokenizer(tokenizer)
+
+
+def _byte_level(
+    vocab: dict[str, int], merges: list[tuple[str, str]], *, use_regex: bool, end_of_text: bool = True
+) -> tokenizers.Tokenizer:
+    from tokenizers import Tokenizer as HFTokenizer
+    from tokenizers import decoders, models, pre_tokenizers
+
+    tokenizer = HFTokenizer(models.BPE(vocab=vocab, merges=merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=use_regex)
+    tokenizer.decoder = decoders.ByteLevel()
+    if end_of_text:
+        tokenizer.add_special_tokens([END_OF_TEXT])
+    return tokenizer
+
+
+def _load_gpt2() -> GPT2Tokenizer:
+    import tiktoken
+
+    urls = [_GPT2_URL + name for name in ("vocab.bpe", "encoder.json")]
+    folder = os.environ.get("TIKTOKEN_CACHE_DIR", os.environ.get("DATA_GYM_CACHE_DIR"))
+    if folder is None:
+        folder = os.path.join(tempfile.gettempdir(), "data-gym-cache")
+    # tiktoken downloads without a timeout, so look first.
+    cached = all(os.path.exists(os.path.join(folder, hashlib.sha1(u.encode()).hexdigest())) for u in urls)
+    if not cached and not is_reachable(_GPT2_URL):
+        raise ConnectionError(
+            f"the gpt2 tokenizer's files are not in {folder} and {_GPT2_URL} is out of reach: "
+            "set TIKTOKEN_CACHE_DIR to a folder that holds them, or use the bpe or bytes tokenizer"
+        )
+    return GPT2Tokenizer(tiktoken.get_encoding("gpt2"))
+
+
+def _byte_chars() -> dict[int, str]:
+    """Map each byte to the printable character that stands for it in GPT-2's vocabulary."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    chars = {byte: chr(byte) for byte in printable}
+    return chars | {byte: chr(256 + i) for i, byte in enumerate(others)}
+
+
+def _last_merge(token: bytes, ranks: dict[bytes, int]) -> tuple[bytes, bytes]:
+    """Return the two parts whose merge makes `token`, by merging its bytes with all earlier merges."""
+    parts = [token[i : i + 1] for i in range(len(token))]
+    while len(parts) > 2:
+        joined = [ranks.get(a + b, len(ranks)) for a, b in itertools.pairwise(parts)]
+        i = int(np.argmin(joined))
+        parts[i : i + 2] = [parts[i] + parts[i + 1]]
+    return parts[0], parts[1]
+
+
+def _checked_ids(ids: Iterable[int], vocab_size: int) -> list[int]:
+    ids = np.asarray(ids).tolist() if isinstance(ids, np.ndarray) else [int(i) for i in ids]
+    for position, i in enumerate(ids):
+        if not 0 <= i < vocab_size:
+            raise ValueError(f"ids must be from 0 to {vocab_size - 1}, got {i} at position {position}")
+    return ids
+
+
+def _encodable(text: str) -> str:
+    """Replace lone surrogates, which have no UTF-8 form, by U+FFFD."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
