@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import os
 import platform
 from dataclasses import dataclass
@@ -19,52 +20,56 @@ NAMES = ("python-docs", "fineweb")
 
 @dataclass(frozen=True)
 class Corpus:
-    """Which documents: a corpus by name, or local files, before anything large is read.
+    """Which documents, before any of them is read.
 
     Attributes:
-        name: `"python-docs"`, `"fineweb"`, or a path or glob.
+        source: `"python-docs"`, `"fineweb"`, a path or glob, or a `datasets.Dataset`.
         num_documents: how many of the first documents; None means all, and 1,000 of fineweb's 15 million.
-        text_column: the column of `.jsonl` and `.parquet` files that holds the text.
-        cache_dir: where downloads and extracted text are kept.
+        text_column: the column of `.jsonl` and `.parquet` files and of datasets that holds the text.
+        cache_dir: where downloads and extracted text are kept; None means `default_cache_dir()`.
     """
 
-    name: str
+    source: str | os.PathLike[str] | Dataset
     num_documents: int | None = None
     text_column: str = "text"
-    cache_dir: Path | None = None
+    cache_dir: str | os.PathLike[str] | None = None
 
     def __post_init__(self) -> None:
         if self.num_documents is not None and self.num_documents < 1:
             raise ValueError(f"num_documents must be at least 1, got {self.num_documents}")
         if not self.name:
-            raise ValueError(
-                f"the corpus must be one of {', '.join(NAMES)}, or a file, folder or glob, got ''"
-            )
+            raise ValueError(f"the corpus must be {' or '.join(NAMES)}, or a file, folder or glob, got ''")
+
+    @property
+    def name(self) -> str:
+        """What to call it in messages and folder names."""
+        return os.fspath(self.source) if isinstance(self.source, str | os.PathLike) else "dataset"
 
     def identity(self) -> dict[str, object]:
-        """What tells this corpus's text from any other's, found without loading it; for cache keys."""
+        """What tells this corpus's text from any other's, found without extracting it; for cache keys."""
         identity: dict[str, object] = {"num_documents": self.num_documents}
+        if not isinstance(self.source, str | os.PathLike):
+            return identity | {"dataset": _digest(self.load())}
         if self.name == "python-docs":
-            identity |= {"version": python_docs.EXTRACTION_VERSION, "python": platform.python_version()}
-        elif self.name == "fineweb":
-            identity |= {"subset": fineweb.SUBSET, "num_documents": self._num_fineweb()}
-        else:
-            identity |= {"text_column": self.text_column, "files": files.digest(self._paths())}
-        return identity
+            version = f"{platform.python_version()}-{python_docs.EXTRACTION_VERSION}"
+            return identity | {"python-docs": version}
+        if self.name == "fineweb":
+            return {"num_documents": self._num_fineweb(), "fineweb": fineweb.SUBSET}
+        return identity | {"text_column": self.text_column, "files": files.digest(self._paths())}
 
     def load(self) -> Dataset:
         """Load the documents."""
+        if not isinstance(self.source, str | os.PathLike):
+            return files.documents(self.source, self.text_column, self.num_documents)
+        folder = default_cache_dir() if self.cache_dir is None else Path(self.cache_dir)
         if self.name == "python-docs":
-            return python_docs.load(self._cache_dir(), num_documents=self.num_documents)
+            return python_docs.load(folder, num_documents=self.num_documents)
         if self.name == "fineweb":
-            return fineweb.load(self._cache_dir(), num_documents=self._num_fineweb())
+            return fineweb.load(folder, num_documents=self._num_fineweb())
         return files.load(self._paths(), text_column=self.text_column, num_documents=self.num_documents)
 
     def _num_fineweb(self) -> int:
         return 1000 if self.num_documents is None else self.num_documents
-
-    def _cache_dir(self) -> Path:
-        return default_cache_dir() if self.cache_dir is None else Path(self.cache_dir)
 
     def _paths(self) -> list[Path]:
         try:
@@ -73,7 +78,7 @@ class Corpus:
             close = difflib.get_close_matches(self.name.lower(), NAMES, n=1)
             if not close:
                 raise
-            raise FileNotFoundError(f"{error} (did you mean {close[0]}?)") from error
+            raise FileNotFoundError(f"{error}: did you mean {close[0]}?") from error
 
 
 def load_corpus(
@@ -101,21 +106,18 @@ def load_corpus(
         ValueError: for files that are unreadable as text, lack the column, or hold no text.
         ConnectionError: if fineweb is neither cached nor reachable; at once, without retries.
     """
-    return make_corpus(name_or_path, num_documents, text_column, cache_dir).load()
-
-
-def make_corpus(
-    name_or_path: str | os.PathLike[str],
-    num_documents: int | None,
-    text_column: str,
-    cache_dir: str | os.PathLike[str] | None,
-) -> Corpus:
-    """Return the `Corpus` that `load_corpus` loads."""
-    folder = None if cache_dir is None else Path(cache_dir)
-    return Corpus(os.fspath(name_or_path), num_documents, text_column, folder)
+    return Corpus(name_or_path, num_documents, text_column, cache_dir).load()
 
 
 def default_cache_dir() -> Path:
     """Return `$XDG_CACHE_HOME/jaxloss`, or `~/.cache/jaxloss`."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "jaxloss"
+
+
+def _digest(dataset: Dataset) -> str:
+    digest = hashlib.sha256()
+    for text in dataset["text"]:
+        data = text.encode("utf-8", "surrogatepass")
+        digest.update(len(data).to_bytes(8, "little") + data)
+    return digest.hexdigest()

@@ -7,7 +7,7 @@ import glob
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,10 +36,12 @@ def find(pattern: str) -> list[Path]:
                 f"{pattern} must be a {', '.join(SUFFIXES)} file, got {path.suffix or 'no suffix'!r}"
             )
         return [path]
-    matches = (Path(match) for match in glob.glob(str(path), recursive=True))
+    matches = [Path(match) for match in glob.glob(str(path), recursive=True)]
     found = sorted(p for p in matches if p.suffix.lower() in SUFFIXES and p.is_file())
     if found:
         return found
+    if matches:
+        raise ValueError(f"{pattern} must match {', '.join(SUFFIXES)} files, got {matches[0]}")
     siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
     close = difflib.get_close_matches(path.name, siblings, n=1)
     suggestion = f": did you mean {path.parent / close[0]}?" if close else ""
@@ -55,11 +57,31 @@ def load(paths: list[Path], *, text_column: str, num_documents: int | None) -> D
     """
     from datasets import Dataset
 
-    documents = (text for path in paths for text in _read(path, text_column) if text and not text.isspace())
-    texts = list(itertools.islice(documents, num_documents))
+    texts = _first((text for path in paths for text in _read(path, text_column)), num_documents)
     if not texts:
         names = str(paths[0]) if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more files"
         raise ValueError(f"{names}: there is no text")
+    return Dataset.from_dict({"text": texts})
+
+
+def documents(dataset: Dataset, text_column: str, num_documents: int | None) -> Dataset:
+    """Return a dataset's documents in the one column `text`, leaving out empty ones.
+
+    Raises:
+        TypeError: if it is no `datasets.Dataset`.
+        ValueError: if it lacks the column or holds no text.
+    """
+    from datasets import Dataset
+
+    if not isinstance(dataset, Dataset):
+        raise TypeError(
+            f"the corpus must be a name, a path or a datasets.Dataset, got {type(dataset).__name__}"
+        )
+    if text_column not in dataset.column_names:
+        raise ValueError(f"the dataset: {_no_column(text_column, dataset.column_names)}")
+    texts = _first(dataset[text_column], num_documents)
+    if not texts:
+        raise ValueError("the dataset: there is no text")
     return Dataset.from_dict({"text": texts})
 
 
@@ -75,10 +97,14 @@ def digest(paths: list[Path]) -> list[str]:
     return digests
 
 
+def _first(texts: Iterable[str | None], num_documents: int | None) -> list[str]:
+    return list(itertools.islice((text for text in texts if text and not text.isspace()), num_documents))
+
+
 def _read(path: Path, text_column: str) -> Iterator[str]:
     try:
         if path.suffix.lower() == ".txt":
-            yield _decode(path.read_bytes(), path)
+            yield _decode(path.read_bytes(), str(path)).replace("\r\n", "\n")
         elif path.suffix.lower() == ".jsonl":
             yield from _read_jsonl(path, text_column)
         else:
@@ -95,7 +121,7 @@ def _read_jsonl(path: Path, text_column: str) -> Iterator[str]:
             if not line.strip():
                 continue
             try:
-                row = json.loads(_decode(line, path))
+                row = json.loads(_decode(line, f"{path}, line {number},"))
             except json.JSONDecodeError as error:
                 raise ValueError(f"{path}, line {number}: not JSON ({error.msg})") from error
             if not isinstance(row, dict):
@@ -128,11 +154,11 @@ def _read_parquet(path: Path, text_column: str) -> Iterator[str]:
         raise ValueError(f"{path} is not a whole parquet file: {str(error).splitlines()[0]}") from error
 
 
-def _decode(data: bytes, path: Path) -> str:
+def _decode(data: bytes, where: str) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8: byte {error.start} is 0x{data[error.start]:02x}") from error
+        raise ValueError(f"{where} is not UTF-8: byte {error.start} is 0x{data[error.start]:02x}") from error
 
 
 def _no_column(text_column: str, columns: list[str]) -> str:

@@ -13,6 +13,7 @@ import inspect
 import platform
 import re
 import sysconfig
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,10 +38,11 @@ _EMPHASIS = re.compile(r"(?<![\w*])\*{1,2}([A-Za-z][\w ./-]*?)\*{1,2}(?![\w*])")
 _FOOTNOTE = re.compile(r"\s*\[\d{1,2}\]_?")
 _SPACES = re.compile(r"\s+")
 _WORD = re.compile(r"[^\W\d_]+(?:['\u2019-][^\W\d_]+)*")
+_LITERAL = re.compile(r'"([\w.]*[_.\d]\w*|[\w.]+\(\))"')
+_CALL = re.compile(r"(?<=\w)\(\)")
 _CODE = re.compile(
-    r">>>|::=|\.\.\s|->|=>|==|!=|\+=|__\w+__\s*=|\w=\w|\$\{|%\(|[{}|\\~^]|[!-/:-@\[-`]{4}|^[#:@<]|"
-    r"\w\(\w+, \w+|https?:|\.html?\b|\w/\w+/|"
-    r"\b(?:def|elif|self|args|kwargs|kw|kwds|int|str|len|obj|None,|RFC \d+ section)\b"
+    r">>>|::|\.\.\s|->|=>|[=!<>+*/-]=|\w=\w|\$\{|%\(|[{}|\\~^]|[!-/:-@\[-^`]{4}|^[#:@<]|\b(?:def|elif) |"
+    r"\w\(\w+, \w+|https?:|\.html?\b|\w/\w+/"
 )
 _ENDED = re.compile(r"[.!?][\"'\u201d\u2019)]*$")
 _STARTED = re.compile(r"^[\"'\u201c\u2018(]*[A-Z]")
@@ -62,10 +64,14 @@ def python_docs() -> list[str]:
 
     A document is a topic of the language reference or the docstrings of one standard library module.
     Documents come in the order of a hash of their names. That mixes the two kinds, and packages, so that the
-    last tenth of the stream resembles the rest; and the order hardly changes from one Python version to the
-    next.
+    last tenth of the stream resembles the rest; and the order hardly changes between Python versions.
+
+    Raises:
+        ValueError: if the standard library is installed without its sources and topics.
     """
     documents = [*_topics(), *_modules()]
+    if not documents:
+        raise ValueError("this Python carries no documentation: use --corpus with a file")
     documents.sort(key=lambda named: hashlib.sha256(named[0].encode()).digest())
     seen: set[str] = set()
     texts = []
@@ -103,8 +109,10 @@ def prose_paragraphs(text: str) -> Iterator[str]:
 
 
 def _topics() -> Iterator[tuple[str, str]]:
-    from pydoc_data import topics
-
+    try:
+        from pydoc_data import topics
+    except ImportError:  # some distributions package it apart
+        return
     for name, text in topics.topics.items():
         yield f"topic:{name}", text
 
@@ -116,7 +124,9 @@ def _modules() -> Iterator[tuple[str, str]]:
         if not _SKIPPED_FOLDERS.isdisjoint(parts):
             continue
         try:
-            tree = ast.parse(path.read_bytes())
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                tree = ast.parse(path.read_bytes())
         except (OSError, SyntaxError, ValueError):
             continue
         documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
@@ -153,6 +163,7 @@ def _plain(lines: list[str]) -> str:
     paragraph = _ROLE.sub(r"\1", paragraph)
     paragraph = _QUOTED.sub(lambda m: m[1] or m[2], paragraph)
     paragraph = _EMPHASIS.sub(r"\1", paragraph)
+    paragraph = _LITERAL.sub(r"\1", paragraph)
     paragraph = _FOOTNOTE.sub("", paragraph)
     return _SPACES.sub(" ", paragraph).strip()
 
@@ -172,11 +183,10 @@ def _is_prose(paragraph: str) -> bool:
 
 
 def _is_repeat(paragraph: str, seen: set[str]) -> bool:
-    """Tell whether most of a paragraph's word sequences have been seen; remember those of a new one."""
+    """Tell whether a fifth of a paragraph's six-word sequences are seen; remember those of a new one."""
     words = [word.lower() for word in _WORD.findall(paragraph)]
-    width = min(6, len(words))
-    shingles = {" ".join(words[i : i + width]) for i in range(len(words) - width + 1)}
-    if len(shingles & seen) > 0.1 * len(shingles):
+    shingles = {" ".join(words[i : i + 6]) for i in range(len(words) - 5)}
+    if len(shingles & seen) > 0.2 * len(shingles):
         return True
     seen |= shingles
     return False

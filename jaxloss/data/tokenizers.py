@@ -7,8 +7,8 @@ read back with no network and no other file.
 from __future__ import annotations
 
 import hashlib
-import itertools
 import os
+import re
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,17 +17,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from jaxloss.data.byte_level import END_OF_TEXT, from_ranks, make_byte_level, make_bytes
 from jaxloss.data.network import is_reachable
 
 if TYPE_CHECKING:
     import tiktoken
     import tokenizers
 
-END_OF_TEXT = "<|endoftext|>"
 KINDS = ("bpe", "gpt2", "bytes")
 
 _GPT2_URL = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/"
 _GPT2_VOCAB_SIZE = 50257
+# A white space that GPT-2's pattern never joins to what stands before it, because a word follows.
+_BREAK = re.compile(r"[ \n](?=\S)")
 # Pieces of a long document are encoded one by one: `tokenizers` holds about 50 bytes for each byte of a
 # piece.
 _PIECE_LENGTH = 1 << 20
@@ -91,8 +93,7 @@ class BytesTokenizer(Tokenizer):
         return END_OF_TEXT.join(piece.decode("utf-8", "replace") for piece in pieces)
 
     def to_json(self) -> str:  # noqa: D102
-        vocab = {char: byte for byte, char in _byte_chars().items() if byte != self.end_of_text}
-        return _byte_level(vocab, [], use_regex=False).to_str(pretty=True)
+        return make_bytes().to_str(pretty=True)
 
 
 class BPETokenizer(Tokenizer):
@@ -133,16 +134,8 @@ class GPT2Tokenizer(Tokenizer):
         return self._encoding.decode(_checked_ids(ids, self.vocab_size))
 
     def to_json(self) -> str:  # noqa: D102
-        token_bytes = [self._encoding.decode_single_token_bytes(i) for i in range(self.end_of_text)]
-        ranks = {token: rank for rank, token in enumerate(token_bytes)}
-        chars = _byte_chars()
-        names = ["".join(chars[byte] for byte in token) for token in token_bytes]
-        merges = []
-        for token in token_bytes[256:]:
-            left, right = _last_merge(token, ranks)
-            merges.append((names[ranks[left]], names[ranks[right]]))
-        vocab = {name: rank for rank, name in enumerate(names)}
-        return _byte_level(vocab, merges, use_regex=True).to_str(pretty=True)
+        tokens = [self._encoding.decode_single_token_bytes(i) for i in range(self.end_of_text)]
+        return from_ranks(tokens).to_str(pretty=True)
 
 
 def make_tokenizer(kind: str, *, texts: Iterable[str] | None = None, vocab_size: int = 4096) -> Tokenizer:
@@ -193,26 +186,18 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
     size = tokenizer.get_vocab_size()
     if tokenizer.token_to_id(END_OF_TEXT) != size - 1:
         raise ValueError(f"{path}: the last of its {size} ids is not {END_OF_TEXT}")
-    if size == BytesTokenizer.vocab_size:
+    if size == BytesTokenizer.vocab_size and tokenizer.get_vocab() == make_bytes().get_vocab():
         return BytesTokenizer()
-    return BPETokenizer(tokenizer, name="gpt2" if size == _GPT2_VOCAB_SIZE else "bpe")
+    is_gpt2 = size == _GPT2_VOCAB_SIZE and tokenizer.token_to_id("\u0120gazed") == 50255
+    return BPETokenizer(tokenizer, name="gpt2" if is_gpt2 else "bpe")
 
 
 def pieces(text: str, length: int = _PIECE_LENGTH) -> Iterator[str]:
-    """Split a long text into pieces of about `length` whose tokens, joined, are the tokens of the whole.
-
-    GPT-2's pattern never joins a white space to what comes before it when a word follows, so a cut there is
-    exact.
-    """
+    """Split a long text into pieces of about `length` whose tokens, joined, are the tokens of the whole."""
     start = 0
-    while len(text) - start > length:
-        cut = start + length
-        while cut < len(text) - 1 and not (text[cut].isspace() and not text[cut + 1].isspace()):
-            cut += 1
-        if cut >= len(text) - 1:
-            break
-        yield text[start:cut]
-        start = cut
+    while cut := _BREAK.search(text, start + length):
+        yield text[start : cut.start()]
+        start = cut.start()
     yield text[start:]
 
 
@@ -227,24 +212,10 @@ def _train_bpe(texts: Iterable[str] | None, vocab_size: int) -> BPETokenizer:
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size - 1, initial_alphabet=alphabet, show_progress=False, min_frequency=2
     )
-    tokenizer = _byte_level({}, [], use_regex=True, end_of_text=False)
+    tokenizer = make_byte_level({}, [])
     tokenizer.train_from_iterator((_encodable(piece) for text in texts for piece in pieces(text)), trainer)
     tokenizer.add_special_tokens([END_OF_TEXT])
     return BPETokenizer(tokenizer)
-
-
-def _byte_level(
-    vocab: dict[str, int], merges: list[tuple[str, str]], *, use_regex: bool, end_of_text: bool = True
-) -> tokenizers.Tokenizer:
-    from tokenizers import Tokenizer as HFTokenizer
-    from tokenizers import decoders, models, pre_tokenizers
-
-    tokenizer = HFTokenizer(models.BPE(vocab=vocab, merges=merges))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=use_regex)
-    tokenizer.decoder = decoders.ByteLevel()
-    if end_of_text:
-        tokenizer.add_special_tokens([END_OF_TEXT])
-    return tokenizer
 
 
 def _load_gpt2() -> GPT2Tokenizer:
@@ -261,25 +232,13 @@ def _load_gpt2() -> GPT2Tokenizer:
             f"the gpt2 tokenizer's files are not in {folder} and {_GPT2_URL} is out of reach: "
             "set TIKTOKEN_CACHE_DIR to a folder that holds them, or use the bpe or bytes tokenizer"
         )
-    return GPT2Tokenizer(tiktoken.get_encoding("gpt2"))
-
-
-def _byte_chars() -> dict[int, str]:
-    """Map each byte to the printable character that stands for it in GPT-2's vocabulary."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [byte for byte in range(256) if byte not in printable]
-    chars = {byte: chr(byte) for byte in printable}
-    return chars | {byte: chr(256 + i) for i, byte in enumerate(others)}
-
-
-def _last_merge(token: bytes, ranks: dict[bytes, int]) -> tuple[bytes, bytes]:
-    """Return the two parts whose merge makes `token`, by merging its bytes with all earlier merges."""
-    parts = [token[i : i + 1] for i in range(len(token))]
-    while len(parts) > 2:
-        joined = [ranks.get(a + b, len(ranks)) for a, b in itertools.pairwise(parts)]
-        i = int(np.argmin(joined))
-        parts[i : i + 2] = [parts[i] + parts[i + 1]]
-    return parts[0], parts[1]
+    try:
+        return GPT2Tokenizer(tiktoken.get_encoding("gpt2"))
+    except (
+        OSError,
+        ValueError,
+    ) as error:  # requests' errors are OSErrors; a damaged download is a ValueError
+        raise ConnectionError(f"the gpt2 tokenizer's files could not be loaded: {error}") from error
 
 
 def _checked_ids(ids: Iterable[int], vocab_size: int) -> list[int]:

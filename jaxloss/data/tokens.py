@@ -11,13 +11,17 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from jaxloss.data.cache import make_folder
-from jaxloss.data.corpora import Corpus, default_cache_dir, make_corpus
+from jaxloss.data.corpora import Corpus, default_cache_dir
 from jaxloss.data.sampling import check_tokens
 from jaxloss.data.tokenizers import KINDS, Tokenizer, load_tokenizer, make_tokenizer, pieces
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 # Part of the cache key: raise it whenever the same corpus and tokenizer would give another file.
 _FORMAT = 1
@@ -51,7 +55,7 @@ class TokenData:
 
 
 def prepare_tokens(
-    corpus: str | os.PathLike[str],
+    corpus: str | os.PathLike[str] | Dataset,
     *,
     tokenizer: str = "bpe",
     vocab_size: int = 4096,
@@ -67,7 +71,7 @@ def prepare_tokens(
     part trains, also the `"bpe"` tokenizer; the last tests. `<|endoftext|>` stands between documents.
 
     Args:
-        corpus: `"python-docs"`, `"fineweb"`, or a file, folder or glob: see `load_corpus`.
+        corpus: `"python-docs"`, `"fineweb"`, a file, folder or glob (see `load_corpus`), or a dataset.
         tokenizer: `"bpe"`, `"gpt2"` or `"bytes"`: see `make_tokenizer`.
         vocab_size: ids of the `"bpe"` tokenizer; unused by the others.
         num_documents: how many of the first documents; None means all, and 1,000 of fineweb.
@@ -85,7 +89,7 @@ def prepare_tokens(
         ConnectionError: if fineweb or gpt2 is neither cached nor reachable.
         PermissionError: if a file cannot be read or the cache folder not written.
     """
-    source = make_corpus(corpus, num_documents, text_column, cache_dir)
+    source = Corpus(corpus, num_documents, text_column, cache_dir)
     if tokenizer not in KINDS:
         raise ValueError(f"tokenizer must be one of {', '.join(KINDS)}, got {tokenizer!r}")
     key = {"format": _FORMAT, "corpus": source.identity(), "tokenizer": tokenizer}
