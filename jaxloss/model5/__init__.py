@@ -1,6 +1,7 @@
 """Model 5 in Flax: GPT-2 small written out, with explicit dropout keys and a `deterministic` flag."""
 
 from jaxloss.model5.config import GPT2, MODEL5, Model5Config
+from jaxloss.model5.convert import from_arrays, load_weights, save_weights, to_arrays
 from jaxloss.model5.dropout import Dropout
 from jaxloss.model5.model import MLP, Attention, Block, Model5, init_params, num_params
 
@@ -13,6 +14,10 @@ __all__ = [
     "Dropout",
     "Model5",
     "Model5Config",
+    "from_arrays",
     "init_params",
+    "load_weights",
     "num_params",
+    "save_weights",
+    "to_arrays",
 ]

@@ -7,7 +7,7 @@ Arithmetic takes the dtype of the parameters; softmax and LayerNorm statistics a
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import flax.linen as nn
 import jax
@@ -17,8 +17,8 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxloss.model5.config import Model5Config
 from jaxloss.model5.dropout import Dropout
 
-Params = dict[str, Any]
-KeyValue = tuple[Float[Array, "B S H K"], Float[Array, "B S H K"]]
+Params: TypeAlias = dict[str, Any]
+_KeyValue: TypeAlias = tuple[Float[Array, "B S H K"], Float[Array, "B S H K"]]
 
 _INIT_STD = 0.02
 
@@ -47,8 +47,8 @@ class Attention(nn.Module):
         return self._attend(q_BTHK, k_BTHK, v_BTHK, visible_TS, deterministic)
 
     def extend(
-        self, x_BTD: Float[Array, "B T D"], cache: KeyValue, start: Int[Array, ""]
-    ) -> tuple[Float[Array, "B T D"], KeyValue]:
+        self, x_BTD: Float[Array, "B T D"], cache: _KeyValue, start: Int[Array, ""]
+    ) -> tuple[Float[Array, "B T D"], _KeyValue]:
         """Attend from positions `start` to `start + T`, with the keys and values before them cached."""
         q_BTHK, k_BTHK, v_BTHK = self._heads(x_BTD)
         k_BSHK = jax.lax.dynamic_update_slice_in_dim(cache[0], k_BTHK, start, axis=1)
@@ -125,8 +125,8 @@ class Block(nn.Module):
         return x_BTD + self.mlp(self.ln_2(x_BTD), deterministic)
 
     def extend(
-        self, x_BTD: Float[Array, "B T D"], cache: KeyValue, start: Int[Array, ""]
-    ) -> tuple[Float[Array, "B T D"], KeyValue]:
+        self, x_BTD: Float[Array, "B T D"], cache: _KeyValue, start: Int[Array, ""]
+    ) -> tuple[Float[Array, "B T D"], _KeyValue]:
         """Apply the block to positions `start` to `start + T`, with the earlier ones cached."""
         y_BTD, cache = self.attn.extend(self.ln_1(x_BTD), cache, start)
         x_BTD = x_BTD + y_BTD
@@ -186,8 +186,8 @@ class Model5(nn.Module):
         return self.ln_f(x_BTD)
 
     def extend(
-        self, ids_BT: Int[Array, "B T"], cache: tuple[KeyValue, ...], start: Int[Array, ""]
-    ) -> tuple[Float[Array, "B T D"], tuple[KeyValue, ...]]:
+        self, ids_BT: Int[Array, "B T"], cache: tuple[_KeyValue, ...], start: Int[Array, ""]
+    ) -> tuple[Float[Array, "B T D"], tuple[_KeyValue, ...]]:
         """Hidden states of positions `start` to `start + T`, with the earlier ones cached; dropout off.
 
         Args:

@@ -1,6 +1,7 @@
 """Model 5 in plain PyTorch: the reference that `jaxloss.model5` is compared with."""
 
 from torch_ref.model5.config import GPT2, MODEL5, Model5Config
+from torch_ref.model5.convert import from_arrays, load_weights, save_weights, to_arrays
 from torch_ref.model5.dropout import Dropout
 from torch_ref.model5.model import MLP, Attention, Block, Model5, init_params, num_params
 
@@ -13,6 +14,10 @@ __all__ = [
     "Dropout",
     "Model5",
     "Model5Config",
+    "from_arrays",
     "init_params",
+    "load_weights",
     "num_params",
+    "save_weights",
+    "to_arrays",
 ]

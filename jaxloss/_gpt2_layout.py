@@ -1,0 +1,206 @@
+"""Names, shapes and options of Hugging Face's GPT-2, and what they are called here; free of any framework.
+
+The arrays go by GPT-2's names without the `transformer.` prefix (`wte.weight`, `h.0.attn.c_attn.weight`),
+and kernels are [in, out].
+"""
+
+import dataclasses
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from jaxloss.model5.config import GPT2, Activation, Model5Config
+
+Arrays = dict[str, np.ndarray]
+
+_PREFIX = "transformer."
+_CAUSAL_MASKS = re.compile(r"h\.\d+\.attn\.(masked_)?bias")
+
+_ACTIVATIONS: dict[str, Activation] = {
+    "gelu": "gelu",
+    "gelu_python": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+}
+
+# What Model 5 does, where GPT-2's configuration leaves a choice.
+_FIXED_OPTIONS = {
+    "model_type": "gpt2",
+    "scale_attn_weights": True,
+    "scale_attn_by_inverse_layer_idx": False,
+    "add_cross_attention": False,
+    "tie_word_embeddings": True,
+}
+
+
+def array_shapes(config: Model5Config) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every array of a model."""
+    width = config.embed_dim
+    block = {
+        "ln_1.weight": (width,),
+        "ln_1.bias": (width,),
+        "attn.c_attn.weight": (width, 3 * width),
+        "attn.c_attn.bias": (3 * width,),
+        "attn.c_proj.weight": (width, width),
+        "attn.c_proj.bias": (width,),
+        "ln_2.weight": (width,),
+        "ln_2.bias": (width,),
+        "mlp.c_fc.weight": (width, 4 * width),
+        "mlp.c_fc.bias": (4 * width,),
+        "mlp.c_proj.weight": (4 * width, width),
+        "mlp.c_proj.bias": (width,),
+    }
+    shapes: dict[str, tuple[int, ...]] = {
+        "wte.weight": (config.vocab_size, width),
+        "wpe.weight": (config.context_length, width),
+    }
+    for i in range(config.num_blocks):
+        shapes |= {f"h.{i}.{name}": shape for name, shape in block.items()}
+    return shapes | {"ln_f.weight": (width,), "ln_f.bias": (width,)}
+
+
+def clean_arrays(arrays: Mapping[str, Any], config: Model5Config | None, source: str = "arrays") -> Arrays:
+    """The model's arrays and nothing else, under their plain names, 16-bit floats widened to float32.
+
+    Drops the `transformer.` prefix, the causal masks that old checkpoints store, and an `lm_head.weight`
+    that equals the token embedding. With a `config`, every name and shape is checked against it.
+
+    Raises:
+        ValueError: an array is missing, unexpected, of the wrong shape or not floating point, or the head is
+            not tied; the message begins with `source`.
+    """
+    cleaned = {name.removeprefix(_PREFIX): np.asarray(array) for name, array in arrays.items()}
+    cleaned = {name: array for name, array in cleaned.items() if not _CAUSAL_MASKS.fullmatch(name)}
+    head = cleaned.pop("lm_head.weight", None)
+    if head is not None and not np.array_equal(head, cleaned.get("wte.weight", np.empty(0))):
+        raise ValueError(f"{source}: lm_head.weight differs from wte.weight; Model 5's head is tied to it")
+    if config is not None:
+        _check_names_and_shapes(cleaned, array_shapes(config), source)
+    return {name: _as_float(name, array, source) for name, array in cleaned.items()}
+
+
+def to_hugging_face(config: Model5Config) -> dict[str, Any]:
+    """The contents of a `config.json` that `from_hugging_face` and transformers can read."""
+    activation = "gelu" if config.activation == "gelu" else "gelu_new"
+    end_of_text = 50256 if config.vocab_size == GPT2.vocab_size else None
+    return {
+        "architectures": ["GPT2LMHeadModel"],
+        **_FIXED_OPTIONS,
+        "vocab_size": config.vocab_size,
+        "n_positions": config.context_length,
+        "n_embd": config.embed_dim,
+        "n_layer": config.num_blocks,
+        "n_head": config.num_heads,
+        "n_inner": None,
+        "activation_function": activation,
+        "embd_pdrop": config.dropout,
+        "attn_pdrop": config.dropout,
+        "resid_pdrop": config.dropout,
+        "layer_norm_epsilon": config.layer_norm_eps,
+        "bos_token_id": end_of_text,
+        "eos_token_id": end_of_text,
+        # Not an option of GPT-2's: transformers keeps it and does not apply it.
+        "logit_scale": config.logit_scale,
+    }
+
+
+def from_hugging_face(options: dict[str, Any], source: str) -> Model5Config:
+    """The configuration that a `config.json` describes.
+
+    Raises:
+        ValueError: it describes a model that Model 5 is not; the message begins with `source`.
+    """
+    for name, expected in _FIXED_OPTIONS.items():
+        if options.get(name, expected) != expected:
+            raise ValueError(f"{source}: {name} must be {expected!r} for Model 5, got {options[name]!r}")
+    sizes = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head")
+    missing = [name for name in sizes if name not in options]
+    if missing:
+        raise ValueError(f"{source} lacks {listing(missing)}")
+    if options.get("n_inner") not in (None, 4 * options["n_embd"]):
+        raise ValueError(f"{source}: n_inner must be 4 * n_embd, got {options['n_inner']}")
+    activation = options.get("activation_function", "gelu_new")
+    if activation not in _ACTIVATIONS:
+        raise ValueError(
+            f"{source}: activation_function must be one of {', '.join(_ACTIVATIONS)}, got {activation!r}"
+        )
+    dropouts = {options.get(f"{place}_pdrop", 0.1) for place in ("embd", "attn", "resid")}
+    if len(dropouts) > 1:
+        raise ValueError(
+            f"{source}: Model 5 has one dropout rate, and embd_pdrop, attn_pdrop and resid_pdrop differ "
+            f"({', '.join(map(str, sorted(dropouts)))}): pass config with the one to use"
+        )
+    try:
+        return Model5Config(
+            vocab_size=options["vocab_size"],
+            context_length=options["n_positions"],
+            embed_dim=options["n_embd"],
+            num_heads=options["n_head"],
+            num_blocks=options["n_layer"],
+            dropout=dropouts.pop(),
+            activation=_ACTIVATIONS[activation],
+            logit_scale=options.get("logit_scale", 1.0),
+            layer_norm_eps=options.get("layer_norm_epsilon", 1e-5),
+        )
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{source}: {error}") from error
+
+
+def infer_config(arrays: Arrays, source: str) -> Model5Config:
+    """GPT-2's options, with the sizes that the arrays have and heads of width 64.
+
+    Raises:
+        ValueError: the arrays are not a GPT-2's, or the width is not a multiple of 64.
+    """
+    for name in ("wte.weight", "wpe.weight"):
+        if name not in arrays or arrays[name].ndim != 2:
+            raise ValueError(f"{source}: no GPT-2 checkpoint, it has no matrix {name}")
+    vocab_size, width = arrays["wte.weight"].shape
+    if width % 64:
+        raise ValueError(
+            f"{source} does not say how many heads it has, and its width {width} is not a multiple of "
+            "GPT-2's head width 64: pass config"
+        )
+    return dataclasses.replace(
+        GPT2,
+        vocab_size=vocab_size,
+        context_length=arrays["wpe.weight"].shape[0],
+        embed_dim=width,
+        num_heads=width // 64,
+        num_blocks=len({name.split(".")[1] for name in arrays if name.startswith("h.")}),
+    )
+
+
+def _check_names_and_shapes(arrays: Arrays, shapes: dict[str, tuple[int, ...]], source: str) -> None:
+    complaints = []
+    missing, unexpected = sorted(shapes.keys() - arrays.keys()), sorted(arrays.keys() - shapes.keys())
+    if missing:
+        complaints.append(f"missing {listing(missing)}")
+    if unexpected:
+        complaints.append(f"unexpected {listing(unexpected)}")
+    wrong = [
+        f"{name} must have shape {shapes[name]}, got {array.shape}"
+        for name, array in arrays.items()
+        if name in shapes and array.shape != shapes[name]
+    ]
+    if wrong:
+        complaints.append(listing(wrong))
+    if complaints:
+        raise ValueError(f"{source} does not hold this model: {'; '.join(complaints)}")
+
+
+def listing(names: Iterable[str], most: int = 4) -> str:
+    """`a, b, c, d and 12 more`."""
+    names = list(names)
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest
+
+
+def _as_float(name: str, array: np.ndarray, source: str) -> np.ndarray:
+    if array.dtype.name in ("bfloat16", "float16"):
+        return array.astype(np.float32)
+    if array.dtype not in (np.float32, np.float64):
+        raise ValueError(f"{source}: {name} must be floating point, got {array.dtype}")
+    return array
