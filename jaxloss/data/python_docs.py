@@ -72,7 +72,7 @@ def python_docs() -> list[str]:
     documents = [*_topics(), *_modules()]
     if not documents:
         raise ValueError("this Python carries no documentation: use --corpus with a file")
-    documents.sort(key=lambda named: hashlib.sha256(named[0].encode()).digest())
+    documents.sort(key=order)
     seen: set[str] = set()
     texts = []
     for _, text in documents:
@@ -80,6 +80,11 @@ def python_docs() -> list[str]:
         if paragraphs:
             texts.append("\n\n".join(paragraphs))
     return texts
+
+
+def order(named: tuple[str, object]) -> bytes:
+    """Return the key that sorts `(name, text)` pairs: a hash of the name."""
+    return hashlib.sha256(named[0].encode()).digest()
 
 
 def load(cache_dir: Path, *, num_documents: int | None) -> Dataset:
@@ -118,22 +123,26 @@ def _topics() -> Iterator[tuple[str, str]]:
 
 
 def _modules() -> Iterator[tuple[str, str]]:
-    root = Path(sysconfig.get_paths()["stdlib"])
-    for path in sorted(root.rglob("*.py")):
-        parts = path.relative_to(root).parts
-        if not _SKIPPED_FOLDERS.isdisjoint(parts):
-            continue
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    for name, path in _sources():
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 tree = ast.parse(path.read_bytes())
         except (OSError, SyntaxError, ValueError):
             continue
-        documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
         docstrings = [ast.get_docstring(node) for node in ast.walk(tree) if isinstance(node, documented)]
         text = "\n\n".join(docstring for docstring in docstrings if docstring)
         if text:
-            yield f"module:{'/'.join(parts)}", text
+            yield name, text
+
+
+def _sources() -> Iterator[tuple[str, Path]]:
+    root = Path(sysconfig.get_paths()["stdlib"])
+    for path in sorted(root.rglob("*.py")):
+        parts = path.relative_to(root).parts
+        if _SKIPPED_FOLDERS.isdisjoint(parts):
+            yield f"module:{'/'.join(parts)}", path
 
 
 def _blocks(text: str) -> Iterator[list[str]]:
