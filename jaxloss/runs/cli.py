@@ -1,0 +1,108 @@
+"""The command line of an experiment: a typed config in, one line and exit code 2 out when it is wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
+
+Config = TypeVar("Config")
+
+
+def run_cli(
+    main: Callable[[Config], int | None],
+    config_type: type[Config],
+    *,
+    presets: Mapping[str, Config] | None = None,
+    argv: Sequence[str] | None = None,
+) -> int:
+    """Parse the arguments into a config, run `main` on it, and turn a user's mistake into one line.
+
+    Args:
+        main: called with the config; returns the exit code, None meaning 0.
+        config_type: dataclass that the arguments fill; its docstring is the help text.
+        presets: starting points that `--preset NAME` chooses from; the first is the default, and
+            `config_type` then has a field `preset`.
+        argv: the arguments, `sys.argv[1:]` if None.
+
+    Returns:
+        The exit code: that of `main`; 2 after a mistake in the arguments, the files they name or the data
+        (`ValueError`, `TypeError`, `OSError`, told in one line on stderr); 130 after Ctrl-C.
+    """
+    quieten_libraries()
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return main(_parse(config_type, presets or {}, arguments)) or 0
+    except (ValueError, TypeError, OSError) as error:
+        if os.environ.get("JAXLOSS_TRACEBACK"):
+            raise
+        print(f"error: {describe_error(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 2
+
+
+def quieten_libraries() -> None:
+    """Keep notices of the libraries underneath, which a user can do nothing about, off the terminal."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
+def describe_error(error: BaseException) -> str:
+    """The error's message on one line, with the file named where the message leaves it out."""
+    if isinstance(error, OSError) and error.strerror:
+        where = f" {error.filename!r}" if error.filename else ""
+        return f"{error.strerror}:{where}" if where else error.strerror
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _parse(config_type: type[Config], presets: Mapping[str, Config], arguments: list[str]) -> Config:
+    import tyro
+
+    default = _chosen_preset(presets, arguments)
+    # tyro draws a config's own ValueError into a box of several lines; its other boxes are worth showing.
+    with contextlib.redirect_stderr(io.StringIO()) as drawn:
+        try:
+            if default is None:
+                return tyro.cli(config_type, args=arguments)
+            return tyro.cli(config_type, default=default, args=arguments)
+        except SystemExit as stop:
+            refusal = _own_refusal(stop)
+    if refusal is not None:
+        raise refusal
+    sys.stderr.write(drawn.getvalue())
+    raise SystemExit(0 if not drawn.getvalue() else 2)
+
+
+def _chosen_preset(presets: Mapping[str, Config], arguments: Sequence[str]) -> Config | None:
+    """The preset that `--preset` names, so that the other flags override it and `--help` shows its values."""
+    if not presets:
+        return None
+    name = next(iter(presets))
+    for index, argument in enumerate(arguments):
+        if argument == "--preset" and index + 1 < len(arguments):
+            name = arguments[index + 1]
+        elif argument.startswith("--preset="):
+            name = argument.removeprefix("--preset=")
+    if name not in presets:
+        raise ValueError(f"--preset must be one of {', '.join(presets)}, got {name!r}")
+    return presets[name]
+
+
+def _own_refusal(stop: SystemExit) -> ValueError | TypeError | None:
+    """The error that a config raised about its own values, if that is what made tyro stop."""
+    error: BaseException | None = stop
+    while error is not None:
+        frames = traceback.extract_tb(error.__traceback__)
+        if isinstance(error, ValueError | TypeError) and any(f.name == "__post_init__" for f in frames):
+            return error
+        error = error.__cause__ or error.__context__
+    return None

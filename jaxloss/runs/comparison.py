@@ -1,0 +1,102 @@
+"""Final-token against all-token training in numbers: learning speed, steadiness, text, and the cost of a step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxloss.runs.measures import first_step_below, fluctuation
+from jaxloss.runs.tables import format_table
+
+WINDOW = 40
+"""Steps of the moving average that fluctuations are measured around."""
+
+
+def summarise(records: Sequence[Mapping[str, Any]], objective: str) -> dict[str, Any]:
+    """What the metrics of one training say about it.
+
+    Args:
+        records: lines of `metrics.jsonl`.
+        objective: which training; also the name of its own test loss.
+
+    Returns:
+        Losses in nats per predicted token, times in milliseconds; None where a curve never got that far.
+    """
+    own = [record for record in records if record["objective"] == objective]
+    updates = [record for record in own if record["kind"] == "train"]
+    tests = [record for record in own if record["kind"] == "test"]
+    losses = [record["loss"] for record in updates]
+    steps = [record["step"] for record in tests]
+    curve = [record["losses"][objective]["mean"] for record in tests]
+    # The first step compiles.
+    seconds = [record["seconds"] for record in updates][1:]
+    return {
+        "steps": len(updates),
+        "initial_test_loss": curve[0],
+        "test_losses": tests[-1]["losses"],
+        "train_loss": float(np.mean(losses[-80:])) if losses else None,
+        "loss_drop_per_100_steps": 100 * (curve[0] - curve[-1]) / steps[-1] if steps[-1] else None,
+        "steps_to_drop_1_nat": first_step_below(steps, curve, curve[0] - 1),
+        "steps_to_drop_2_nats": first_step_below(steps, curve, curve[0] - 2),
+        "fluctuation": fluctuation(losses, WINDOW),
+        "largest_rise_of_test_loss": float(np.max(np.diff(curve), initial=0.0)),
+        "step_milliseconds": 1000 * float(np.median(seconds)) if seconds else None,
+    }
+
+
+def comparison_table(
+    summaries: Mapping[str, Mapping[str, Any]], labels: Mapping[str, str], real_text: Mapping[str, float]
+) -> str:
+    """The trade-off between the objectives as a Markdown table of at most 80 columns.
+
+    Args:
+        summaries: objective -> what `summarise` returned, with `text` (what `measure_text` returned and
+            `perplexity_under_other`).
+        labels: objective -> its column's title.
+        real_text: what `measure_text` returned for held-out text.
+    """
+
+    def row(title: str, *keys: str, digits: int = 2, real: str = "") -> list[str]:
+        return [title, *(_shown(_look_up(summary, keys), digits) for summary in summaries.values()), real]
+
+    def text(title: str, key: str, digits: int = 2) -> list[str]:
+        real = _shown(real_text[key], digits) if key in real_text else ""
+        return row(title, "text", key, digits=digits, real=real)
+
+    rows = [
+        ["**speed of learning**", *[""] * len(summaries), ""],
+        row("loss drop in 100 steps, nats", "loss_drop_per_100_steps"),
+        row("steps until 1 nat is gained", "steps_to_drop_1_nat", digits=0),
+        row("steps until 2 nats are gained", "steps_to_drop_2_nats", digits=0),
+        row("train loss at the end", "train_loss"),
+        row("test loss, every token", "test_losses", "all"),
+        row("test loss, final token", "test_losses", "final"),
+        ["**stability**", *[""] * len(summaries), ""],
+        row("train loss around its mean, std", "fluctuation"),
+        row("largest rise of the test loss", "largest_rise_of_test_loss"),
+        ["**fit to generation**", *[""] * len(summaries), ""],
+        text("tokens that begin with a space", "tokens_with_space"),
+        text("mean word length, characters", "word_length", 1),
+        text("repeated 4-grams", "repeated_ngrams", 3),
+        row("perplexity under the other model", "text", "perplexity_under_other", digits=0),
+        ["**cost**", *[""] * len(summaries), ""],
+        row("time of a step, ms", "step_milliseconds", digits=1),
+    ]
+    return format_table(["", *(labels[name] for name in summaries), "real text"], rows)
+
+
+def _look_up(summary: Mapping[str, Any], keys: Sequence[str]) -> Any:
+    value: Any = summary
+    for key in keys:
+        value = value[key]
+    return value
+
+
+def _shown(value: Any, digits: int) -> str:
+    if value is None:
+        return "never"
+    if isinstance(value, Mapping):
+        return f"{value['mean']:.{digits}f} ± {value['standard_error']:.{digits}f}"
+    return f"{value:,.{digits}f}"

@@ -1,0 +1,81 @@
+"""The folder that a run writes: created once, never over another run, every metric on disk as it is known."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+
+class RunFolder:
+    """A new folder for one run.
+
+    Naming it checks that it could be made and writes nothing; `create` makes it. In between, a script checks
+    the rest of its input, so that a mistake leaves no empty folder behind.
+
+    Args:
+        out: where to write; None means `runs/<experiment>-<date>-<time>` under the working directory.
+        experiment: name of the experiment, for that default.
+
+    Raises:
+        ValueError: if `out` already holds files, is not a folder, or cannot be written to.
+    """
+
+    def __init__(self, out: str | Path | None, experiment: str):
+        self.path = Path(out) if out else _unused(Path("runs"), experiment)
+        if self.path.exists():
+            if not self.path.is_dir():
+                raise ValueError(f"--out: {str(self.path)!r} is a file, not a folder: name a new folder")
+            if any(self.path.iterdir()):
+                held = "a run" if (self.path / "config.json").exists() else "files"
+                raise ValueError(
+                    f"--out: {str(self.path)!r} already holds {held}, which would be overwritten: "
+                    "name a new or empty folder"
+                )
+        ancestor = self.path
+        while not ancestor.exists():
+            ancestor = ancestor.parent
+        if not ancestor.is_dir() or not os.access(ancestor, os.W_OK | os.X_OK):
+            raise ValueError(f"--out: cannot write to {str(self.path)!r}: {str(ancestor)!r} is not writable")
+
+    def create(self) -> RunFolder:
+        """Make the folder."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"--out: cannot write to {str(self.path)!r}: {error.strerror}") from error
+        return self
+
+    def file(self, name: str) -> Path:
+        """Path of a file in the folder."""
+        return self.path / name
+
+    def write_text(self, name: str, text: str) -> Path:
+        """Write a text file, ending in a newline."""
+        path = self.file(name)
+        path.write_text(text if text.endswith("\n") else text + "\n", encoding="utf-8")
+        return path
+
+    def write_json(self, name: str, value: Any) -> Path:
+        """Write a value as indented JSON."""
+        return self.write_text(name, json.dumps(value, indent=2, ensure_ascii=False))
+
+    def append_metrics(self, record: dict[str, Any]) -> None:
+        """Append one line to `metrics.jsonl` and hand it to the system, so that a killed run keeps it."""
+        with self.file("metrics.jsonl").open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(record) + "\n")
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """All records appended so far."""
+        path = self.file("metrics.jsonl")
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def _unused(parent: Path, experiment: str) -> Path:
+    stem = f"{experiment}-{time.strftime('%Y%m%d-%H%M%S')}"
+    path, number = parent / stem, 2
+    while path.exists():
+        path, number = parent / f"{stem}-{number}", number + 1
+    return path

@@ -1,0 +1,51 @@
+"""How much generated tokens look like text."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+NGRAM = 4
+"""Tokens in a row that count as a repetition when they come again."""
+
+
+def measure_text(decode: Callable[[Sequence[int]], str], ids_NT: np.ndarray) -> dict[str, float]:
+    """Measure spaces, words and repetitions of several texts.
+
+    Args:
+        decode: a tokenizer's, from ids to text.
+        ids_NT: N texts of T tokens each.
+
+    Returns:
+        `tokens_with_space`, the share of tokens that begin with a space; `word_length`, the mean length in
+        characters of what stands between spaces; `repeated_ngrams`, the share of n-grams of `NGRAM` tokens that
+        have occurred before in their text.
+
+    >>> measure_text(lambda ids: "".join(" x" if i else "y" for i in ids), np.array([[0, 1, 0, 1, 0, 1]]))
+    {'tokens_with_space': 0.5, 'word_length': 1.75, 'repeated_ngrams': 0.3333333333333333}
+    """
+    starts = {int(token): decode([int(token)])[:1].isspace() for token in np.unique(ids_NT)}
+    words = [word for ids in ids_NT for word in decode(ids.tolist()).split()]
+    repeated = total = 0
+    for ids in ids_NT:
+        ngrams = [tuple(ids[i : i + NGRAM]) for i in range(len(ids) - NGRAM + 1)]
+        repeated += len(ngrams) - len(set(ngrams))
+        total += len(ngrams)
+    return {
+        "tokens_with_space": float(np.mean([starts[int(token)] for token in ids_NT.ravel()])),
+        "word_length": float(np.mean([len(word) for word in words])) if words else 0.0,
+        "repeated_ngrams": repeated / total if total else 0.0,
+    }
+
+
+def wrap(text: str, *, indent: str = "  ", width: int = 79) -> str:
+    """Fold a text to a terminal's width, keeping its line breaks and showing control characters as blanks."""
+    printable = re.sub(r"[^\S\n]|[\x00-\x09\x0b-\x1f\x7f]", " ", text)
+    lines = [
+        textwrap.fill(line, width, initial_indent=indent, subsequent_indent=indent) or indent.rstrip()
+        for line in printable.split("\n")
+    ]
+    return "\n".join(lines)

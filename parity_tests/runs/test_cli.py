@@ -1,0 +1,115 @@
+"""The command line: errors in one line, exit codes, presets."""
+
+from dataclasses import dataclass, field
+
+import pytest
+
+from jaxloss.runs.cli import describe_error, run_cli
+
+
+@dataclass(frozen=True)
+class Inner:
+    dropout: float = 0.1
+    num_blocks: int = 2
+
+    def __post_init__(self):
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Do something."""
+
+    model: Inner = field(default_factory=Inner)
+    preset: str = "small"
+
+    def __post_init__(self):
+        if self.preset == "refused":
+            raise TypeError("preset is of the wrong\n  type")
+
+
+PRESETS = {"small": Config(), "large": Config(Inner(0.2, 12), "large")}
+
+
+def test_nested_flags_reach_main():
+    seen = []
+    assert run_cli(seen.append, Config, argv=["--model.num-blocks", "6"]) == 0
+    assert seen == [Config(Inner(0.1, 6))]
+
+
+@pytest.mark.parametrize("argv", [["--preset", "large"], ["--preset=large"]])
+def test_preset_is_the_starting_point_and_other_flags_override_it(argv):
+    seen = []
+    run_cli(seen.append, Config, presets=PRESETS, argv=[*argv, "--model.num-blocks", "3"])
+    assert seen == [Config(Inner(0.2, 3), "large")]
+
+
+def test_exit_code_is_that_of_main():
+    assert run_cli(lambda config: 130, Config, argv=[]) == 130
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--model.dropout", "1.5"], "error: dropout must be in [0, 1), got 1.5\n"),
+        (["--preset", "huge"], "error: --preset must be one of small, large, got 'huge'\n"),
+    ],
+)
+def test_value_refused_by_a_config_is_one_line_and_exit_code_2(argv, message, capfd):
+    assert run_cli(pytest.fail, Config, presets=PRESETS, argv=argv) == 2
+    assert capfd.readouterr() == ("", message)
+
+
+def test_message_of_several_lines_is_joined(capfd):
+    assert run_cli(pytest.fail, Config, argv=["--preset", "refused"]) == 2
+    assert capfd.readouterr().err == "error: preset is of the wrong type\n"
+
+
+def test_misspelt_flag_gets_a_suggestion(capfd):
+    assert run_cli(pytest.fail, Config, argv=["--model.num-block", "6"]) == 2
+    shown = capfd.readouterr().err
+    assert "Unrecognized" in shown
+    assert "--model.num-blocks" in shown
+
+
+def test_unreadable_value_names_its_flag(capfd):
+    assert run_cli(pytest.fail, Config, argv=["--model.num-blocks", "six"]) == 2
+    assert "--model.num-blocks" in capfd.readouterr().err
+
+
+def test_help_is_exit_code_0(capfd):
+    assert run_cli(pytest.fail, Config, argv=["--help"]) == 0
+    assert "--model.num-blocks" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("kind", [ValueError, TypeError, OSError])
+def test_mistake_found_by_main_is_one_line_and_exit_code_2(kind, capfd):
+    def main(config):
+        raise kind("the text is too short")
+
+    assert run_cli(main, Config, argv=[]) == 2
+    assert capfd.readouterr() == ("", "error: the text is too short\n")
+
+
+def test_bug_keeps_its_traceback():
+    def main(config):
+        raise KeyError("a bug")
+
+    with pytest.raises(KeyError):
+        run_cli(main, Config, argv=[])
+
+
+def test_ctrl_c_before_training_is_exit_code_130(capfd):
+    def main(config):
+        raise KeyboardInterrupt
+
+    assert run_cli(main, Config, argv=[]) == 130
+    assert capfd.readouterr().err == "interrupted\n"
+
+
+def test_error_of_the_system_names_the_file():
+    try:
+        open("/no/such/file")  # noqa: SIM115
+    except OSError as error:
+        assert describe_error(error) == "No such file or directory: '/no/such/file'"

@@ -1,0 +1,67 @@
+"""The run folder: made late, never over another run, metrics on disk line by line."""
+
+import json
+import os
+
+import pytest
+
+from jaxloss.runs.folder import RunFolder
+
+
+def test_naming_a_folder_writes_nothing(tmp_path):
+    RunFolder(tmp_path / "a" / "b", "experiment")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_default_folder_names_experiment_and_time(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first = RunFolder(None, "experiment").create()
+    second = RunFolder(None, "experiment").create()
+    assert first.path.parent.name == "runs"
+    assert first.path.name.startswith("experiment-2")
+    assert first.path != second.path
+
+
+def test_empty_folder_is_used(tmp_path):
+    assert RunFolder(tmp_path, "experiment").create().path == tmp_path
+
+
+@pytest.mark.parametrize(("name", "held"), [("config.json", "a run"), ("thesis.tex", "files")])
+def test_folder_that_holds_something_is_refused(tmp_path, name, held):
+    (tmp_path / name).write_text("precious")
+    with pytest.raises(ValueError, match=f"already holds {held}, which would be overwritten"):
+        RunFolder(tmp_path, "experiment")
+    assert (tmp_path / name).read_text() == "precious"
+
+
+def test_file_is_refused(tmp_path):
+    (tmp_path / "file").write_text("precious")
+    with pytest.raises(ValueError, match="is a file, not a folder"):
+        RunFolder(tmp_path / "file", "experiment")
+    with pytest.raises(ValueError, match="cannot write to"):
+        RunFolder(tmp_path / "file" / "below", "experiment")
+
+
+def test_folder_that_cannot_be_written_to_is_refused(tmp_path, monkeypatch):
+    # The superuser may write anywhere, so the answer of the system is put in.
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(ValueError, match="is not writable"):
+        RunFolder(tmp_path / "run", "experiment")
+
+
+def test_metrics_are_on_disk_at_once_one_object_a_line(tmp_path):
+    folder = RunFolder(tmp_path, "experiment").create()
+    assert folder.read_metrics() == []
+    for step in range(3):
+        folder.append_metrics({"step": step, "loss": 0.5})
+        lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+        assert json.loads(lines[-1]) == {"step": step, "loss": 0.5}
+        assert len(lines) == step + 1
+    assert [record["step"] for record in folder.read_metrics()] == [0, 1, 2]
+
+
+def test_text_ends_in_one_newline_and_json_keeps_characters(tmp_path):
+    folder = RunFolder(tmp_path, "experiment").create()
+    assert folder.write_text("a.txt", "x").read_text() == "x\n"
+    assert folder.write_text("b.txt", "x\n").read_text() == "x\n"
+    assert "é" in folder.write_json("c.json", {"word": "été"}).read_text(encoding="utf-8")
