@@ -1,4 +1,4 @@
-"""Final-token against all-token training in numbers: learning speed, steadiness, text, and the cost of a step."""
+"""Final-token against all-token training in numbers: speed, stability, text and the cost of a step."""
 
 from __future__ import annotations
 

@@ -29,7 +29,6 @@ class Estimate(NamedTuple):
 
 def smooth(values: Sequence[float], window: int) -> np.ndarray:
     """Centred moving average; near the ends, over the values that there are."""
-    values = np.asarray(values, dtype=np.float64)
     kernel = np.ones(min(window, len(values)))
     return np.convolve(values, kernel, "same") / np.convolve(np.ones(len(values)), kernel, "same")
 
@@ -44,12 +43,11 @@ def fluctuation(values: Sequence[float], window: int) -> float:
     >>> round(fluctuation(noise + np.linspace(8, 4, 4000), window=40), 1)
     0.5
     """
-    values = np.asarray(values, dtype=np.float64)
     if window < 2 or len(values) < window:
         return float("nan")
     average = np.convolve(values, np.full(window, 1 / window), "valid")
     first = (window - 1) // 2
-    residual = values[first : first + len(average)] - average
+    residual = np.asarray(values)[first : first + len(average)] - average
     return float(np.sqrt(np.mean(residual**2) / (1 - 1 / window)))
 
 

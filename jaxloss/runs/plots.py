@@ -71,11 +71,15 @@ def plot_losses(
             train_axis.plot(steps, losses, color=colour, alpha=0.25, linewidth=0.6)
             train_axis.plot(steps, smooth(losses, window), color=colour, linewidth=1.8, label=label)
         if test:
-            steps = [step for step, _ in test]
             mean = np.array([loss["mean"] for _, loss in test])
             error = 2 * np.array([loss["standard_error"] for _, loss in test])
-            test_axis.fill_between(steps, mean - error, mean + error, color=colour, alpha=0.2, linewidth=0)
-            test_axis.plot(steps, mean, color=colour, marker="o", markersize=3.5, linewidth=1.8, label=label)
+            test_steps = [step for step, _ in test]
+            test_axis.fill_between(
+                test_steps, mean - error, mean + error, color=colour, alpha=0.2, linewidth=0
+            )
+            test_axis.plot(
+                test_steps, mean, color=colour, marker="o", markersize=3.5, linewidth=1.8, label=label
+            )
     train_axis.set_title(f"train loss: each batch, and its mean over {window} steps", fontsize=10)
     test_axis.set_title("test loss: mean over held-out crops ± 2 standard errors", fontsize=10)
     for axis in (train_axis, test_axis):

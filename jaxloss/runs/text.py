@@ -21,8 +21,8 @@ def measure_text(decode: Callable[[Sequence[int]], str], ids_NT: np.ndarray) -> 
 
     Returns:
         `tokens_with_space`, the share of tokens that begin with a space; `word_length`, the mean length in
-        characters of what stands between spaces; `repeated_ngrams`, the share of n-grams of `NGRAM` tokens that
-        have occurred before in their text.
+        characters of what stands between spaces; `repeated_ngrams`, the share of n-grams of `NGRAM` tokens
+        that have occurred before in their text.
 
     >>> measure_text(lambda ids: "".join(" x" if i else "y" for i in ids), np.array([[0, 1, 0, 1, 0, 1]]))
     {'tokens_with_space': 0.5, 'word_length': 1.75, 'repeated_ngrams': 0.3333333333333333}
