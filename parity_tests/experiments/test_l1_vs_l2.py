@@ -26,7 +26,7 @@ def results(folder):
 def test_prediction_2_of_target_5_costs_3_and_9(folder):
     lines = (folder / "table.md").read_text().splitlines()
     for framework in ("JAX", "PyTorch"):
-        (line,) = [line for line in lines if line.startswith(f"| {framework} ")]
+        (line,) = [line for line in lines if line.startswith(f"| {framework}  ")]
         assert [cell.strip() for cell in line.strip("|").split("|")] == [framework, "3", "9"]
 
 
