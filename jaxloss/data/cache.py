@@ -38,7 +38,7 @@ def make_folder(folder: Path) -> None:
         writable = os.access(folder, os.W_OK | os.X_OK)
     except OSError as error:
         raise PermissionError(
-            f"cannot make the cache folder {folder}: {error.strerror} (see cache_dir)"
+            f"cannot make the cache folder {folder}: {error.strerror}; choose another with cache_dir"
         ) from error
     if not writable:
         raise PermissionError(f"the cache folder {folder} is not writable: choose another with cache_dir")

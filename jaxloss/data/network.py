@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import threading
 import urllib.error
 import urllib.request
@@ -19,7 +20,7 @@ def is_reachable(url: str, *, timeout: float = 2.0) -> bool:
         except urllib.error.HTTPError as error:
             error.close()
             answered.set()
-        except (OSError, ValueError):
+        except (OSError, ValueError, http.client.HTTPException):
             pass
         finally:
             done.set()

@@ -38,7 +38,7 @@ def sample_batch(
     ((2, 4), True)
     """
     num_starts = _num_starts(tokens, context_length)
-    _check_count("batch_size", batch_size)
+    check_count("batch_size", batch_size)
     for name, value in (("seed", seed), ("step", step)):
         _check_integer(name, value)
         if not 0 <= value < _UINT64:
@@ -73,7 +73,7 @@ def eval_crops(tokens: np.ndarray, *, num_crops: int, context_length: int) -> tu
     [[0, 1], [4, 5], [7, 8]]
     """
     num_starts = _num_starts(tokens, context_length)
-    _check_count("num_crops", num_crops)
+    check_count("num_crops", num_crops)
     if num_crops > num_starts:
         raise ValueError(
             f"num_crops={num_crops}, but {len(tokens):,} tokens hold only {num_starts:,} different crops of "
@@ -103,7 +103,7 @@ def check_tokens(tokens: np.ndarray, vocab_size: int) -> None:
     ValueError: tokens must be from 0 to 7 (vocab_size=8), got 9 at position 1
     """
     _check_stream(tokens)
-    _check_count("vocab_size", vocab_size)
+    check_count("vocab_size", vocab_size)
     if tokens.size == 0 or (tokens.min() >= 0 and tokens.max() < vocab_size):
         return
     position = int(np.argmax((tokens < 0) | (tokens >= vocab_size)))
@@ -120,7 +120,7 @@ def _crops(tokens: np.ndarray, starts_B: np.ndarray, context_length: int) -> tup
 
 def _num_starts(tokens: np.ndarray, context_length: int) -> int:
     _check_stream(tokens)
-    _check_count("context_length", context_length)
+    check_count("context_length", context_length)
     if len(tokens) <= context_length:
         raise ValueError(
             f"a crop of context_length={context_length} needs at least {context_length + 1} tokens, "
@@ -138,7 +138,8 @@ def _check_stream(tokens: np.ndarray) -> None:
         raise TypeError(f"tokens must hold integers, got {tokens.dtype}")
 
 
-def _check_count(name: str, value: int) -> None:
+def check_count(name: str, value: int) -> None:
+    """Refuse a count that is not an integer of at least 1."""
     _check_integer(name, value)
     if value < 1:
         raise ValueError(f"{name} must be at least 1, got {value}")

@@ -192,6 +192,12 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
     return BPETokenizer(tokenizer, name="gpt2" if is_gpt2 else "bpe")
 
 
+def check_vocab_size(vocab_size: int) -> None:
+    """Refuse a vocabulary that a byte-level BPE cannot have."""
+    if vocab_size < 257:
+        raise ValueError(f"vocab_size must be at least 257 (256 bytes and {END_OF_TEXT}), got {vocab_size}")
+
+
 def pieces(text: str, length: int = _PIECE_LENGTH) -> Iterator[str]:
     """Split a long text into pieces of about `length` whose tokens, joined, are the tokens of the whole."""
     start = 0
@@ -204,8 +210,7 @@ def pieces(text: str, length: int = _PIECE_LENGTH) -> Iterator[str]:
 def _train_bpe(texts: Iterable[str] | None, vocab_size: int) -> BPETokenizer:
     from tokenizers import pre_tokenizers, trainers
 
-    if vocab_size < 257:
-        raise ValueError(f"vocab_size must be at least 257 (256 bytes and {END_OF_TEXT}), got {vocab_size}")
+    check_vocab_size(vocab_size)
     if texts is None:
         raise ValueError("the bpe tokenizer is trained: give it the training split as texts")
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())

@@ -17,8 +17,8 @@ import numpy as np
 
 from jaxloss.data.cache import make_folder
 from jaxloss.data.corpora import Corpus, default_cache_dir
-from jaxloss.data.sampling import check_tokens
-from jaxloss.data.tokenizers import KINDS, Tokenizer, load_tokenizer, make_tokenizer, pieces
+from jaxloss.data.sampling import check_count, check_tokens
+from jaxloss.data.tokenizers import KINDS, Tokenizer, check_vocab_size, load_tokenizer, make_tokenizer, pieces
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -92,6 +92,10 @@ def prepare_tokens(
     source = Corpus(corpus, num_documents, text_column, cache_dir)
     if tokenizer not in KINDS:
         raise ValueError(f"tokenizer must be one of {', '.join(KINDS)}, got {tokenizer!r}")
+    if tokenizer == "bpe":
+        check_vocab_size(vocab_size)
+    if context_length is not None:
+        check_count("context_length", context_length)
     key = {"format": _FORMAT, "corpus": source.identity(), "tokenizer": tokenizer}
     if tokenizer == "bpe":
         key["vocab_size"] = vocab_size
@@ -229,6 +233,12 @@ def _encode(texts: list[str], tokenizer: Tokenizer) -> Iterator[np.ndarray]:
 
 
 def _check_length(data: TokenData, context_length: int) -> None:
+    whole = len(data.train) + len(data.test)
+    if whole <= context_length:
+        raise ValueError(
+            f"{data.corpus} needs at least {context_length + 1} tokens, has {whole}: "
+            "give a longer text or a smaller context_length"
+        )
     for part, tokens in (("train", data.train), ("test", data.test)):
         if len(tokens) <= context_length:
             raise ValueError(

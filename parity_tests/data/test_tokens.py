@@ -1,0 +1,195 @@
+"""Token files: split before the tokenizer, written once, mapped after, safe between processes."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from datasets import Dataset
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxloss.data import describe, load_tokenizer, make_tokenizer, prepare_tokens, sample_batch, tokens
+from jaxloss.data.tokens import split_documents
+
+DOCUMENTS = [f"Document {i} tells of the number {i * i}.\n" for i in range(40)]
+
+
+@pytest.fixture
+def dataset():
+    return Dataset.from_dict({"text": DOCUMENTS})
+
+
+def test_both_parts_decode_to_the_documents_with_end_of_text_between(dataset, tmp_path):
+    for kind in ("bytes", "bpe"):
+        data = prepare_tokens(dataset, tokenizer=kind, vocab_size=300, cache_dir=tmp_path)
+        train, test = split_documents(DOCUMENTS)
+        assert data.tokenizer.decode(data.train) == "<|endoftext|>".join(train)
+        assert data.tokenizer.decode(data.test) == "<|endoftext|>".join(test)
+        assert [*train, *test] == DOCUMENTS
+        assert np.count_nonzero(data.train == data.tokenizer.end_of_text) == len(train) - 1
+
+
+def test_the_counts_are_those_of_the_stream(dataset, tmp_path):
+    data = prepare_tokens(dataset, tokenizer="bytes", cache_dir=tmp_path)
+    stream = np.concatenate([data.train, data.test])
+    assert data.num_documents == 40
+    assert data.num_characters == sum(map(len, DOCUMENTS)) == len(stream) - 38
+    assert data.num_distinct == len(np.unique(stream))
+    assert describe(data) == (
+        f"dataset: 40 documents, {data.num_characters:,} characters, {len(stream):,} bytes tokens "
+        f"({data.num_distinct} of 256 ids used), {len(data.train):,} train, {len(data.test)} test"
+    )
+
+
+def test_bpe_never_sees_the_test_part(tmp_path):
+    train = ["the common words of the training text "] * 90
+    first = Dataset.from_dict({"text": [*train, *["zyx wvu " * 5] * 10]})
+    second = Dataset.from_dict({"text": [*train, *["qponmlk " * 5] * 10]})
+    trained = [prepare_tokens(d, vocab_size=400, cache_dir=tmp_path).tokenizer for d in (first, second)]
+    assert trained[0].to_json() == trained[1].to_json()
+
+
+def test_the_second_call_maps_the_file_and_reads_no_text(dataset, tmp_path, monkeypatch):
+    path = tmp_path / "corpus.txt"
+    path.write_text("".join(DOCUMENTS))
+    first = prepare_tokens(path, vocab_size=300, cache_dir=tmp_path)
+    monkeypatch.setattr(tokens.Corpus, "load", lambda self: pytest.fail("loaded again"))
+    second = prepare_tokens(path, vocab_size=300, cache_dir=tmp_path)
+    assert isinstance(second.train, np.memmap)
+    assert not second.train.flags.writeable
+    np.testing.assert_array_equal(second.train, first.train)
+    assert second.tokenizer.to_json() == first.tokenizer.to_json()
+    assert load_tokenizer(second.folder).to_json() == first.tokenizer.to_json()
+
+
+def test_another_tokenizer_or_text_gives_another_file(dataset, tmp_path):
+    options = [
+        {},
+        {"vocab_size": 300},
+        {"tokenizer": "bytes"},
+        {"num_documents": 20},
+    ]
+    folders = {prepare_tokens(dataset, cache_dir=tmp_path, **option).folder for option in options}
+    assert len(folders) == len(options)
+    assert prepare_tokens(dataset, tokenizer="bytes", vocab_size=9, cache_dir=tmp_path).folder in folders
+
+
+@pytest.mark.parametrize("name", ["tokens.npy", "tokens.json", "tokenizer.json"])
+@pytest.mark.parametrize("damage", ["missing", "truncated"])
+def test_a_damaged_cache_is_rebuilt(dataset, tmp_path, name, damage):
+    first = prepare_tokens(dataset, tokenizer="bytes", cache_dir=tmp_path)
+    train = np.array(first.train)
+    path = first.folder / name
+    path.write_bytes(path.read_bytes()[:-5])
+    if damage == "missing":
+        path.unlink()
+    second = prepare_tokens(dataset, tokenizer="bytes", cache_dir=tmp_path)
+    np.testing.assert_array_equal(second.train, train)
+
+
+def test_ids_take_two_bytes_and_four_only_past_65536(dataset, tmp_path):
+    tokenizer = make_tokenizer("bytes")
+    assert prepare_tokens(dataset, tokenizer="bytes", cache_dir=tmp_path).train.dtype == np.uint16
+    for vocab_size, dtype in ((2**16, np.uint16), (2**16 + 1, np.uint32)):
+        tokenizer.vocab_size = vocab_size
+        assert tokenizer.encode(["text"])[0].dtype == dtype
+
+
+def test_two_processes_can_prepare_the_same_tokens(tmp_path):
+    path = tmp_path / "corpus.txt"
+    path.write_text("\n\n".join(DOCUMENTS * 200))
+    program = (
+        "import sys; from jaxloss.data import prepare_tokens\n"
+        "data = prepare_tokens(sys.argv[1], vocab_size=400, cache_dir=sys.argv[2])\n"
+        "print(data.folder.name, len(data.train), int(data.train.sum(dtype=int)))"
+    )
+    command = [sys.executable, "-c", program, str(path), str(tmp_path)]
+    running = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    outputs = [process.communicate() for process in running]
+    assert [process.returncode for process in running] == [0, 0], outputs
+    assert outputs[0] == outputs[1]
+    # No progress bar, and no other output, where standard error is not a terminal.
+    assert outputs[0][1] == ""
+    assert len(list((tmp_path / "tokens").iterdir())) == 1
+
+
+def test_the_loser_of_a_race_takes_the_winners_file(dataset, tmp_path):
+    first = prepare_tokens(dataset, tokenizer="bytes", cache_dir=tmp_path)
+    before = (first.folder / "tokens.npy").stat().st_ino
+    tokens._write(first.folder, tokens.Corpus(dataset), "bytes", 256)
+    assert (first.folder / "tokens.npy").stat().st_ino == before
+    assert list(first.folder.parent.iterdir()) == [first.folder]
+
+
+@settings(derandomize=True, deadline=None, max_examples=100)
+@given(st.lists(st.text(alphabet="ab \n", min_size=1, max_size=60), min_size=1, max_size=30))
+def test_the_split_loses_nothing_and_lies_near_nine_tenths(texts):
+    train, test = split_documents(texts)
+    total = sum(map(len, texts))
+    assert "".join([*train, *test]) == "".join(texts)
+    assert abs(sum(map(len, test)) - 0.1 * total) <= 0.05 * total + 1
+    assert len(train) + len(test) in (len(texts), len(texts) + 1)
+
+
+def test_the_split_prefers_documents_then_paragraphs_then_words():
+    assert split_documents(["a" * 88, "b" * 12]) == (["a" * 88], ["b" * 12])
+    words = "word " * 20
+    paragraphs = f"{words * 9}\n\n{words}"
+    assert split_documents([paragraphs]) == ([f"{words * 9}\n\n"], [words])
+    assert split_documents(["ab " * 100]) == (["ab " * 90], ["ab " * 10])
+    assert split_documents(["x" * 100]) == (["x" * 90], ["x" * 10])
+
+
+def test_text_shorter_than_a_crop_is_refused_with_both_numbers(tmp_path):
+    path = tmp_path / "short.txt"
+    path.write_text("hello, world")
+    with pytest.raises(ValueError, match=r"short\.txt needs at least 257 tokens, has 12: give a longer text"):
+        prepare_tokens(path, tokenizer="bytes", context_length=256, cache_dir=tmp_path)
+    path.write_text("x" * 2000)
+    with pytest.raises(ValueError, match=r"the test part of .*short\.txt needs at least 257 tokens, has 200"):
+        prepare_tokens(path, tokenizer="bytes", context_length=256, cache_dir=tmp_path)
+    assert len(prepare_tokens(path, tokenizer="bytes", context_length=199, cache_dir=tmp_path).test) == 200
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tokenizer": "word"}, "tokenizer must be one of bpe, gpt2, bytes, got 'word'"),
+        ({"vocab_size": 100}, "vocab_size must be at least 257 .* got 100"),
+        ({"context_length": 0}, "context_length must be at least 1, got 0"),
+        ({"num_documents": -3}, "num_documents must be at least 1, got -3"),
+    ],
+)
+def test_bad_arguments_are_named_before_anything_is_written(dataset, tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        prepare_tokens(dataset, cache_dir=tmp_path, **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_embedded_corpus_with_bpe(session_cache):
+    data = prepare_tokens("python-docs", vocab_size=2048, cache_dir=session_cache)
+    counts = json.loads((data.folder / "tokens.json").read_text())
+    assert counts["num_train"] == len(data.train)
+    assert 0.85 < len(data.train) / (len(data.train) + len(data.test)) < 0.95
+    assert data.tokenizer.vocab_size == 2048
+    inputs, _ = sample_batch(data.train, batch_size=2, context_length=64, seed=0, step=0)
+    assert " the " in data.tokenizer.decode(inputs.ravel())
+
+
+def test_fineweb_with_gpt2_tokens(shared_data, gpt2_files, tmp_path):
+    data = prepare_tokens(shared_data / "fineweb_1000.parquet", tokenizer="gpt2", cache_dir=tmp_path)
+    assert (data.num_documents, data.num_characters, data.num_distinct) == (1000, 6_933_640, 40_283)
+    assert len(data.train) + len(data.test) == 1_575_137
+    assert abs(len(data.test) / 1_575_137 - 0.1) < 0.005
+    assert data.train.dtype == np.uint16
+
+
+def test_a_book_is_one_document(shared_data, tmp_path):
+    data = prepare_tokens(shared_data / "time_machine.txt", cache_dir=tmp_path)
+    assert data.num_documents == 1
+    assert data.tokenizer.end_of_text not in data.train
+    assert "Time Traveller" in data.tokenizer.decode(data.test)
