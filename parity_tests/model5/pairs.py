@@ -29,7 +29,7 @@ OBJECTIVES: dict[str, tuple[Callable, Callable]] = {
 
 @cache
 def weights(config: Model5Config = TINY) -> Arrays:
-    """Weights without special values (biases and LayerNorm scales are random too) that float32 holds exactly."""
+    """Weights that float32 holds exactly, with no special values: biases and LayerNorm scales vary too."""
     rng = np.random.default_rng(5)
     arrays = jax_side.to_arrays(jax_side.init_params(config, jax.random.key(0)))
     return {
@@ -57,14 +57,14 @@ def tokens(config: Model5Config = TINY, batch: int = 3) -> tuple[np.ndarray, np.
 
 def draw_masks(config: Model5Config = TINY):
     """The dropout masks of one key for the batch of `tokens`."""
-    _, variables = jax_side.Model5(config).apply(
-        {"params": jax_params("float32", config=config)},
-        tokens(config)[0],
-        deterministic=False,
-        rngs={"dropout": jax.random.key(3)},
-        mutable=["dropout_masks"],
-    )
-    return variables["dropout_masks"]
+    params = jax_params("float32", config=config)
+
+    def masks(key):
+        model = jax_side.Model5(config)
+        options = {"deterministic": False, "rngs": {"dropout": key}, "mutable": ["dropout_masks"]}
+        return model.apply({"params": params}, tokens(config)[0], **options)[1]["dropout_masks"]
+
+    return jax.jit(masks)(jax.random.key(3))
 
 
 def set_masks(model: torch_side.Model5, masks) -> None:

@@ -1,4 +1,4 @@
-"""Model 5 and each of its layers against `torch_ref`: values, then gradients, then what must hold on both sides."""
+"""Model 5 and each of its layers against `torch_ref`, and what must hold on both sides."""
 
 import dataclasses
 import math

@@ -1,0 +1,158 @@
+"""Generation: the cache against the computation without it, greedy text against torch, and the sampler itself."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+import jaxloss.model5 as jax_side
+import torch_ref.model5 as torch_side
+from jaxloss.model5 import Model5
+from jaxloss.model5.generate import _continue
+from parity_tests.compare import assert_same
+from parity_tests.model5.pairs import TINY, jax_params, torch_model
+
+PROMPTS = np.random.default_rng(0).integers(TINY.vocab_size, size=(2, 20))
+KEY = jax.random.key(1)
+
+
+@partial(jax.jit, static_argnames="top_k")
+def next_token(params, padded_BL, length, key, temperature, top_k):
+    """One token from a whole forward pass over the window; what lies right of it is out of sight."""
+    logits_BLV = Model5(TINY).apply({"params": params}, padded_BL)
+    return jax_side.sample_token(logits_BLV[:, length - 1], key, temperature, top_k)
+
+
+def generate_without_cache(params, prompt_BT, num_tokens, key, temperature=1.0, top_k=None):
+    ids_BN = prompt_BT
+    for i in range(num_tokens):
+        window_BT = ids_BN[:, -TINY.context_length :]
+        padded_BL = np.pad(window_BT, ((0, 0), (0, TINY.context_length - window_BT.shape[1])))
+        step_key = jax.random.fold_in(key, i)
+        token_B = next_token(params, padded_BL, window_BT.shape[1], step_key, temperature, top_k)
+        ids_BN = np.concatenate([ids_BN, token_B[:, None]], axis=1)
+    return ids_BN
+
+
+# Within the context, filling it exactly, sliding out of it, a prompt that fills it, and a longer one.
+@pytest.mark.parametrize(("length", "num_tokens"), [(1, 9), (6, 10), (6, 11), (6, 26), (16, 3), (20, 5)])
+def test_cached_generation_equals_cacheless_token_for_token(length, num_tokens):
+    params, prompt_BT = jax_params("float64"), PROMPTS[:, :length]
+    for options in ({}, {"temperature": 0.0}, {"temperature": 1.7, "top_k": 5}):
+        actual = jax_side.generate(params, TINY, prompt_BT, num_tokens=num_tokens, key=KEY, **options)
+        assert actual.dtype == jnp.int32
+        assert_same(actual, generate_without_cache(params, prompt_BT, num_tokens, KEY, **options))
+
+
+@pytest.mark.parametrize("length", [6, 20])
+def test_greedy_text_equals_torch(length):
+    prompt_BT = PROMPTS[:, :length]
+    options = {"num_tokens": 26, "temperature": 0.0}
+    actual = jax_side.generate(jax_params("float64"), TINY, prompt_BT, key=KEY, **options)
+    # Left in training mode: generation turns dropout off by itself, and the mode back on.
+    model = torch_model("float64").train()
+    expected = torch_side.generate(
+        model, TINY, torch.tensor(prompt_BT), generator=torch.Generator().manual_seed(0), **options
+    )
+    assert_same(actual, expected)
+    assert model.training
+
+
+def test_text_follows_the_key_and_the_generator():
+    def jax_text(seed):
+        key = jax.random.key(seed)
+        return np.asarray(
+            jax_side.generate(jax_params("float64"), TINY, PROMPTS[:, :6], num_tokens=10, key=key)
+        )
+
+    def torch_text(seed):
+        generator = torch.Generator().manual_seed(seed)
+        prompt_BT = torch.tensor(PROMPTS[:, :6])
+        return torch_side.generate(
+            torch_model("float64"), TINY, prompt_BT, num_tokens=10, generator=generator
+        ).numpy()
+
+    for text in (jax_text, torch_text):
+        assert_same(text(0), text(0))
+        assert not np.array_equal(text(0), text(1))
+        # Rows of one prompt are drawn independently.
+        assert not np.array_equal(text(0)[0, 6:], text(0)[1, 6:])
+
+
+def test_generation_compiles_once_for_all_lengths_within_the_context():
+    params = jax_params("float64")
+    jax_side.generate(params, TINY, PROMPTS[:, :6], num_tokens=10, key=KEY)
+    compiled = _continue._cache_size()
+    for length, num_tokens, temperature in ((1, 3, 1.0), (9, 5, 0.0), (15, 1, 0.3)):
+        jax_side.generate(
+            params, TINY, PROMPTS[:, :length], num_tokens=num_tokens, key=KEY, temperature=temperature
+        )
+    assert _continue._cache_size() == compiled
+
+
+def draw_many(side, logits_V, temperature, top_k, num_draws=40_000):
+    logits_BV = np.broadcast_to(logits_V, (num_draws, len(logits_V)))
+    if side == "jax":
+        tokens = jax_side.sample_token(jnp.asarray(logits_BV), jax.random.key(2), temperature, top_k)
+    else:
+        generator = torch.Generator().manual_seed(2)
+        tokens = torch_side.sample_token(torch.tensor(logits_BV), generator, temperature, top_k)
+    return np.bincount(np.asarray(tokens), minlength=len(logits_V)) / num_draws
+
+
+@pytest.mark.parametrize("side", ["jax", "torch"])
+@pytest.mark.parametrize(("temperature", "top_k"), [(1.0, None), (1.1, None), (0.5, 3), (3.0, 1)])
+def test_tokens_are_drawn_with_the_probabilities_of_the_softmax(side, temperature, top_k):
+    logits_V = np.array([1.0, -2.0, 3.0, 0.5, 2.9])
+    weights_V = np.exp(logits_V / temperature)
+    if top_k is not None:
+        weights_V[logits_V < np.sort(logits_V)[-top_k]] = 0
+    expected_V = weights_V / weights_V.sum()
+    frequency_V = draw_many(side, logits_V, temperature, top_k)
+    # Six standard deviations of each frequency.
+    assert (abs(frequency_V - expected_V) <= 6 * np.sqrt(expected_V * (1 - expected_V) / 40_000)).all()
+
+
+@pytest.mark.parametrize("side", ["jax", "torch"])
+@pytest.mark.parametrize("temperature", [0.0, 1e-30])
+def test_temperature_near_zero_takes_the_likeliest_token(side, temperature):
+    for logits_V in ([0.0, 3e4, 2e4], [-3e4, -1e4, -2e4]):
+        assert_same(draw_many(side, np.array(logits_V, np.float32), temperature, None, 100), [0.0, 1.0, 0.0])
+
+
+WRONG = [
+    ({"prompt": np.zeros((1, 0), int)}, ValueError, r"at least one token, got shape \(1, 0\)"),
+    ({"prompt": np.zeros(3, int)}, ValueError, r"must be \[B, T\]"),
+    ({"prompt": np.zeros((1, 3))}, TypeError, "integer dtype, got float64"),
+    ({"prompt": np.array([[3, 61]])}, ValueError, r"ids in \[0, 61\), the vocabulary, got 61"),
+    ({"prompt": np.array([[-1, 6]])}, ValueError, "got -1"),
+    ({"num_tokens": 0}, ValueError, "num_tokens must be at least 1, got 0"),
+    ({"num_tokens": 2.0}, TypeError, r"num_tokens must be an integer, got 2\.0"),
+    ({"temperature": -0.1}, ValueError, r"temperature must be at least 0 and finite, got -0\.1"),
+    ({"temperature": float("nan")}, ValueError, "temperature must be"),
+    ({"temperature": "hot"}, TypeError, "temperature must be a number"),
+    ({"top_k": 0}, ValueError, "top_k must be between 1 and the vocabulary's 61, got 0"),
+    ({"top_k": 62}, ValueError, "top_k must be between 1 and the vocabulary's 61, got 62"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "error", "message"), WRONG)
+def test_wrong_requests_are_named_on_both_sides(wrong, error, message):
+    request = {"prompt": PROMPTS, "num_tokens": 1, **wrong}
+    prompt_BT = request.pop("prompt")
+    with pytest.raises(error, match=message):
+        jax_side.generate(jax_params("float32"), TINY, prompt_BT, key=KEY, **request)
+    with pytest.raises(error, match=message):
+        torch_side.generate(
+            torch_model("float32"), TINY, torch.tensor(prompt_BT), generator=torch.Generator(), **request
+        )
+
+
+def test_bfloat16_weights_generate():
+    params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), jax_params("float32"))
+    stored_BS = jnp.zeros((2, 32), jnp.int32)
+    shape = jax.eval_shape(partial(_continue, config=TINY, top_k=3), params, stored_BS, 6, 20, KEY, 1.0)
+    assert (shape.shape, shape.dtype) == ((2, 32), jnp.int32)

@@ -1,0 +1,78 @@
+"""Text from Model 5, sampled one token at a time by whole forward passes.
+
+Shapes: B batch, T time, N prompt and new tokens, V vocabulary.
+"""
+
+import torch
+from torch import Generator, Tensor
+
+from jaxloss._prompts import check_generation
+from torch_ref.model5.config import Model5Config
+from torch_ref.model5.model import Model5
+
+
+def generate(
+    model: Model5,
+    config: Model5Config,
+    prompt_BT: Tensor,
+    *,
+    num_tokens: int,
+    generator: Generator,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+) -> Tensor:
+    """Continue each prompt by `num_tokens` tokens.
+
+    Each token is drawn from the logits that the model gives for the last `context_length` tokens before it.
+    Dropout is off, whatever mode the model is in, and the mode is left as it was.
+
+    Args:
+        model: the model.
+        config: its sizes and options.
+        prompt_BT: token ids, at least one for each sequence.
+        num_tokens: how many to add.
+        generator: the only source of randomness.
+        temperature: what the logits are divided by; 0 always takes the likeliest token.
+        top_k: draw from the `top_k` likeliest tokens only; None draws from all.
+
+    Returns:
+        Ids [B, T + num_tokens], of the prompt's dtype: the prompts and what follows them.
+
+    Raises:
+        TypeError: the prompt is not of an integer dtype, or a count is not an integer.
+        ValueError: the prompt is empty or holds an id outside the vocabulary, or an option is out of range.
+    """
+    check_generation(prompt_BT.numpy(force=True), config, num_tokens, temperature, top_k)
+    was_training = model.training
+    model.eval()
+    ids_BN = prompt_BT
+    try:
+        with torch.no_grad():
+            for _ in range(num_tokens):
+                logits_BV = model(ids_BN[:, -config.context_length :])[:, -1]
+                token_B = sample_token(logits_BV, generator, temperature, top_k)
+                ids_BN = torch.cat([ids_BN, token_B[:, None].to(ids_BN.dtype)], dim=1)
+    finally:
+        model.train(was_training)
+    return ids_BN
+
+
+def sample_token(
+    logits_BV: Tensor, generator: Generator, temperature: float = 1.0, top_k: int | None = None
+) -> Tensor:
+    """Draw one token for each row of logits.
+
+    Args:
+        logits_BV: scores of every token.
+        generator: the only source of randomness.
+        temperature: what the logits are divided by; 0 takes the likeliest token, the first of equals.
+        top_k: draw from the `top_k` likeliest tokens only, and from what ties with the last of them.
+    """
+    if temperature == 0:
+        return logits_BV.argmax(dim=-1)
+    if top_k is not None:
+        least_B1 = logits_BV.topk(top_k, dim=-1).values[:, -1:]
+        logits_BV = logits_BV.masked_fill(logits_BV < least_B1, -torch.inf)
+    # Relative to the largest, so that no temperature, however small, makes it overflow.
+    scores_BV = (logits_BV - logits_BV.amax(dim=-1, keepdim=True)) / temperature
+    return torch.multinomial(scores_BV.softmax(dim=-1), 1, generator=generator)[:, 0]
