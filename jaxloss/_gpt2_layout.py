@@ -175,15 +175,16 @@ def infer_config(arrays: Arrays, source: str) -> Model5Config:
 
 def _check_names_and_shapes(arrays: Arrays, shapes: dict[str, tuple[int, ...]], source: str) -> None:
     complaints = []
-    missing, unexpected = sorted(shapes.keys() - arrays.keys()), sorted(arrays.keys() - shapes.keys())
+    missing = [name for name in shapes if name not in arrays]
+    unexpected = [name for name in arrays if name not in shapes]
     if missing:
         complaints.append(f"missing {listing(missing)}")
     if unexpected:
         complaints.append(f"unexpected {listing(unexpected)}")
     wrong = [
-        f"{name} must have shape {shapes[name]}, got {array.shape}"
-        for name, array in arrays.items()
-        if name in shapes and array.shape != shapes[name]
+        f"{name} must have shape {shape}, got {arrays[name].shape}"
+        for name, shape in shapes.items()
+        if name in arrays and arrays[name].shape != shape
     ]
     if wrong:
         complaints.append(listing(wrong))

@@ -1,4 +1,4 @@
-"""Generation: the cache against the computation without it, greedy text against torch, and the sampler itself."""
+"""Generation: with the cache against without it, greedy text against torch, and the sampler itself."""
 
 from functools import partial
 
