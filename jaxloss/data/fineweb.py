@@ -6,12 +6,15 @@ https://huggingface.co/datasets/HuggingFaceFW/fineweb
 
 from __future__ import annotations
 
+import gc
 import itertools
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jaxloss.data.cache import atomic_path
 from jaxloss.data.network import is_reachable
+from jaxloss.data.progress import progress_bar
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -26,16 +29,15 @@ def load(cache_dir: Path, *, num_documents: int) -> Dataset:
     Raises:
         ConnectionError: if they are not cached and the Hub is out of reach or `HF_HUB_OFFLINE` is set.
     """
+    import pyarrow.parquet as pq
     from datasets import Dataset
 
     path = cache_dir / "corpora" / f"fineweb-{SUBSET}-{num_documents}.parquet"
     if not path.exists():
         dataset = _download(num_documents)
         with atomic_path(path) as temporary:
-            dataset.to_parquet(temporary)
+            pq.write_table(dataset.data.table, temporary)
         return dataset
-    import pyarrow.parquet as pq
-
     return Dataset(pq.read_table(path, memory_map=True))
 
 
@@ -50,8 +52,16 @@ def _download(num_documents: int) -> Dataset:
         raise ConnectionError(f"--corpus fineweb is not cached and {hub.ENDPOINT} is out of reach: {instead}")
     try:
         stream = load_dataset(REPOSITORY, name=SUBSET, split="train", streaming=True)
-        texts = [row["text"] for row in itertools.islice(stream, num_documents)]
+        texts = []
+        with progress_bar("downloading fineweb", total=num_documents, unit="document") as bar:
+            for row in itertools.islice(stream, num_documents):
+                texts.append(row["text"])
+                bar.update()
+        # A stream that is left half read aborts the interpreter at its end, before datasets 5.
+        # https://github.com/huggingface/datasets/issues/7467
+        del stream
+        gc.collect()
     except Exception as error:  # the Hub's client raises httpx, OSError and its own errors
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = textwrap.shorten(str(error) or type(error).__name__, 160, placeholder="...")
         raise ConnectionError(f"--corpus fineweb could not be downloaded ({reason}): {instead}") from error
     return Dataset.from_dict({"text": texts})

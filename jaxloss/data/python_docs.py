@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jaxloss.data.cache import atomic_path
+from jaxloss.data.progress import progress_bar
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -124,17 +125,20 @@ def _topics() -> Iterator[tuple[str, str]]:
 
 def _modules() -> Iterator[tuple[str, str]]:
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    for name, path in _sources():
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                tree = ast.parse(path.read_bytes())
-        except (OSError, SyntaxError, ValueError):
-            continue
-        docstrings = [ast.get_docstring(node) for node in ast.walk(tree) if isinstance(node, documented)]
-        text = "\n\n".join(docstring for docstring in docstrings if docstring)
-        if text:
-            yield name, text
+    sources = list(_sources())
+    with progress_bar("reading the standard library", total=len(sources), unit="file") as bar:
+        for name, path in sources:
+            bar.update()
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    tree = ast.parse(path.read_bytes())
+            except (OSError, SyntaxError, ValueError):
+                continue
+            docstrings = [ast.get_docstring(node) for node in ast.walk(tree) if isinstance(node, documented)]
+            text = "\n\n".join(docstring for docstring in docstrings if docstring)
+            if text:
+                yield name, text
 
 
 def _sources() -> Iterator[tuple[str, Path]]:

@@ -19,6 +19,7 @@ import numpy as np
 
 from jaxloss.data.byte_level import END_OF_TEXT, from_ranks, make_byte_level, make_bytes
 from jaxloss.data.network import is_reachable
+from jaxloss.data.progress import progress_bar
 
 if TYPE_CHECKING:
     import tiktoken
@@ -218,7 +219,15 @@ def _train_bpe(texts: Iterable[str] | None, vocab_size: int) -> BPETokenizer:
         vocab_size=vocab_size - 1, initial_alphabet=alphabet, show_progress=False, min_frequency=2
     )
     tokenizer = make_byte_level({}, [])
-    tokenizer.train_from_iterator((_encodable(piece) for text in texts for piece in pieces(text)), trainer)
+    texts = list(texts)
+    with progress_bar("training the tokenizer", total=sum(map(len, texts)), unit="char") as bar:
+
+        def read() -> Iterator[str]:
+            for text in texts:
+                yield from map(_encodable, pieces(text))
+                bar.update(len(text))
+
+        tokenizer.train_from_iterator(read(), trainer)
     tokenizer.add_special_tokens([END_OF_TEXT])
     return BPETokenizer(tokenizer)
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from jaxloss.data.cache import make_folder
 from jaxloss.data.corpora import Corpus, default_cache_dir
+from jaxloss.data.progress import progress_bar
 from jaxloss.data.sampling import check_count, check_tokens
 from jaxloss.data.tokenizers import KINDS, Tokenizer, check_vocab_size, load_tokenizer, make_tokenizer, pieces
 
@@ -210,8 +211,6 @@ def _load(folder: Path, corpus: str) -> TokenData | None:
 
 def _encode(texts: list[str], tokenizer: Tokenizer) -> Iterator[np.ndarray]:
     """Encode documents in batches, with `<|endoftext|>` between them."""
-    from tqdm import tqdm
-
     separator = np.array([tokenizer.end_of_text], dtype=tokenizer.dtype)
     batch: list[str] = []
     # Which pieces of the batch open a document that another precedes.
@@ -219,7 +218,7 @@ def _encode(texts: list[str], tokenizer: Tokenizer) -> Iterator[np.ndarray]:
     size = 0
     total = sum(map(len, texts))
     yield separator[:0]
-    with tqdm(total=total, unit="char", unit_scale=True, desc="tokenizing", disable=None, leave=False) as bar:
+    with progress_bar("encoding", total=total, unit="char") as bar:
         for number, text in enumerate(texts):
             for i, piece in enumerate(pieces(text)):
                 batch.append(piece)

@@ -72,6 +72,8 @@ def test_a_broken_download_is_one_line(online, tmp_path, monkeypatch):
         raise RuntimeError("503 Service Unavailable\nmore\nlines")
 
     monkeypatch.setattr("datasets.load_dataset", fail)
-    with pytest.raises(ConnectionError, match=r"could not be downloaded \(503 Service Unavailable\): use"):
+    with pytest.raises(
+        ConnectionError, match=r"could not be downloaded \(503 Service Unavailable more lines\): use"
+    ):
         load_corpus("fineweb", cache_dir=tmp_path)
     assert list(tmp_path.rglob("*.parquet")) == []
