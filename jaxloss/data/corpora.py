@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jaxloss.data import files, fineweb, python_docs
+from jaxloss.data.sampling import check_count
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -35,8 +36,8 @@ class Corpus:
     cache_dir: str | os.PathLike[str] | None = None
 
     def __post_init__(self) -> None:
-        if self.num_documents is not None and self.num_documents < 1:
-            raise ValueError(f"num_documents must be at least 1, got {self.num_documents}")
+        if self.num_documents is not None:
+            check_count("num_documents", self.num_documents)
         if not self.name:
             raise ValueError(f"the corpus must be {' or '.join(NAMES)}, or a file, folder or glob, got ''")
 

@@ -7,6 +7,7 @@ import glob
 import hashlib
 import itertools
 import json
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +25,7 @@ def find(pattern: str) -> list[Path]:
         FileNotFoundError: if there are none; suggests the nearest name in that folder.
         ValueError: for a file of another kind.
     """
-    path = Path(pattern).expanduser()
+    path = Path(os.path.expanduser(pattern))
     if path.is_dir():
         found = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
         if not found:

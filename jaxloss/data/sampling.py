@@ -6,13 +6,14 @@ Shapes: B batch, T context length (time), N tokens in the stream.
 from __future__ import annotations
 
 import numpy as np
+from jaxtyping import Int32, Integer
 
 _UINT64 = 1 << 64
 
 
 def sample_batch(
-    tokens: np.ndarray, *, batch_size: int, context_length: int, seed: int, step: int
-) -> tuple[np.ndarray, np.ndarray]:
+    tokens: Integer[np.ndarray, " N"], *, batch_size: int, context_length: int, seed: int, step: int
+) -> tuple[Int32[np.ndarray, "B T"], Int32[np.ndarray, "B T"]]:
     """Sample random crops of the stream, as a pure function of `(seed, step)`.
 
     The start positions come from a counter-based generator (Philox) keyed by `(seed, step)` and are uniform
@@ -50,7 +51,9 @@ def sample_batch(
     return _crops(tokens, starts_B, context_length)
 
 
-def eval_crops(tokens: np.ndarray, *, num_crops: int, context_length: int) -> tuple[np.ndarray, np.ndarray]:
+def eval_crops(
+    tokens: Integer[np.ndarray, " N"], *, num_crops: int, context_length: int
+) -> tuple[Int32[np.ndarray, "B T"], Int32[np.ndarray, "B T"]]:
     """Cut crops at evenly spaced positions, from the stream's first crop to its last.
 
     The same tokens always give the same crops, so that losses of different steps, objectives and frameworks
@@ -83,7 +86,7 @@ def eval_crops(tokens: np.ndarray, *, num_crops: int, context_length: int) -> tu
     return _crops(tokens, starts_B, context_length)
 
 
-def check_tokens(tokens: np.ndarray, vocab_size: int) -> None:
+def check_tokens(tokens: Integer[np.ndarray, " N"], vocab_size: int) -> None:
     """Refuse a token stream that is not a vector of ids in `[0, vocab_size)`.
 
     Reads the whole stream: for a user's own array, once, not for every batch.

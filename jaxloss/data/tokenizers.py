@@ -20,6 +20,7 @@ import numpy as np
 from jaxloss.data.byte_level import END_OF_TEXT, from_ranks, make_byte_level, make_bytes
 from jaxloss.data.network import is_reachable
 from jaxloss.data.progress import progress_bar
+from jaxloss.data.sampling import check_count
 
 if TYPE_CHECKING:
     import tiktoken
@@ -31,9 +32,8 @@ _GPT2_URL = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/"
 _GPT2_VOCAB_SIZE = 50257
 # A white space that GPT-2's pattern never joins to what stands before it, because a word follows.
 _BREAK = re.compile(r"[ \n](?=\S)")
-# Pieces of a long document are encoded one by one: `tokenizers` holds about 50 bytes for each byte of a
-# piece.
-_PIECE_LENGTH = 1 << 20
+# Long documents are encoded in pieces: `tokenizers` holds some 50 bytes for each byte that it encodes.
+_PIECE_LENGTH = 1 << 18
 
 
 class Tokenizer(ABC):
@@ -195,6 +195,7 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
 
 def check_vocab_size(vocab_size: int) -> None:
     """Refuse a vocabulary that a byte-level BPE cannot have."""
+    check_count("vocab_size", vocab_size)
     if vocab_size < 257:
         raise ValueError(f"vocab_size must be at least 257 (256 bytes and {END_OF_TEXT}), got {vocab_size}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 # Part of the cache key: raise it whenever the same corpus and tokenizer would give another file.
 _FORMAT = 1
 _TEST_FRACTION = 0.1
-_BATCH_CHARACTERS = 1 << 22
+_BATCH_PIECES = 256
 
 
 @dataclass(frozen=True)
@@ -167,16 +168,17 @@ def _write(folder: Path, source: Corpus, kind: str, vocab_size: int) -> None:
     train, test = split_documents(texts)
     if kind == "bpe":
         tokenizer = make_tokenizer("bpe", texts=train, vocab_size=vocab_size)
-    num_characters = sum(map(len, texts))
     parts = [np.concatenate(list(_encode(part, tokenizer))) for part in (train, test)]
     tokens = np.concatenate(parts)
     check_tokens(tokens, tokenizer.vocab_size)
+    is_used = np.zeros(tokenizer.vocab_size, dtype=bool)
+    is_used[tokens] = True
     counts = {
         "num_train": len(parts[0]),
         "num_test": len(parts[1]),
         "num_documents": len(texts),
-        "num_characters": num_characters,
-        "num_distinct": int(np.count_nonzero(np.bincount(tokens, minlength=tokenizer.vocab_size))),
+        "num_characters": sum(map(len, texts)),
+        "num_distinct": int(is_used.sum()),
     }
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
@@ -212,23 +214,14 @@ def _load(folder: Path, corpus: str) -> TokenData | None:
 def _encode(texts: list[str], tokenizer: Tokenizer) -> Iterator[np.ndarray]:
     """Encode documents in batches, with `<|endoftext|>` between them."""
     separator = np.array([tokenizer.end_of_text], dtype=tokenizer.dtype)
-    batch: list[str] = []
-    # Which pieces of the batch open a document that another precedes.
-    opens: list[bool] = []
-    size = 0
-    total = sum(map(len, texts))
+    # Each piece with whether it opens a document that another precedes.
+    marked = ((i == 0 < n, piece) for n, text in enumerate(texts) for i, piece in enumerate(pieces(text)))
     yield separator[:0]
-    with progress_bar("encoding", total=total, unit="char") as bar:
-        for number, text in enumerate(texts):
-            for i, piece in enumerate(pieces(text)):
-                batch.append(piece)
-                opens.append(i == 0 and number > 0)
-                size += len(piece)
-            if size >= _BATCH_CHARACTERS or number == len(texts) - 1:
-                for opening, ids in zip(opens, tokenizer.encode(batch), strict=True):
-                    yield np.concatenate([separator, ids]) if opening else ids
-                bar.update(size)
-                batch, opens, size = [], [], 0
+    with progress_bar("encoding", total=sum(map(len, texts)), unit="char") as bar:
+        while batch := list(itertools.islice(marked, _BATCH_PIECES)):
+            for (opens, piece), ids in zip(batch, tokenizer.encode([p for _, p in batch]), strict=True):
+                yield np.concatenate([separator, ids]) if opens else ids
+                bar.update(len(piece))
 
 
 def _check_length(data: TokenData, context_length: int) -> None:
