@@ -1,0 +1,72 @@
+"""The test loss: held-out crops, dropout off, with its standard error.
+
+Shapes: N crops, B batch, T time, V vocabulary.
+"""
+
+from collections.abc import Callable, Mapping
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from jaxloss.runs.measures import Estimate
+from jaxloss.training.placement import place_batch
+from jaxloss.training.state import TrainState
+from jaxloss.training.step import Loss
+
+EvalStep = Callable[..., dict[str, Float[Array, " B"]]]
+
+
+def make_eval_step(losses: Mapping[str, Loss]) -> EvalStep:
+    """Make the function that measures several losses of a model on one batch, in one forward pass.
+
+    Args:
+        losses: name -> scalar function of `(logits_BTV, targets_BT)`.
+
+    Returns:
+        `eval_step(state, inputs_BT, targets_BT) -> {name: loss of each crop}`.
+    """
+
+    @jax.jit
+    def eval_step(
+        state: TrainState, inputs_BT: Int[Array, "B T"], targets_BT: Int[Array, "B T"]
+    ) -> dict[str, Float[Array, " B"]]:
+        logits_BTV = state.apply_fn({"params": state.params}, inputs_BT, deterministic=True)
+        # A batch of one for each crop, so that a loss sees the shapes that it is trained with.
+        return {
+            name: jax.vmap(loss)(logits_BTV[:, None], targets_BT[:, None]) for name, loss in losses.items()
+        }
+
+    return eval_step
+
+
+def evaluate(
+    state: TrainState,
+    eval_step: EvalStep,
+    inputs_NT: np.ndarray,
+    targets_NT: np.ndarray,
+    *,
+    batch_size: int,
+) -> dict[str, Estimate]:
+    """Measure the losses over many crops, a batch at a time.
+
+    Args:
+        state: its parameters are used, and left as they are.
+        eval_step: from `make_eval_step`.
+        inputs_NT: token ids of the crops.
+        targets_NT: the token that follows each of them.
+        batch_size: crops in one forward pass.
+
+    Returns:
+        For each loss, its mean over the crops in nats and the standard error of that mean.
+    """
+    num_crops = len(inputs_NT)
+    # The last batch is filled up with its own crops, so that one shape is compiled.
+    rows = np.resize(np.arange(num_crops), -(-num_crops // batch_size) * batch_size).reshape(-1, batch_size)
+    measured = [
+        eval_step(state, *place_batch((inputs_NT[row], targets_NT[row]), state.params)) for row in rows
+    ]
+    return {
+        name: Estimate.of(np.concatenate([np.asarray(batch[name]) for batch in measured])[:num_crops])
+        for name in measured[0]
+    }

@@ -1,0 +1,131 @@
+"""The loop: twenty steps as torch makes them, the same bits every time, resumed bits too, stopped by NaN."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+import torch
+
+from jaxloss import losses, model5, training
+from jaxloss.runs.measures import Estimate
+from jaxloss.runs.stopping import NonFiniteLossError
+from parity_tests.training import tiny
+from torch_ref import training as torch_training
+
+STEPS = 20
+
+
+def run_jax(state, step, *, steps=STEPS, **options):
+    return list(training.train(state, step, tiny.batch, tiny.key(), steps=steps, **options))
+
+
+def run_torch(state, step, *, steps=STEPS, **options):
+    return list(torch_training.train(state, step, tiny.batch, tiny.generator(), steps=steps, **options))
+
+
+@pytest.mark.parametrize("objective", tiny.OBJECTIVES)
+def test_twenty_steps_have_torchs_losses(objective):
+    ours = run_jax(tiny.jax_state(), tiny.jax_step(objective))
+    theirs = run_torch(tiny.torch_state(), tiny.torch_step(objective))
+    assert [progress.step for progress in ours] == list(range(STEPS + 1))
+    assert [progress.step for progress in theirs] == list(range(STEPS + 1))
+    for key in ("loss", "grad_norm"):
+        np.testing.assert_allclose(
+            [getattr(progress, key) for progress in ours[1:]],
+            [getattr(progress, key) for progress in theirs[1:]],
+            rtol=1e-12,
+        )
+
+
+@pytest.fixture(scope="module")
+def dropout_apply():
+    return model5.Model5(dataclasses.replace(tiny.CONFIG, dropout=0.1)).apply
+
+
+def dropout_state(apply):
+    return training.init_state(apply, tiny.params(), tiny.optimizer(), batch_size=tiny.BATCH_SIZE)
+
+
+def weights(state):
+    return jax.tree.map(np.array, state)
+
+
+def test_two_runs_with_dropout_are_bit_identical(dropout_apply):
+    first = run_jax(dropout_state(dropout_apply), tiny.jax_step("all"), steps=5)
+    second = run_jax(dropout_state(dropout_apply), tiny.jax_step("all"), steps=5)
+    assert [progress.loss for progress in first] == [progress.loss for progress in second]
+    jax.tree.map(np.testing.assert_array_equal, weights(first[-1].state), weights(second[-1].state))
+
+
+def test_resumed_run_with_dropout_is_bit_identical(dropout_apply):
+    whole = run_jax(dropout_state(dropout_apply), tiny.jax_step("all"), steps=5)
+    half = run_jax(dropout_state(dropout_apply), tiny.jax_step("all"), steps=2)
+    rest = run_jax(half[-1].state, tiny.jax_step("all"), steps=5)
+    assert [progress.loss for progress in rest[1:]] == [progress.loss for progress in whole[3:]]
+    jax.tree.map(np.testing.assert_array_equal, weights(rest[-1].state), weights(whole[-1].state))
+
+
+def test_dropout_changes_with_step_and_key(dropout_apply):
+    def same_batch(step):
+        return tiny.batch(0)
+
+    def first_losses(key):
+        state = dropout_state(dropout_apply)
+        optimizer_off = state.replace(tx=training.make_optimizer(learning_rate=0.0))
+        run = training.train(optimizer_off, tiny.jax_step("all"), same_batch, key, steps=2)
+        return [progress.loss for progress in run][1:]
+
+    one, two = first_losses(jax.random.key(1)), first_losses(jax.random.key(2))
+    assert len({*one, *two}) == 4
+
+
+def test_torch_run_with_dropout_is_bit_identical_and_leaves_the_global_generator_alone():
+    def run():
+        state = tiny.torch_state()
+        for module in state.model.modules():
+            if hasattr(module, "rate"):
+                module.rate = 0.1
+        return [progress.loss for progress in run_torch(state, tiny.torch_step("all"), steps=4)]
+
+    torch.manual_seed(1)
+    first = run()
+    assert torch.equal(torch.rand(3), torch.manual_seed(1) and torch.rand(3))
+    assert run() == first
+
+
+def test_evaluates_before_after_and_every_so_many_steps():
+    for run, state, step in (
+        (run_jax, tiny.jax_state(), tiny.jax_step("all")),
+        (run_torch, tiny.torch_state(), tiny.torch_step("all")),
+    ):
+        measured = {"all": Estimate(1.0, 0.1)}
+        made = run(state, step, steps=7, evaluate=lambda state: measured, eval_every=3)  # noqa: B023
+        assert [progress.step for progress in made if progress.test == measured] == [0, 3, 6, 7]
+
+
+@pytest.mark.parametrize("framework", ["jax", "torch"])
+def test_nan_stops_the_run_naming_the_step_with_the_last_good_weights(framework):
+    if framework == "jax":
+        run, state = run_jax, tiny.jax_state()
+        good = training.make_train_step(losses.next_token_loss)
+        broken = training.make_train_step(lambda logits, targets: logits.mean() * np.nan)
+    else:
+        run, state, good = run_torch, tiny.torch_state(), tiny.torch_step("all")
+        broken = torch_training.make_train_step(lambda logits, targets: logits.mean() * torch.nan)
+    calls = []
+
+    def step(*arguments):
+        calls.append(1)
+        return (broken if len(calls) == 4 else good)(*arguments)
+
+    with pytest.raises(NonFiniteLossError, match="nan at step 4") as caught:
+        run(state, step)
+    assert caught.value.step == 4
+    assert int(caught.value.state.step) == 3
+
+
+def test_step_takes_time():
+    assert all(
+        progress.seconds > 0 for progress in run_jax(tiny.jax_state(), tiny.jax_step("all"), steps=2)[1:]
+    )

@@ -1,0 +1,42 @@
+"""Training starts from a copy of the caller's weights."""
+
+import jax
+import numpy as np
+import torch
+
+from parity_tests.compare import assert_same
+from parity_tests.training import tiny
+
+
+def test_state_starts_at_step_0_with_the_given_weights():
+    state, torch_state = tiny.jax_state(), tiny.torch_state()
+    assert int(state.step) == torch_state.step == 0
+    assert_same(state.params["wte"]["embedding"], torch_state.model.wte.weight)
+
+
+def test_training_leaves_the_callers_weights_alone():
+    before = jax.tree.map(np.array, tiny.params())
+    tiny.jax_step("all")(tiny.jax_state(), *tiny.batch(0), tiny.key())
+    # A donated buffer would be deleted, and reading it would raise.
+    jax.tree.map(np.testing.assert_array_equal, tiny.params(), before)
+
+
+def test_training_leaves_the_callers_model_alone():
+    model = tiny.torch_model()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    state = tiny.torch_state()
+    state = type(state)(0, *_training(model))
+    tiny.torch_step("all")(state, *tiny.batch(0), tiny.generator())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def _training(model):
+    from torch_ref.training import init_state, make_optimizer
+
+    state = init_state(model, make_optimizer(), batch_size=tiny.BATCH_SIZE)
+    return state.model, state.optimizer
+
+
+def test_torch_copy_keeps_the_head_tied():
+    model = tiny.torch_state().model
+    assert model.head.weight is model.wte.weight

@@ -1,0 +1,98 @@
+"""One update: the same in both frameworks, for both objectives, and harmless when it is not finite."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from jaxloss import losses, model5, training
+from parity_tests.compare import assert_within
+from parity_tests.training import tiny
+from torch_ref import model5 as torch_model5
+from torch_ref import training as torch_training
+
+
+@pytest.mark.parametrize("objective", tiny.OBJECTIVES)
+def test_step_gives_torchs_loss_gradient_norm_and_weights(objective):
+    state, loss, norm = tiny.jax_step(objective)(tiny.jax_state(), *tiny.batch(0), tiny.key())
+    torch_state, torch_loss, torch_norm = tiny.torch_step(objective)(
+        tiny.torch_state(), *tiny.batch(0), tiny.generator()
+    )
+    assert_within(loss, torch_loss, 16, "float64", what="loss")
+    assert_within(norm, torch_norm, 64, "float64", what="gradient norm")
+    expected = torch_model5.to_arrays(torch_state.model)
+    for name, array in model5.to_arrays(state.params).items():
+        if not name.endswith("attn.c_attn.bias"):
+            # Adam divides each gradient by its own size, so rounding in small ones counts in full.
+            np.testing.assert_allclose(array, expected[name], atol=1e-9, err_msg=name)
+
+
+def test_one_logit_kept_gives_the_final_token_loss_of_all_logits():
+    whole = training.make_train_step(losses.final_token_loss)
+    state, loss, norm = whole(tiny.jax_state(), *tiny.batch(0), tiny.key())
+    short_state, short_loss, short_norm = tiny.jax_step("final")(tiny.jax_state(), *tiny.batch(0), tiny.key())
+    assert_within(short_loss, loss, 16, "float64")
+    assert_within(short_norm, norm, 64, "float64")
+    np.testing.assert_allclose(
+        short_state.params["wte"]["embedding"], state.params["wte"]["embedding"], atol=1e-9
+    )
+
+
+def test_users_own_loss_trains_the_model():
+    def loss(logits_BTV, targets_BT):
+        return jnp.mean(jax.nn.logsumexp(logits_BTV, axis=-1) ** 2)
+
+    step, state, values = training.make_train_step(loss), tiny.jax_state(), []
+    for i in range(5):
+        state, value, _ = step(state, *tiny.batch(i), tiny.key())
+        values.append(float(value))
+    assert values[-1] < values[0]
+
+
+def test_users_own_torch_loss_is_a_module():
+    class ZLoss(torch.nn.Module):
+        def forward(self, y_hat, y):
+            return (torch.logsumexp(y_hat, dim=-1) ** 2).mean()
+
+    step, state, values = torch_training.make_train_step(ZLoss()), tiny.torch_state(), []
+    for i in range(5):
+        state, value, _ = step(state, *tiny.batch(i), tiny.generator())
+        values.append(value.item())
+    assert values[-1] < values[0]
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_step_that_is_not_finite_leaves_the_state_as_it_was(what):
+    def broken(logits_BTV, targets_BT):
+        # sqrt has the value 0 and an infinite gradient at 0.
+        return logits_BTV.mean() * jnp.nan if what == "loss" else jnp.sqrt(0 * logits_BTV.mean())
+
+    before = jax.tree.map(np.array, tiny.jax_state())
+    state, loss, norm = training.make_train_step(broken)(tiny.jax_state(), *tiny.batch(0), tiny.key())
+    assert not np.isfinite([loss, norm]).all()
+    jax.tree.map(np.testing.assert_array_equal, jax.tree.map(np.array, state), before)
+
+
+def test_torch_step_that_is_not_finite_leaves_the_state_as_it_was():
+    step = torch_training.make_train_step(lambda logits, targets: logits.mean() * torch.nan)
+    state = tiny.torch_state()
+    before = state.model.wte.weight.detach().clone()
+    state, loss, _ = step(state, *tiny.batch(0), tiny.generator())
+    assert loss.isnan()
+    assert state.step == 0
+    assert torch.equal(state.model.wte.weight, before)
+
+
+def test_step_compiles_once():
+    step, state = training.make_train_step(losses.final_token_loss, logits_to_keep=1), tiny.jax_state()
+    traces = []
+
+    def counted(*arguments, **options):
+        traces.append(1)
+        return losses.final_token_loss(*arguments, **options)
+
+    step = training.make_train_step(counted, logits_to_keep=1)
+    for i in range(3):
+        state, _, _ = step(state, *tiny.batch(i), tiny.key())
+    assert len(traces) == 1

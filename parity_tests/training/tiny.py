@@ -1,0 +1,87 @@
+"""A Model 5 small enough to train in a test, in both frameworks, from the same weights."""
+
+from functools import cache
+
+import jax
+import numpy as np
+import torch
+
+from jaxloss import losses, model5, training
+from jaxloss.data import sample_batch
+from jaxloss.model5 import Model5Config
+from torch_ref import losses as torch_losses
+from torch_ref import model5 as torch_model5
+from torch_ref import training as torch_training
+
+CONFIG = Model5Config(
+    vocab_size=31, context_length=8, embed_dim=16, num_heads=2, num_blocks=1, dropout=0.0, logit_scale=1.0
+)
+BATCH_SIZE = 4
+TOKENS = np.random.default_rng(0).integers(0, CONFIG.vocab_size, 500).astype(np.uint16)
+OBJECTIVES = {"all": ("next_token_loss", None), "final": ("final_token_loss", 1)}
+
+
+def batch(step: int, seed: int = 0):
+    """The batch of a step."""
+    return sample_batch(
+        TOKENS, batch_size=BATCH_SIZE, context_length=CONFIG.context_length, seed=seed, step=step
+    )
+
+
+@cache
+def params(dtype: str = "float64"):
+    """Initial parameters."""
+    drawn = model5.init_params(CONFIG, jax.random.key(0))
+    return jax.tree.map(lambda leaf: leaf.astype(dtype), drawn)
+
+
+def torch_model(dtype: str = "float64"):
+    """A torch model with the same parameters."""
+    return torch_model5.from_arrays(model5.to_arrays(params(dtype)), CONFIG)
+
+
+@cache
+def jax_step(objective: str):
+    """The compiled step, made once for all tests."""
+    name, logits_to_keep = OBJECTIVES[objective]
+    return training.make_train_step(getattr(losses, name), logits_to_keep=logits_to_keep)
+
+
+@cache
+def apply_fn():
+    """One bound method, so that all states share the compiled step."""
+    return model5.Model5(CONFIG).apply
+
+
+@cache
+def optimizer():
+    """One optimizer, likewise."""
+    return training.make_optimizer()
+
+
+def jax_state(dtype: str = "float64"):
+    """A fresh state."""
+    return training.init_state(apply_fn(), params(dtype), optimizer(), batch_size=BATCH_SIZE)
+
+
+def torch_step(objective: str):
+    """The torch step."""
+    name, logits_to_keep = OBJECTIVES[objective]
+    return torch_training.make_train_step(getattr(torch_losses, name), logits_to_keep=logits_to_keep)
+
+
+def torch_state(dtype: str = "float64"):
+    """A fresh torch state."""
+    return torch_training.init_state(
+        torch_model(dtype), torch_training.make_optimizer(), batch_size=BATCH_SIZE
+    )
+
+
+def key():
+    """Dropout's key."""
+    return jax.random.key(7)
+
+
+def generator():
+    """Dropout's generator."""
+    return torch.Generator().manual_seed(7)

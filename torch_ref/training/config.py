@@ -1,0 +1,5 @@
+"""How Model 5 is trained: jaxloss's own settings, which name no framework."""
+
+from jaxloss.training.config import TrainConfig as TrainConfig
+
+__all__ = ["TrainConfig"]

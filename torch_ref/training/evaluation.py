@@ -1,0 +1,77 @@
+"""The test loss: held-out crops, dropout off, with its standard error.
+
+Shapes: N crops, B batch, T time, V vocabulary.
+"""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from jaxloss.runs.measures import Estimate
+from torch_ref.training.placement import place_batch
+from torch_ref.training.state import TrainState
+from torch_ref.training.step import Loss
+
+EvalStep = Callable[..., dict[str, Tensor]]
+
+
+def make_eval_step(losses: Mapping[str, Loss]) -> EvalStep:
+    """Make the function that measures several losses of a model on one batch, in one forward pass.
+
+    Args:
+        losses: name -> scalar function of `(logits_BTV, targets_BT)`.
+
+    Returns:
+        `eval_step(state, inputs_BT, targets_BT) -> {name: loss of each crop}`.
+    """
+
+    @torch.no_grad()
+    def eval_step(state: TrainState, inputs_BT: Tensor, targets_BT: Tensor) -> dict[str, Tensor]:
+        was_training = state.model.training
+        state.model.eval()
+        logits_BTV = state.model(inputs_BT)
+        state.model.train(was_training)
+        return {
+            name: torch.stack(
+                [
+                    loss(logits_1TV, targets_1T)
+                    for logits_1TV, targets_1T in zip(logits_BTV.split(1), targets_BT.split(1), strict=True)
+                ]
+            )
+            for name, loss in losses.items()
+        }
+
+    return eval_step
+
+
+def evaluate(
+    state: TrainState,
+    eval_step: EvalStep,
+    inputs_NT: np.ndarray,
+    targets_NT: np.ndarray,
+    *,
+    batch_size: int,
+) -> dict[str, Estimate]:
+    """Measure the losses over many crops, a batch at a time.
+
+    Args:
+        state: its model is used, and left as it is.
+        eval_step: from `make_eval_step`.
+        inputs_NT: token ids of the crops.
+        targets_NT: the token that follows each of them.
+        batch_size: crops in one forward pass.
+
+    Returns:
+        For each loss, its mean over the crops in nats and the standard error of that mean.
+    """
+    measured = [
+        eval_step(state, *place_batch((inputs_NT[start:end], targets_NT[start:end]), state.model))
+        for start in range(0, len(inputs_NT), batch_size)
+        for end in [start + batch_size]
+    ]
+    return {
+        name: Estimate.of(torch.cat([batch[name] for batch in measured]).cpu().numpy())
+        for name in measured[0]
+    }
