@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 import jaxloss.model5 as jax_side
 import torch_ref.model5 as torch_side
+from jaxloss._gpt2_layout import array_shapes
 from jaxloss.losses import final_token_loss, next_token_loss
 from jaxloss.model5 import Model5Config
 from parity_tests.compare import error_in_eps
@@ -31,10 +32,11 @@ OBJECTIVES: dict[str, tuple[Callable, Callable]] = {
 def weights(config: Model5Config = TINY) -> Arrays:
     """Weights that float32 holds exactly, with no special values: biases and LayerNorm scales vary too."""
     rng = np.random.default_rng(5)
-    arrays = jax_side.to_arrays(jax_side.init_params(config, jax.random.key(0)))
     return {
-        name: (array + 0.1 * rng.standard_normal(array.shape)).astype(np.float32)
-        for name, array in arrays.items()
+        name: (0.1 * rng.standard_normal(shape) + (name.endswith("weight") and "ln_" in name)).astype(
+            np.float32
+        )
+        for name, shape in array_shapes(config).items()
     }
 
 
@@ -55,16 +57,25 @@ def tokens(config: Model5Config = TINY, batch: int = 3) -> tuple[np.ndarray, np.
     return stream[:, :-1], stream[:, 1:]
 
 
-def draw_masks(config: Model5Config = TINY):
+def draw_masks():
     """The dropout masks of one key for the batch of `tokens`."""
-    params = jax_params("float32", config=config)
+    params = jax_params("float32")
 
     def masks(key):
-        model = jax_side.Model5(config)
         options = {"deterministic": False, "rngs": {"dropout": key}, "mutable": ["dropout_masks"]}
-        return model.apply({"params": params}, tokens(config)[0], **options)[1]["dropout_masks"]
+        return jax_side.Model5(TINY).apply({"params": params}, tokens()[0], **options)[1]["dropout_masks"]
 
     return jax.jit(masks)(jax.random.key(3))
+
+
+@cache
+def _drawn_masks():
+    return draw_masks()
+
+
+def shared_masks():
+    """One draw of masks for all tests, in containers of each test's own."""
+    return jax.tree.map(lambda mask: mask, _drawn_masks())
 
 
 def set_masks(model: torch_side.Model5, masks) -> None:

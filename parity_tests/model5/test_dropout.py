@@ -13,7 +13,7 @@ import jaxloss.model5 as jax_side
 import torch_ref.model5 as torch_side
 from jaxloss.model5 import Model5
 from parity_tests.compare import assert_same, assert_within
-from parity_tests.model5.pairs import TINY, draw_masks, jax_params, set_masks, tokens, torch_model
+from parity_tests.model5.pairs import TINY, jax_params, set_masks, shared_masks, tokens, torch_model
 
 MASK = np.array([True, False, True, True])
 VARIABLES = {"dropout_masks": {"mask": MASK}}
@@ -111,17 +111,17 @@ def test_missing_key_and_misfit_masks_are_named():
     variables = {"params": jax_params("float32")}
     with pytest.raises(ValueError, match=r"deterministic=False needs a key for drop: pass rngs="):
         trace(variables)
-    masks = draw_masks()
+    masks = shared_masks()
     del masks["h_1"]["mlp"]["dropout"]
     with pytest.raises(ValueError, match=r"needs a key for h_1/mlp/dropout"):
         trace(variables | {"dropout_masks": masks})
-    masks = draw_masks()
+    masks = shared_masks()
     masks["drop"]["mask"] = masks["drop"]["mask"][:1]
     with pytest.raises(ValueError, match=r"mask of drop must be bool \(3, 16, 32\), got bool \(1, 16, 32\)"):
         trace(variables | {"dropout_masks": masks})
 
     model = torch_model("float32").train()
-    set_masks(model, draw_masks())
+    set_masks(model, shared_masks())
     model.drop.mask = model.drop.mask[:1]
     with pytest.raises(ValueError, match=r"must be bool \(3, 16, 32\), got torch.bool \(1, 16, 32\)"):
         model(torch.tensor(tokens()[0]))

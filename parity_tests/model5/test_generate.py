@@ -41,16 +41,18 @@ def generate_without_cache(params, prompt_BT, num_tokens, key, temperature=1.0, 
 @pytest.mark.parametrize(("length", "num_tokens"), [(1, 9), (6, 10), (6, 11), (6, 26), (16, 3), (20, 5)])
 def test_cached_generation_equals_cacheless_token_for_token(length, num_tokens):
     params, prompt_BT = jax_params("float64"), PROMPTS[:, :length]
-    for options in ({}, {"temperature": 0.0}, {"temperature": 1.7, "top_k": 5}):
+    # Each top_k compiles anew; the longest text stands for it.
+    with_top_k = [{"temperature": 1.7, "top_k": 5}] if num_tokens == 26 else []
+    for options in ({}, {"temperature": 0.0}, *with_top_k):
         actual = jax_side.generate(params, TINY, prompt_BT, num_tokens=num_tokens, key=KEY, **options)
         assert actual.dtype == jnp.int32
         assert_same(actual, generate_without_cache(params, prompt_BT, num_tokens, KEY, **options))
 
 
-@pytest.mark.parametrize("length", [6, 20])
-def test_greedy_text_equals_torch(length):
+@pytest.mark.parametrize(("length", "num_tokens"), [(6, 26), (20, 16)])
+def test_greedy_text_equals_torch(length, num_tokens):
     prompt_BT = PROMPTS[:, :length]
-    options = {"num_tokens": 26, "temperature": 0.0}
+    options = {"num_tokens": num_tokens, "temperature": 0.0}
     actual = jax_side.generate(jax_params("float64"), TINY, prompt_BT, key=KEY, **options)
     # Left in training mode: generation turns dropout off by itself, and the mode back on.
     model = torch_model("float64").train()

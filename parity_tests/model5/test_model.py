@@ -19,10 +19,10 @@ from parity_tests.model5.pairs import (
     DTYPES,
     OBJECTIVES,
     TINY,
-    draw_masks,
     jax_params,
     jax_results,
     set_masks,
+    shared_masks,
     tokens,
     torch_gradients,
     torch_model,
@@ -105,7 +105,7 @@ def test_model_with_the_options_of_gpt2_checkpoints_matches_torch():
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_model_with_the_same_dropout_masks_matches_torch(dtype, objective):
-    masks = draw_masks()
+    masks = shared_masks()
     model = torch_model(dtype).train()
     set_masks(model, masks)
     actual = jax_results(jax_params(dtype), masks, objective=objective)

@@ -87,7 +87,7 @@ def test_layer_norm_holds_at_mean_1000_and_fast_variance_does_not(dtype):
     assert max(layer_norm_errors(fast, dtype)) > 1
 
 
-def shared_masks(masks) -> list[str]:
+def masks_in_common(masks) -> list[str]:
     """Names of the masks that two heads or two sequences have in common."""
     shared = []
     for path, mask in jax.tree_util.tree_flatten_with_path(masks)[0]:
@@ -99,7 +99,7 @@ def shared_masks(masks) -> list[str]:
 
 
 def test_attention_masks_differ_by_head_and_sequence_and_broadcast_dropout_is_caught(monkeypatch):
-    assert not shared_masks(draw_masks())
+    assert not masks_in_common(draw_masks())
 
     class BroadcastDropout(jax_model.Dropout):
         """Flax's `broadcast_dropout=True`: one mask for all heads and sequences."""
@@ -109,7 +109,7 @@ def test_attention_masks_differ_by_head_and_sequence_and_broadcast_dropout_is_ca
 
     monkeypatch.setattr(jax_model, "Dropout", BroadcastDropout)
     # Two axes of each attention mask, and the batch axis of every other one.
-    assert len(shared_masks(draw_masks())) == 2 * TINY.num_blocks + 2 * TINY.num_blocks + 1
+    assert len(masks_in_common(draw_masks())) == 2 * TINY.num_blocks + 2 * TINY.num_blocks + 1
 
 
 def fake_tie(model: torch_side.Model5) -> torch_side.Model5:
