@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,12 +16,12 @@ class TrainState:
 
     Args:
         step: number of updates made.
-        model: the module that holds the parameters.
+        model: the `nn.Module` that holds the parameters.
         optimizer: bound to those parameters.
     """
 
     step: int
-    model: nn.Module
+    model: Any
     optimizer: torch.optim.Optimizer
 
 
