@@ -1,0 +1,43 @@
+"""Check your own JAX code against PyTorch, and let the two call each other.
+
+Importing this imports no torch; its functions do, when they are called.
+"""
+
+from jaxloss.testing.inputs import (
+    booleans,
+    grid,
+    integers,
+    log_probabilities,
+    normal,
+    probabilities,
+    signs,
+    uniform,
+)
+from jaxloss.testing.measure import EPS, Difference, difference, error_in_eps, to_numpy
+from jaxloss.testing.parity import assert_parity, check_parity
+from jaxloss.testing.report import Comparison, ParityReport, Table, table_of
+from jaxloss.testing.table import Pair, parity_table
+
+__all__ = [
+    "EPS",
+    "Comparison",
+    "Difference",
+    "Pair",
+    "ParityReport",
+    "Table",
+    "assert_parity",
+    "booleans",
+    "check_parity",
+    "difference",
+    "error_in_eps",
+    "grid",
+    "integers",
+    "log_probabilities",
+    "normal",
+    "parity_table",
+    "probabilities",
+    "signs",
+    "table_of",
+    "to_numpy",
+    "uniform",
+]

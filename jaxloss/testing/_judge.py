@@ -1,0 +1,106 @@
+"""Decide whether the arrays of two results agree, and whether their agreement would mean anything."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxloss.testing._run import Arrays, Leaves, Result
+from jaxloss.testing.measure import EPS, difference
+from jaxloss.testing.report import Comparison
+
+# Where torch itself is further from the float64 truth than that, JAX may be this much further than torch.
+TIMES_TORCH_ERROR = 3.0
+
+
+def draw_cotangents(values: Arrays, seed: int) -> Arrays:
+    """Random, away from 0 and 1, and exact in every dtype: multiples of 1/16 between 1/2 and 3/2."""
+    rng = np.random.default_rng([seed, 1])
+    return {
+        name: rng.choice([-1.0, 1.0], value.shape)
+        * (1 + rng.choice([-1, 1], value.shape) * rng.integers(1, 9, value.shape) / 16)
+        for name, value in values.items()
+    }
+
+
+def check_meaning(jax_result: Result, torch_result: Result, allow_nonfinite: bool) -> None:
+    """Raise where two results that agree would agree about nothing."""
+    pairs = [
+        (name, ours[name], theirs[name])
+        for ours, theirs in (
+            (jax_result.values, torch_result.values),
+            (jax_result.gradients, torch_result.gradients),
+        )
+        for name in theirs
+    ]
+    for name, a, b in pairs:
+        both = (
+            ~np.isfinite(a) & ~np.isfinite(b)
+            if a.dtype.kind == "f" and b.dtype.kind == "f"
+            else np.array(False)
+        )
+        if both.any() and not allow_nonfinite:
+            at = tuple(int(i) for i in np.argwhere(both)[0])
+            raise ValueError(
+                f"{name} is {a[at]} in JAX and {b[at]} in torch at {at} ({int(both.sum())} of {both.size} "
+                "entries are "
+                "not finite in both): agreement there would mean nothing. allow_nonfinite=True compares "
+                "where they are"
+            )
+    if all(a.size == 0 for _, a, _ in pairs):
+        raise ValueError("every output and gradient is empty: there is nothing to compare")
+    gradients = [x for _, a, b in pairs for x in (a, b)][2 * len(torch_result.values) :]
+    if gradients and not any(np.any(x != 0.0) for x in gradients):
+        raise ValueError(
+            "every gradient is exactly 0 in both frameworks, so none was compared: choose inputs at which "
+            "the output changes, or compare values alone with wrt=()"
+        )
+
+
+def gradient_scale(result: Result, cotangents: Arrays, inputs: tuple[Any, ...], params: Any) -> float:
+    """How large a gradient of this problem is: the largest there is, or value over input."""
+    largest = max((_largest(gradient) for gradient in result.gradients.values()), default=0.0)
+    arrays = [*Leaves.of(inputs).arrays().values(), *jax.tree.leaves(params)]
+    input_size = max((_largest(array) for array in arrays if array.dtype.kind not in "iub"), default=0.0)
+    value = max(_largest(value) * _largest(cotangents[name]) for name, value in result.values.items())
+    return max(largest, value / input_size if input_size else 0.0)
+
+
+def _largest(array: np.ndarray) -> float:
+    array = np.asarray(array, np.float64)
+    return float(np.max(np.abs(array[np.isfinite(array)]), initial=0.0))
+
+
+def compare_arrays(
+    jax_arrays: Arrays, torch_arrays: Arrays, truths: Arrays, dtype: str, allowed: float, natural: float
+) -> list[Comparison]:
+    found = []
+    for name, theirs in torch_arrays.items():
+        ours, truth = jax_arrays[name], truths[name]
+        # A gradient that is analytically zero is rounding noise on both sides, and noise has no relative
+        # error.
+        is_noise = max(_largest(ours), _largest(theirs)) <= allowed * EPS[dtype] * natural
+        scale = natural if is_noise and natural > 0.0 else None
+        direct = difference(ours, theirs, dtype, scale=scale)
+        jax_error = torch_error = None
+        passed = direct.eps_of_max <= allowed
+        if dtype != "float64":
+            jax_error, torch_error = (
+                difference(x, truth, dtype, scale=scale).eps_of_max for x in (ours, theirs)
+            )
+            limit = max(allowed, TIMES_TORCH_ERROR * torch_error) if np.isfinite(torch_error) else allowed
+            passed = passed or jax_error <= limit
+        found.append(
+            Comparison(
+                name,
+                dtype,
+                direct.eps_of_max,
+                allowed,
+                passed,
+                direct,
+                jax_error,
+                torch_error,
+                is_zero=scale is not None,
+            )
+        )
+    return found

@@ -1,0 +1,186 @@
+"""Run the torch function or module: outputs, and gradients by autograd under given cotangents.
+
+Torch is imported when a function here is called, not before: `import jaxloss.testing` works without it.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxloss.testing._run import PARAMS, Arrays, Leaves, Result
+from jaxloss.testing.measure import is_tensor, to_numpy
+
+
+@contextlib.contextmanager
+def torch_settings(dtype: str, seed: int = 0) -> Iterator[None]:
+    """The dtype of literals, full matmul precision and a fixed seed; afterwards the caller's own again."""
+    import torch
+
+    default, precision = torch.get_default_dtype(), torch.get_float32_matmul_precision()
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    try:
+        # So that torch.tensor(0.1) inside a function is not a float32 rounding of 0.1 in a float64
+        # computation.
+        torch.set_default_dtype(torch.float64 if dtype == "float64" else torch.float32)
+        torch.set_float32_matmul_precision("highest")
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(seed)
+            yield
+    finally:
+        torch.set_default_dtype(default)
+        torch.set_float32_matmul_precision(precision)
+
+
+def run_torch(
+    function: Callable[..., Any],
+    inputs: tuple[Any, ...],
+    wrt: list[str] | None,
+    cotangents: Arrays | None = None,
+    *,
+    params: Arrays | None = None,
+    dtype: str,
+    device: str | None = None,
+    seed: int = 0,
+    around: Any = None,
+) -> Result:
+    """Outputs of the torch function, and their gradients where there are cotangents.
+
+    Args:
+        function: anything callable, or an `nn.Module`, which is left as it is: its parameters and buffers are
+            cast to `dtype` for this call alone, and `params` stands in for parameters.
+        inputs: numpy arrays, in containers, and settings.
+        wrt: names of the arrays to differentiate.
+        cotangents: by output name.
+        params: values of the module's parameters by name.
+        dtype: of module parameters and buffers.
+        device: where to run; by default where the module's parameters are, or the CPU.
+        seed: of torch's random numbers.
+        around: a context in which to call the function.
+    """
+    import torch
+
+    device = device or _device_of(function)
+    taken = Leaves.of(inputs)
+    with torch_settings(dtype, seed), torch.set_grad_enabled(cotangents is not None):
+        arrays = {name: to_torch(array, device) for name, array in taken.arrays().items()}
+        moving = {name: arrays[name].requires_grad_() for name in wrt or []} if cotangents is not None else {}
+        given = {
+            name: to_torch(value.astype(np.float64), device, dtype) for name, value in (params or {}).items()
+        }
+        if cotangents is not None:
+            moving |= {f"{PARAMS} {name}": value.requires_grad_() for name, value in given.items()}
+        with around or contextlib.nullcontext():
+            outputs = _call(function, given, taken.rebuild(arrays), dtype, device)
+        named = _named(outputs)
+        values = {name: to_numpy(output) for name, output in named.items()}
+        if cotangents is None or not moving:
+            return Result(values, {})
+        return Result(values, _gradients(named, moving, cotangents))
+
+
+def to_torch(array: Any, device: str = "cpu", dtype: str | None = None) -> Any:
+    """A tensor with its own memory; labels become int64, which is what torch's losses take."""
+    import torch
+
+    array = np.asarray(array)
+    if array.dtype.name in ("bfloat16", "float16"):
+        dtype, array = dtype or array.dtype.name, array.astype(np.float32)
+    if array.dtype.kind in "iu":
+        array = array.astype(np.int64)
+    tensor = torch.tensor(array, device=device)
+    return tensor if dtype is None else tensor.to(getattr(torch, dtype))
+
+
+def module_parameters(module: Any) -> Arrays:
+    """The parameters of a torch module by name, as numpy; a shared one once."""
+    return {name: to_numpy(value).copy() for name, value in module.named_parameters()}
+
+
+def is_module(function: Any) -> bool:
+    """Whether a callable is an `nn.Module`."""
+    import torch
+
+    return isinstance(function, torch.nn.Module)
+
+
+def check_reproducible(function: Any, inputs: tuple[Any, ...], device: str | None) -> None:
+    """Raise where torch would draw random numbers: two runs could not be compared.
+
+    Raises:
+        ValueError: a dropout module is in training mode, or two seeds give two results.
+    """
+    import torch
+
+    if is_module(function):
+        dropping = [
+            name or "the module itself"
+            for name, m in function.named_modules()
+            if isinstance(m, torch.nn.modules.dropout._DropoutNd) and m.training and m.p > 0
+        ]
+        if dropping:
+            raise ValueError(
+                f"the torch module is in training mode and drops at random in {', '.join(dropping)}: call "
+                ".eval() on "
+                "it, set p=0, or give it masks (jaxloss.testing.inject_masks) through jaxloss's own Dropout"
+            )
+    first, second = (
+        run_torch(function, inputs, [], dtype="float64", device=device, seed=seed) for seed in (0, 1)
+    )
+    for name, value in first.values.items():
+        if not np.array_equal(value, second.values[name], equal_nan=value.dtype.kind == "f"):
+            raise ValueError(
+                "the torch function gives two results for the same inputs, so it draws random numbers "
+                "(dropout in training mode?): nothing can be compared with it"
+            )
+
+
+def _device_of(function: Any) -> str:
+    parameters = [*function.parameters(), *function.buffers()] if is_module(function) else []
+    return str(parameters[0].device) if parameters else "cpu"
+
+
+def _call(function: Any, params: dict[str, Any], inputs: tuple[Any, ...], dtype: str, device: str) -> Any:
+    import torch
+
+    if not is_module(function):
+        return function(*inputs)
+    target = getattr(torch, dtype)
+    state = {
+        name: value.detach().clone().to(device, target if value.is_floating_point() else value.dtype)
+        for name, value in [*function.named_parameters(), *function.named_buffers()]
+    }
+    return torch.func.functional_call(function, {**state, **params}, inputs)
+
+
+def _named(outputs: Any) -> dict[str, Any]:
+    paths = jax.tree_util.tree_flatten_with_path(outputs)[0]
+    if not paths:
+        raise ValueError("the torch function returns nothing")
+    for _, leaf in paths:
+        if not is_tensor(leaf):
+            raise TypeError(f"the torch function must return tensors; got {type(leaf).__name__}")
+    if len(paths) == 1:
+        return {"value": paths[0][1]}
+    return {f"value {jax.tree_util.keystr(path)}": leaf for path, leaf in paths}
+
+
+def _gradients(named: dict[str, Any], moving: dict[str, Any], cotangents: Arrays) -> Arrays:
+    import torch
+
+    connected = {name: output for name, output in named.items() if output.requires_grad}
+    if not connected:
+        gradients: Any = [None] * len(moving)
+    else:
+        gradients = torch.autograd.grad(
+            list(connected.values()),
+            list(moving.values()),
+            [to_torch(cotangents[name], str(x.device)).to(x.dtype) for name, x in connected.items()],
+            allow_unused=True,
+        )
+    return {
+        f"gradient of {name}": np.zeros(tuple(x.shape)) if gradient is None else to_numpy(gradient)
+        for (name, x), gradient in zip(moving.items(), gradients, strict=True)
+    }
