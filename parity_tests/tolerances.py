@@ -1,7 +1,8 @@
 """Every tolerance of the suite, in one table, each with its reason.
 
-"eps of max" is `max|actual - expected| / (eps * max|expected|)`: the error relative to the array's largest entry.
-Elementwise relative error would be the wrong measure for parity, since some gradients are analytically zero.
+"eps of max" is `max|actual - expected| / (eps * max|expected|)`: the error relative to the array's largest
+entry. Elementwise relative error would be the wrong measure for parity, since some gradients are analytically
+zero.
 """
 
 # Machine epsilon: the gap between 1 and the next number.
@@ -13,8 +14,8 @@ VALUE_EPS_OF_MAX = 16.0
 # A gradient passes through more sums than its value does; measured worst for Model 5 is below this.
 GRADIENT_EPS_OF_MAX = 64.0
 
-# Against torch's corpora each bfloat16 result is compared with the float64 truth: the inputs' rounding is shared,
-# the output's is ours, and the arithmetic between is float32. Half an ULP would be perfect.
+# Against torch's corpora each bfloat16 result is compared with the float64 truth: the inputs' rounding is
+# shared, the output's is ours, and the arithmetic between is float32. Half an ULP would be perfect.
 BFLOAT16_ULP = 2.0
 
 # Against mpmath's 50 digits, elementwise: the promise of the losses' docstrings.

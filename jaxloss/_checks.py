@@ -1,0 +1,138 @@
+"""Argument errors, worded once: each names the argument, what was expected and what came.
+
+Everything here looks at shapes, dtypes and Python values only, so it runs at trace time and costs a compiled
+program nothing.
+"""
+
+import difflib
+import numbers
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+_SEQUENCES = (list, tuple, str, bytes, dict, set)
+
+
+def describe(array) -> str:
+    """`float32[8, 10]`."""
+    return f"{array.dtype.name}[{', '.join(map(str, array.shape))}]"
+
+
+def _as_array(name: str, value, expected: str) -> jax.Array:
+    if value is None or isinstance(value, _SEQUENCES):
+        raise TypeError(f"{name} must be {expected}; got {type(value).__name__}. Pass a jax or numpy array.")
+    if type(value).__module__.partition(".")[0] == "torch":
+        raise TypeError(
+            f"{name} must be {expected}; got a torch tensor. Pass jnp.asarray({name}.detach().cpu().numpy())."
+        )
+    return jnp.asarray(value)
+
+
+def as_floats(name: str, value) -> jax.Array:
+    """`value` as an array of real floating-point numbers."""
+    array = _as_array(name, value, "an array of floating-point numbers")
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise TypeError(
+            f"{name} must be floating point; got {describe(array)}. Convert it with .astype(float)."
+        )
+    return array
+
+
+def as_labels(name: str, value) -> jax.Array:
+    """`value` as an array of class indices, int32 or int64."""
+    array = _as_array(name, value, "an array of class indices")
+    if not jnp.issubdtype(array.dtype, jnp.integer):
+        raise TypeError(f"{name} must hold class indices of an integer dtype; got {describe(array)}.")
+    if jnp.issubdtype(array.dtype, jnp.unsignedinteger) and array.dtype.itemsize >= 4:
+        # A conversion alone would wrap 2**32 - 100 round to -100, which is a valid `ignore_index`.
+        array = jnp.minimum(array, jnp.array(2**31 - 1, array.dtype))
+    return array if array.dtype == jnp.int64 else array.astype(jnp.int32)
+
+
+def as_mask(name: str, value, shape: Sequence[int], of: str) -> jax.Array | None:
+    """`value` as a boolean array of exactly `shape`, or None."""
+    if value is None:
+        return None
+    array = _as_array(name, value, "a boolean array")
+    if array.dtype != jnp.bool_:
+        raise TypeError(f"{name} must be boolean; got {describe(array)}. Write e.g. {name}=mask > 0.")
+    check_shape(name, array, shape, of)
+    return array
+
+
+def check_shape(name: str, array: jax.Array, shape: Sequence[int], of: str) -> None:
+    """Raise unless `array` has `shape`, which is described by `of`: nothing broadcasts silently."""
+    if array.shape != tuple(shape):
+        raise ValueError(f"{name} must have shape {list(shape)}, {of}; got {describe(array)}.")
+
+
+def as_class_weight(weight, num_classes: int) -> jax.Array | None:
+    """`weight` as one floating-point number for each class, or None."""
+    if weight is None:
+        return None
+    array = as_floats("weight", weight)
+    check_shape("weight", array, (num_classes,), "one number for each class")
+    return array
+
+
+def check_choice(name: str, value, choices: Sequence[str]) -> None:
+    """Raise unless `value` is one of `choices`, suggesting the nearest."""
+    if isinstance(value, str) and value in choices:
+        return
+    listed = ", ".join(repr(choice) for choice in choices)
+    near = difflib.get_close_matches(str(value).lower(), choices, n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"{name} must be one of {listed}; got {value!r}.{hint}")
+
+
+def check_flag(name: str, value) -> None:
+    """Raise unless `value` is True or False, as a Python or numpy boolean."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be True or False; got {value!r}.")
+
+
+def check_integer(name: str, value) -> int:
+    """`value` as an int; booleans, floats and arrays are refused."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{name} must be an int; got {value!r}.")
+    return int(value)
+
+
+def check_number(
+    name: str,
+    value,
+    *,
+    low: float = -np.inf,
+    high: float = np.inf,
+    open_low: bool = False,
+) -> float:
+    """`value` as a float in `[low, high]`, or in `(low, high]` with `open_low`."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be a number, known when the function is traced; got {value!r}.")
+    number = float(value)
+    if not (low <= number <= high) or (open_low and number == low):
+        interval = (
+            f"{'(' if open_low or low == -np.inf else '['}{low:g}, {high:g}{')' if high == np.inf else ']'}"
+        )
+        raise ValueError(f"{name} must be in {interval}; got {value!r}.")
+    return number
+
+
+def class_axis(input: jax.Array, axis: int, name: str = "input") -> int:
+    """The non-negative class axis of `input`.
+
+    `axis=1` on a single example `[C]` means its only axis, so that code in torch's layout needs no special
+    case.
+    """
+    axis = check_integer("axis", axis)
+    if input.ndim == 0:
+        raise ValueError(f"{name} must have a class axis; got the scalar {describe(input)}.")
+    if input.ndim == 1 and axis == 1:
+        return 0
+    if not -input.ndim <= axis < input.ndim:
+        raise ValueError(
+            f"axis must be in [{-input.ndim}, {input.ndim}) for {name} {describe(input)}; got {axis}."
+        )
+    return axis % input.ndim

@@ -1,0 +1,58 @@
+"""None, sum and mean, and the one definition of each mean's denominator."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from jaxloss import _checks
+
+REDUCTIONS = ("none", "mean", "sum")
+
+
+def compute_dtype(*arrays: jax.Array | None) -> jnp.dtype:
+    """The dtype that a loss of these arrays is computed and returned in: their widest, and at least
+    float32."""
+    dtypes = [array.dtype for array in arrays if array is not None]
+    return functools.reduce(jnp.promote_types, dtypes, jnp.dtype(jnp.float32))
+
+
+def select(where: jax.Array | None, array: jax.Array, fill: float = 0.0) -> jax.Array:
+    """`array` where the mask holds, `fill` elsewhere.
+
+    A mask never multiplies: 0 * NaN is NaN, and so is its gradient. Selecting before a loss keeps masked NaN
+    out of the gradient, selecting after it keeps the fill's own loss out of the value.
+    """
+    if where is None:
+        return array
+    return jnp.where(where, array, jnp.asarray(fill, array.dtype))
+
+
+def reduce_loss(
+    loss: jax.Array,
+    reduction: str,
+    where: jax.Array | None = None,
+    denominator: jax.Array | None = None,
+) -> jax.Array:
+    """Reduce elementwise losses; elements outside `where` count as deleted.
+
+    The mean divides by `denominator`, by default the number of elements that take part. A mean over nothing
+    is 0 / 0, NaN, as in torch; a sum over nothing is 0; with "none", deleted elements hold 0.
+    """
+    _checks.check_choice("reduction", reduction, REDUCTIONS)
+    loss = select(where, loss)
+    if reduction == "none":
+        return loss
+    total = jnp.sum(loss)
+    if reduction == "sum":
+        return total
+    if denominator is None:
+        denominator = count(loss, where)
+    return total / denominator
+
+
+def count(loss: jax.Array, where: jax.Array | None = None) -> jax.Array:
+    """The number of elements that take part, in the dtype of the loss."""
+    if where is None:
+        return jnp.asarray(loss.size, loss.dtype)
+    return jnp.sum(where).astype(loss.dtype)

@@ -1,0 +1,228 @@
+r"""Softmax arithmetic that does not cancel.
+
+With a confident model, `logsumexp(z) - z_t` subtracts two nearly equal numbers: in float32 everything below
+1e-7 is lost, and so is the gradient `p_t - 1`. Here the largest term is split off first:
+
+    rest = sum_{j != t} exp(z_j - max_{j != t} z_j),    gap = max_{j != t} z_j - z_t,    u = exp(gap) rest,
+    -log p_t = log(1 + u),    1 - p_t = u / (1 + u).
+
+Nothing is subtracted but `gap`, whose rounding error (half an ULP of 80 is a relative error of 4e-6 in
+`exp(gap)`) is computed exactly and put back. The functions take the class axis as it lies; they move no data.
+They are jitted, so that a call outside `jit` compiles one program for each shape, not a hundred primitives.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+
+def _difference(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """`a - b` rounded, and its rounding error (Knuth's two-sum); the error is 0 where the difference is
+    infinite."""
+    rounded = a - b
+    b_part = rounded - a
+    error = (a - (rounded - b_part)) - (b + b_part)
+    return rounded, jnp.where(jnp.isfinite(rounded), error, jnp.zeros_like(error))
+
+
+def _exp_times(gap: jax.Array, error: jax.Array, factor: jax.Array) -> jax.Array:
+    """`exp(gap + error) * factor`; in two halves, so that it underflows only where the product does."""
+    half = jnp.exp(gap / 2)
+    return half * (factor * half) * (1 + error)
+
+
+def is_label(shape: tuple[int, ...], labels: jax.Array, axis: int) -> jax.Array:
+    """One-hot rows as booleans, of the logits' `shape`; never materialised under `jit`."""
+    return lax.broadcasted_iota(labels.dtype, shape, axis) == jnp.expand_dims(labels, axis)
+
+
+def _label_statistics(logits: jax.Array, labels: jax.Array, kept: jax.Array, axis: int):
+    """`-log p_t`, and what its gradient needs: the others' peak, their scale in the softmax, and `1 - p_t`.
+
+    All keep the class axis, with size 1. A label outside the classes, like NaN or +inf among the logits,
+    makes them NaN; a label's own logit of -inf makes the loss inf with a finite gradient, as in torch.
+    """
+    labels_1, kept_1 = jnp.expand_dims(labels, axis), jnp.expand_dims(kept, axis)
+    in_range = (labels_1 >= 0) & (labels_1 < logits.shape[axis])
+    # Gathered before anything is selected: a gather's operand is materialised, and this one already is.
+    own = jnp.take_along_axis(logits, jnp.where(in_range, labels_1, 0), axis, mode="promise_in_bounds")
+    own = jnp.where(kept_1, jnp.where(in_range & (own < jnp.inf), own, jnp.nan), 0.0)
+
+    others = _others(logits, labels, kept, axis)
+    peak = jnp.max(others, axis, keepdims=True, initial=-jnp.inf)
+    # With no finite logit but the label's own, any finite reference will do.
+    peak = jnp.where(peak == -jnp.inf, jnp.where(jnp.isfinite(own), own, 0.0), peak)
+    rest = jnp.sum(jnp.exp(others - peak), axis, keepdims=True)
+
+    gap, error = _difference(peak, own)
+    u = _exp_times(jnp.minimum(gap, 0.0), error, rest)
+    own_exp = _exp_times(-jnp.maximum(gap, 0.0), -error, jnp.ones_like(rest))
+    leads = gap <= 0.0
+    loss = jnp.where(leads, jnp.log1p(u), gap + (error + jnp.log(rest + own_exp)))
+    scale = jnp.where(leads, _exp_times(jnp.minimum(gap, 0.0), error, 1 / (1 + u)), 1 / (rest + own_exp))
+    others_mass = jnp.where(leads, u / (1 + u), rest / (rest + own_exp))
+    return loss, peak, scale, others_mass
+
+
+def _others(logits: jax.Array, labels: jax.Array, kept: jax.Array, axis: int) -> jax.Array:
+    """The logits of every class but the label, which is -inf; in rows that are not kept, zeros.
+
+    On CPU, XLA writes this array to memory once and shares it; under `value_and_grad` it lies in the
+    gradient's buffer.
+    """
+    logits = jnp.where(jnp.expand_dims(kept, axis), logits, 0.0)
+    return jnp.where(is_label(logits.shape, labels, axis), -jnp.inf, logits)
+
+
+@partial(jax.jit, static_argnums=3)
+def label_cross_entropy(logits: jax.Array, labels: jax.Array, kept: jax.Array, axis: int) -> jax.Array:
+    """`-log softmax(logits)[label]` along `axis`; labels and `kept` have the logits' shape without `axis`.
+
+    Rows that are not kept give a finite loss, to be selected away, and a finite gradient, whatever they hold.
+    """
+    return _label_cross_entropy(logits, labels, kept, axis)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(3,))
+def _label_cross_entropy(logits, labels, kept, axis):
+    return jnp.squeeze(_label_statistics(logits, labels, kept, axis)[0], axis)
+
+
+@_label_cross_entropy.defjvp
+def _label_cross_entropy_jvp(axis, primals, tangents):
+    logits, labels, kept = primals
+    statistics = _label_statistics(lax.stop_gradient(logits), labels, kept, axis)[1:]
+    gradient = _label_gradient(logits, labels, kept, *statistics, axis)
+    return label_cross_entropy(*primals, axis), jnp.sum(gradient * tangents[0], axis)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(6,))
+def _label_gradient(logits, labels, kept, peak, scale, others_mass, axis):
+    """`softmax(logits) - one_hot(labels)`, from statistics that already depend on the logits."""
+    others = jnp.exp(_others(logits, labels, kept, axis) - peak) * scale
+    return jnp.where(is_label(logits.shape, labels, axis), -others_mass, others)
+
+
+@_label_gradient.defjvp
+def _label_gradient_jvp(axis, primals, tangents):
+    logits, labels, *_ = primals
+    gradient = _label_gradient(*primals, axis)
+    probabilities = gradient + is_label(logits.shape, labels, axis).astype(gradient.dtype)
+    return gradient, _softmax_tangent(probabilities, tangents[0], axis)
+
+
+def _softmax_tangent(probabilities: jax.Array, tangent: jax.Array, axis: int) -> jax.Array:
+    return probabilities * (tangent - jnp.sum(probabilities * tangent, axis, keepdims=True))
+
+
+def _peak_statistics(logits: jax.Array, axis: int):
+    """The peak, `logsumexp - peak`, and what the softmax needs: who shares the peak, the runner-up, scale,
+    `u`."""
+    peak = jnp.max(logits, axis, keepdims=True, initial=-jnp.inf)
+    # +inf and NaN poison their row, as in torch; an all -inf row does so by itself.
+    peak = jnp.where(peak < jnp.inf, peak, jnp.nan)
+    is_peak = logits == peak
+    others = jnp.where(is_peak, -jnp.inf, logits)
+    runner_up = jnp.max(others, axis, keepdims=True, initial=-jnp.inf)
+    runner_up = jnp.where(runner_up == -jnp.inf, peak, runner_up)
+    rest = jnp.sum(jnp.exp(others - runner_up), axis, keepdims=True)
+    num_peaks = jnp.sum(is_peak, axis, keepdims=True).astype(logits.dtype)
+    gap, error = _difference(runner_up, peak)
+    u = _exp_times(gap, error, rest)
+    scale = _exp_times(gap, error, 1 / (num_peaks + u))
+    return peak, jnp.log1p((num_peaks - 1) + u), runner_up, scale, num_peaks, u
+
+
+def _softmax_of(logits, statistics):
+    peak, _, runner_up, scale, num_peaks, u = statistics
+    is_peak = logits == peak
+    others = jnp.where(is_peak, -jnp.inf, logits)
+    return jnp.where(is_peak, 1 / (num_peaks + u), jnp.exp(others - runner_up) * scale)
+
+
+@partial(jax.jit, static_argnums=1)
+def softmax(logits: jax.Array, axis: int) -> jax.Array:
+    """Softmax along `axis`."""
+    return _softmax(logits, axis)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _softmax(logits, axis):
+    return _softmax_of(logits, _peak_statistics(logits, axis))
+
+
+@_softmax.defjvp
+def _softmax_jvp(axis, primals, tangents):
+    probabilities = softmax(primals[0], axis)
+    return probabilities, _softmax_tangent(probabilities, tangents[0], axis)
+
+
+@partial(jax.jit, static_argnums=1)
+def log_softmax(logits: jax.Array, axis: int) -> jax.Array:
+    """Log-softmax along `axis`, accurate for the largest logit too, whose value is `-log(1 + u)`."""
+    return _log_softmax(logits, axis)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _log_softmax(logits, axis):
+    peak, excess, *_ = _peak_statistics(logits, axis)
+    return (logits - peak) - excess
+
+
+@_log_softmax.defjvp
+def _log_softmax_jvp(axis, primals, tangents):
+    (logits,), (tangent,) = primals, tangents
+    mean = jnp.sum(softmax(logits, axis) * tangent, axis, keepdims=True)
+    return log_softmax(logits, axis), tangent - mean
+
+
+@partial(jax.jit, static_argnums=2)
+def soft_cross_entropy(logits: jax.Array, probabilities: jax.Array, axis: int) -> jax.Array:
+    """`-sum(probabilities * log_softmax(logits))` along `axis`; a probability of 0 contributes 0, even to
+    -inf."""
+    return _soft_cross_entropy(logits, probabilities, axis)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _soft_cross_entropy(logits, probabilities, axis):
+    peak, excess, *_ = _peak_statistics(logits, axis)
+    below = jnp.where(probabilities == 0.0, 0.0, probabilities * (peak - logits))
+    return jnp.sum(below, axis) + jnp.sum(probabilities, axis) * jnp.squeeze(excess, axis)
+
+
+@partial(_soft_cross_entropy.defjvp, symbolic_zeros=True)
+def _soft_cross_entropy_jvp(axis, primals, tangents):
+    logits, probabilities = primals
+    logits_dot, probabilities_dot = tangents
+    loss = soft_cross_entropy(logits, probabilities, axis)
+    loss_dot = jnp.zeros_like(loss)
+    if type(logits_dot) is not jax.custom_derivatives.SymbolicZero:
+        loss_dot += jnp.sum(_soft_gradient(logits, probabilities, axis) * logits_dot, axis)
+    if type(probabilities_dot) is not jax.custom_derivatives.SymbolicZero:
+        loss_dot -= jnp.sum(log_softmax(logits, axis) * probabilities_dot, axis)
+    return loss, loss_dot
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _soft_gradient(logits, probabilities, axis):
+    """`total * softmax(logits) - probabilities`; at a single peak, without the subtraction that would
+    cancel."""
+    statistics = _peak_statistics(logits, axis)
+    peak, *_, num_peaks, u = statistics
+    total = jnp.sum(probabilities, axis, keepdims=True)
+    elsewhere = jnp.sum(jnp.where(logits == peak, 0.0, probabilities), axis, keepdims=True)
+    at_peak = elsewhere - total * (u / (1 + u))
+    plain = total * _softmax_of(logits, statistics) - probabilities
+    return jnp.where((logits == peak) & (num_peaks == 1.0), at_peak, plain)
+
+
+@_soft_gradient.defjvp
+def _soft_gradient_jvp(axis, primals, tangents):
+    (logits, probabilities), (logits_dot, probabilities_dot) = primals, tangents
+    softmax_ = softmax(logits, axis)
+    total = jnp.sum(probabilities, axis, keepdims=True)
+    total_dot = jnp.sum(probabilities_dot, axis, keepdims=True)
+    curvature = total * _softmax_tangent(softmax_, logits_dot, axis)
+    return _soft_gradient(logits, probabilities, axis), curvature + total_dot * softmax_ - probabilities_dot

@@ -1,0 +1,98 @@
+"""Divergences between distributions: Kullback-Leibler."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from jaxloss import _checks
+from jaxloss._reduction import REDUCTIONS, compute_dtype, count, reduce_loss, select
+
+__all__ = ["kl_div"]
+
+
+def kl_div(
+    input: Float[Array, "*dims"],
+    target: Float[Array, "*dims"],
+    reduction: str = "mean",
+    log_target: bool = False,
+    *,
+    where: Bool[Array, "*dims"] | None = None,
+) -> Float[Array, "..."]:
+    r"""Elementwise terms of the Kullback-Leibler divergence of the target from the input, a distribution in
+    logs.
+
+    $$\ell_i = p_i\, (\log p_i - x_i)$$
+
+    Summed over the classes, that is $\mathrm{KL}(p \,\|\, q)$ with $q = \exp x$. "batchmean" gives the
+    divergence per example; "mean" divides by the number of elements, as torch's default does.
+
+    Args:
+        input: log-probabilities $x$; the first axis is the batch.
+        target: probabilities $p$, or $\log p$ with `log_target`; the same shape.
+        reduction: "mean", "sum", "none", or "batchmean", which divides the sum by the size of the first axis.
+        log_target: `target` holds logarithms.
+        where: elements that take part; the others count as deleted, and a batch entry without any element as
+            well.
+
+    Returns:
+        The loss in nats, at least float32: a scalar, or the shape of `input` with "none". Without any
+        element, "mean" and "batchmean" give NaN and "sum" 0.
+
+    Raises:
+        TypeError: an argument is not floating point.
+        ValueError: shapes differ, or `reduction` is unknown.
+
+    Differs from torch: $p_i = 0$ contributes 0, even where $x_i = -\infty$ or with `log_target`, where torch
+    gives NaN; its gradient with respect to the target is the true one, $\log p_i + 1 - x_i = -\infty$ (0 for
+    a log-target of $-\infty$), where torch gives NaN. Shapes that differ are an error, never broadcast.
+
+    Reference: Kullback and Leibler 1951, "On Information and Sufficiency", equation 2.4.
+
+    >>> import jax.numpy as jnp
+    >>> p, q = jnp.array([[0.5, 0.5, 0.0]], jnp.float32), jnp.array([[0.25, 0.5, 0.25]], jnp.float32)
+    >>> print(jnp.round(kl_div(jnp.log(q), p, reduction="batchmean"), 4))
+    0.3466
+    """
+    input, target = _checks.as_floats("input", input), _checks.as_floats("target", target)
+    _checks.check_shape("target", target, input.shape, "that of input")
+    _checks.check_choice("reduction", reduction, (*REDUCTIONS, "batchmean"))
+    _checks.check_flag("log_target", log_target)
+    where = _checks.as_mask("where", where, input.shape, "that of input")
+    dtype = compute_dtype(input, target)
+    input, target = select(where, input.astype(dtype)), select(where, target.astype(dtype))
+    loss = _term_of_logs(input, target) if log_target else _term(input, target)
+    if reduction != "batchmean":
+        return reduce_loss(loss, reduction, where)
+    if loss.ndim == 0:
+        return reduce_loss(loss, "sum", where)
+    taking_part = None if where is None else jnp.any(where, axis=tuple(range(1, loss.ndim)))
+    batch = jnp.zeros(loss.shape[0], dtype)
+    return reduce_loss(loss, "mean", where, count(batch, taking_part))
+
+
+@jax.custom_jvp
+def _term(input: jax.Array, target: jax.Array) -> jax.Array:
+    """`target * (log(target) - input)`, 0 where the target is 0."""
+    positive = jnp.where(target == 0.0, 1.0, target)
+    return jnp.where(target == 0.0, 0.0, target * (jnp.log(positive) - input))
+
+
+def _term_jvp(primals, tangents):
+    (input, target), (input_dot, target_dot) = primals, tangents
+    loss_dot = jnp.zeros_like(input)
+    if type(input_dot) is not jax.custom_derivatives.SymbolicZero:
+        loss_dot -= target * input_dot
+    # The true slope at 0 is -inf; left to autodiff, the selection above would make it 0.
+    if type(target_dot) is not jax.custom_derivatives.SymbolicZero:
+        loss_dot += (jnp.log(target) - input + 1) * target_dot
+    return _term(input, target), loss_dot
+
+
+_term.defjvp(_term_jvp, symbolic_zeros=True)
+
+
+def _term_of_logs(input: jax.Array, log_target: jax.Array) -> jax.Array:
+    """`exp(log_target) * (log_target - input)`, 0 with a zero gradient where the log-target is -inf."""
+    absent = log_target == -jnp.inf
+    finite = jnp.where(absent, 0.0, log_target)
+    return jnp.where(absent, 0.0, jnp.exp(finite) * (finite - input))

@@ -1,0 +1,380 @@
+"""cross_entropy and nll_loss against torch, and where torch does not reach."""
+
+import inspect
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+
+from jaxloss.losses import cross_entropy, nll_loss
+from parity_tests.compare import assert_same, assert_within
+from parity_tests.losses.harness import assert_parity, assert_transforms, run_jax, run_torch
+from parity_tests.tolerances import GRADIENT_EPS_OF_MAX, VALUE_EPS_OF_MAX
+from torch_ref.losses import cross_entropy as torch_cross_entropy
+from torch_ref.losses import nll_loss as torch_nll_loss
+
+DTYPES = ["float64", "float32"]
+REDUCTIONS = ["mean", "sum", "none"]
+N, C = 7, 5
+rng = np.random.default_rng(0)
+WEIGHT = np.array([0.5, 1.0, 0.0, 2.0, 1.5])
+LABELS = np.array([0, 4, 3, 2, -100, 3, 1])
+LOGITS = {
+    "near-uniform": rng.standard_normal((N, C)) * 0.02,
+    "confident": rng.standard_normal((N, C)) * 10.0,
+    "saturated": rng.standard_normal((N, C)) * 1e4,
+    "grid": rng.integers(-1, 2, (N, C)).astype(np.float64),
+}
+PROBABILITIES = rng.dirichlet(np.ones(C), N)
+MASK = np.array([True, False, True, True, True, False, True])
+
+
+def log_softmax(x):
+    return (
+        x - np.log(np.sum(np.exp(x - x.max(-1, keepdims=True)), -1, keepdims=True)) - x.max(-1, keepdims=True)
+    )
+
+
+# Values and gradients
+
+
+@pytest.mark.parametrize("scale", LOGITS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_cross_entropy_of_labels_matches_torch(scale, dtype):
+    # Smoothed to the uniform distribution, near-uniform logits leave a gradient of nothing but rounding.
+    smoothings = [0.0, 0.1] if scale == "near-uniform" else [0.0, 0.1, 1.0]
+    for weight, smoothing, reduction in itertools.product([None, WEIGHT], smoothings, REDUCTIONS):
+        arrays = {"input": LOGITS[scale], "target": LABELS, "weight": weight}
+        if dtype == "float32" and scale == "confident":
+            continue  # Below 1e-7 float32 torch itself is wrong; test_accuracy compares with mpmath.
+        options = {"label_smoothing": smoothing, "reduction": reduction}
+        assert_parity(cross_entropy, torch_cross_entropy, arrays, options, dtype=dtype)
+
+
+@pytest.mark.parametrize("scale", LOGITS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_cross_entropy_of_probabilities_matches_torch(scale, dtype):
+    for weight, smoothing, reduction in itertools.product([None, WEIGHT], [0.0, 0.1], REDUCTIONS):
+        arrays = {"input": LOGITS[scale], "target": PROBABILITIES, "weight": weight}
+        options = {"label_smoothing": smoothing, "reduction": reduction}
+        assert_parity(
+            cross_entropy, torch_cross_entropy, arrays, options, wrt=("input", "target"), dtype=dtype
+        )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_nll_loss_matches_torch(dtype):
+    for weight, reduction in itertools.product([None, WEIGHT], REDUCTIONS):
+        arrays = {"input": log_softmax(LOGITS["confident"]), "target": LABELS, "weight": weight}
+        assert_parity(nll_loss, torch_nll_loss, arrays, {"reduction": reduction}, dtype=dtype)
+
+
+# 3 is a class of its own; 2**40 fits no int32 label.
+@pytest.mark.parametrize("ignore_index", [3, -1, 2**40])
+def test_ignore_index_matches_torch(ignore_index):
+    arrays = {"input": LOGITS["grid"], "target": np.where(LABELS == -100, min(ignore_index, 3), LABELS)}
+    for reduction in REDUCTIONS:
+        options = {"ignore_index": ignore_index, "reduction": reduction}
+        assert_parity(cross_entropy, torch_cross_entropy, arrays, options)
+        assert_parity(nll_loss, torch_nll_loss, arrays, options)
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "nll_loss"])
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_class_axis_one_is_torchs_layout(loss, reduction):
+    ours, theirs = {
+        "cross_entropy": (cross_entropy, torch.nn.functional.cross_entropy),
+        "nll_loss": (nll_loss, torch.nn.functional.nll_loss),
+    }[loss]
+    images = np.random.default_rng(1).standard_normal((2, C, 3, 2))
+    labels = np.random.default_rng(2).integers(0, C, (2, 3, 2))
+    for input, target in ((images, labels), (images[0, :, 0, 0], labels[0, 0, 0])):
+        arrays = {"input": input, "target": np.asarray(target), "weight": WEIGHT}
+        assert_parity(_with(ours, axis=1), theirs, arrays, {"reduction": reduction})
+        moved = arrays | {"input": np.moveaxis(input, min(1, input.ndim - 1), -1)}
+        assert_parity(ours, getattr(_torch_ref(), loss), moved, {"reduction": reduction})
+
+
+def _with(function, **options):
+    def call(*args, **kwargs):
+        return function(*args, **options, **kwargs)
+
+    call.__name__ = function.__name__
+    return call
+
+
+def _torch_ref():
+    import torch_ref.losses
+
+    return torch_ref.losses
+
+
+@pytest.mark.parametrize("axis", [1, -1])
+def test_probabilities_along_either_axis_match_torch(axis):
+    random = np.random.default_rng(4)
+    arrays = {
+        "input": random.standard_normal((2, C, 3)),
+        "target": random.dirichlet(np.ones(C), (2, 3)).swapaxes(1, 2),
+    }
+    if axis == -1:
+        arrays = {name: array.swapaxes(1, 2) for name, array in arrays.items()}
+    arrays["weight"] = WEIGHT
+    for reduction in REDUCTIONS:
+        options = {"axis": axis, "reduction": reduction, "label_smoothing": 0.2}
+        assert_parity(cross_entropy, torch_cross_entropy, arrays, options, wrt=("input", "target"))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_is_computed_in_float32_and_its_gradient_rounded_once(dtype):
+    logits = jnp.asarray(LOGITS["confident"], dtype)
+    value, gradient = jax.value_and_grad(cross_entropy)(logits, jnp.asarray(LABELS))
+    wide_value, wide_gradient = jax.value_and_grad(cross_entropy)(
+        logits.astype(jnp.float32), jnp.asarray(LABELS)
+    )
+    assert value.dtype == jnp.float32
+    assert gradient.dtype == dtype
+    assert_same(value, wide_value)
+    assert_same(gradient, wide_gradient.astype(dtype))
+
+
+@pytest.mark.parametrize("target", ["labels", "probabilities"])
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_where_equals_deletion_and_keeps_nan_out(target, reduction):
+    arrays = {
+        "input": LOGITS["grid"],
+        "target": LABELS if target == "labels" else PROBABILITIES,
+        "weight": WEIGHT,
+    }
+    options = {"reduction": reduction, "label_smoothing": 0.1}
+    torch_options = options | {"where": torch.tensor(MASK)}
+    value, (gradient,) = run_torch(torch_cross_entropy, arrays, torch_options, ["input"])
+    poisoned = arrays | {"input": np.where(MASK[:, None], LOGITS["grid"], np.nan)}
+    if target == "probabilities":
+        poisoned["target"] = np.where(MASK[:, None], PROBABILITIES, np.nan)
+    ours, (our_gradient,) = run_jax(
+        cross_entropy, poisoned, options | {"where": jnp.asarray(MASK)}, ["input"]
+    )
+    assert_within(ours, value, VALUE_EPS_OF_MAX)
+    assert_within(our_gradient, gradient, GRADIENT_EPS_OF_MAX)
+
+
+# Invariants
+
+
+def test_cross_entropy_is_nll_of_log_softmax_in_value_and_gradient():
+    logits, labels = jnp.asarray(LOGITS["grid"]), jnp.asarray(LABELS)
+    both = [
+        jax.value_and_grad(lambda z: cross_entropy(z, labels, jnp.asarray(WEIGHT)))(logits),
+        jax.value_and_grad(lambda z: nll_loss(jax.nn.log_softmax(z), labels, jnp.asarray(WEIGHT)))(logits),
+    ]
+    for a, b in zip(*both, strict=True):
+        assert_within(a, b, VALUE_EPS_OF_MAX)
+
+
+def test_one_hot_probabilities_are_labels():
+    logits, labels = jnp.asarray(LOGITS["confident"]), jnp.asarray(np.abs(LABELS) % C)
+    for smoothing in (0.0, 0.1):
+        options = {"reduction": "none", "label_smoothing": smoothing}
+        one_hot = jax.nn.one_hot(labels, C, dtype=logits.dtype)
+        assert_within(
+            cross_entropy(logits, one_hot, **options),
+            cross_entropy(logits, labels, **options),
+            VALUE_EPS_OF_MAX,
+        )
+
+
+def test_weighted_mean_divides_by_the_labels_weights_but_by_the_rows_for_probabilities():
+    logits, labels = jnp.asarray(LOGITS["grid"]), jnp.asarray([0, 4, 3, 2, -100, 3, 1])
+    weight = jnp.asarray(WEIGHT)
+    rows = cross_entropy(logits, labels, weight, reduction="none")
+    assert_within(cross_entropy(logits, labels, weight), rows.sum() / (0.5 + 1.5 + 2 + 0 + 2 + 1), 4)
+    rows = cross_entropy(logits, jnp.asarray(PROBABILITIES), weight, reduction="none")
+    assert_within(cross_entropy(logits, jnp.asarray(PROBABILITIES), weight), rows.sum() / N, 4)
+
+
+def test_any_integer_dtype_serves_as_label():
+    labels = np.array([0, 4, 3, 2, 1, 3, 1])
+    expected = cross_entropy(jnp.asarray(LOGITS["grid"]), jnp.asarray(labels))
+    for dtype in ("int8", "uint8", "int16", "int32", "uint32", "uint64"):
+        assert_same(cross_entropy(jnp.asarray(LOGITS["grid"]), jnp.asarray(labels, dtype)), expected)
+
+
+def test_small_label_dtype_does_not_limit_the_classes():
+    logits = jnp.asarray(np.random.default_rng(5).standard_normal((3, 300)))
+    labels = np.array([0, 44, 127])
+    assert_same(
+        cross_entropy(logits, jnp.asarray(labels, "int8")), cross_entropy(logits, jnp.asarray(labels))
+    )
+
+
+# Extremes
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("label", [-1, C, 10**6, 2**32 - 100])
+def test_label_out_of_range_poisons_value_and_gradient(label, weighted, smoothing):
+    labels = jnp.asarray(np.array([0, label, 1], "int64" if label < 2**31 else "uint32"))
+    weight = jnp.asarray(WEIGHT) if weighted else None
+    logits = jnp.asarray(LOGITS["grid"][:3])
+
+    def loss(z):
+        return cross_entropy(z, labels, weight, label_smoothing=smoothing, reduction="none")
+
+    rows, pullback = jax.jit(lambda z: jax.vjp(loss, z))(logits)
+    assert_same(jnp.isnan(rows), [False, True, False])
+    assert_same(jnp.isnan(pullback(jnp.ones(3))[0]).all(-1), [False, True, False])
+    assert jnp.isnan(cross_entropy(logits, labels, weight))
+    value, gradient = jax.value_and_grad(nll_loss)(logits, labels, weight)
+    assert jnp.isnan(value)
+    assert jnp.isnan(gradient[1]).any()
+
+
+def test_ignored_rows_may_hold_nan():
+    logits = np.where((LABELS == -100)[:, None], np.nan, LOGITS["grid"])
+    for smoothing in (0.0, 0.1):
+        for loss in (
+            lambda z, s=smoothing: cross_entropy(z, LABELS, label_smoothing=s),
+            lambda z: nll_loss(z, LABELS),
+        ):
+            value, gradient = jax.value_and_grad(loss)(jnp.asarray(logits))
+            clean_value, clean_gradient = jax.value_and_grad(loss)(jnp.asarray(LOGITS["grid"]))
+            assert_same(value, clean_value)
+            assert_same(gradient, clean_gradient)
+
+
+@pytest.mark.parametrize("loss", [cross_entropy, nll_loss])
+def test_nothing_to_average_is_nan_with_a_zero_gradient_and_sums_to_zero(loss):
+    ignored = jnp.full(N, -100)
+    value, gradient = jax.value_and_grad(loss)(jnp.asarray(LOGITS["grid"]), ignored)
+    assert jnp.isnan(value)
+    assert_same(gradient, np.zeros((N, C)))
+    assert loss(jnp.asarray(LOGITS["grid"]), ignored, reduction="sum") == 0
+    nowhere = jnp.zeros(N, bool)
+    assert jnp.isnan(loss(jnp.asarray(LOGITS["grid"]), jnp.asarray(LABELS), where=nowhere))
+    empty = jnp.zeros((0, C)), jnp.zeros(0, int)
+    assert jnp.isnan(loss(*empty))
+    assert loss(*empty, reduction="sum") == 0
+    assert loss(*empty, reduction="none").shape == (0,)
+
+
+@pytest.mark.parametrize("row", list(itertools.product([0.0, 2.0, np.inf, -np.inf, np.nan], repeat=3)))
+def test_infinities_and_nan_are_torchs(row):
+    arrays = {"input": np.array([row]), "target": np.array([0])}
+    value, (gradient,) = run_jax(_jitted, arrays, {}, ["input"])
+    expected, (expected_gradient,) = run_torch(torch_cross_entropy, arrays, {}, ["input"])
+    assert_within(value, expected, 8)
+    assert_within(gradient, expected_gradient, 8)
+
+
+_jitted = jax.jit(cross_entropy)
+
+
+def test_impossible_class_with_no_probability_contributes_nothing():
+    logits = jnp.array([[0.0, -jnp.inf, 1.0]])
+    value, gradient = jax.value_and_grad(cross_entropy)(logits, jnp.array([[1.0, 0.0, 0.0]]))
+    label_value, label_gradient = jax.value_and_grad(cross_entropy)(logits, jnp.array([0]))
+    assert_within(value, label_value, 4)
+    assert_within(gradient, label_gradient, 4)
+
+
+@pytest.mark.parametrize("margin", [5.0, 17.0, 40.0, 80.0])
+def test_confident_loss_and_gradient_do_not_cancel(margin):
+    logits = jnp.array([[margin, 0.0, 0.0]], jnp.float32)
+    for target in (jnp.array([0]), jnp.array([[1.0, 0.0, 0.0]], jnp.float32)):
+        value, gradient = jax.value_and_grad(cross_entropy)(logits, target)
+        odds = 2 * np.exp(-margin)
+        np.testing.assert_allclose(value, np.log1p(odds), rtol=3e-7)
+        np.testing.assert_allclose(gradient[0, 0], -odds / (1 + odds), rtol=3e-7)
+        np.testing.assert_allclose(gradient[0, 1:], odds / 2 / (1 + odds), rtol=1e-5)
+
+
+# Transforms
+
+
+@pytest.mark.parametrize("kind", ["labels", "probabilities", "smoothed", "nll"])
+def test_transforms(kind):
+    target = PROBABILITIES[:3] if kind == "probabilities" else np.array([0, 4, 1])
+    options = {"label_smoothing": 0.1} if kind == "smoothed" else {}
+    loss = _nll_of_logits if kind == "nll" else cross_entropy
+    assert_transforms(loss, LOGITS["near-uniform"][:3] * 50, target, **options)
+
+
+def _nll_of_logits(logits, target):
+    return nll_loss(jax.nn.log_softmax(logits), target)
+
+
+def test_sharded_rows_give_the_same_loss_and_gradient():
+    mesh = jax.make_mesh((1,), ("rows",), axis_types=(AxisType.Auto,))
+    logits, labels = jnp.asarray(LOGITS["grid"]), jnp.asarray(LABELS)
+
+    def total(z, t):
+        return jax.lax.psum(cross_entropy(z, t, reduction="sum"), "rows")
+
+    sharded = jax.shard_map(total, mesh=mesh, in_specs=(P("rows"), P("rows")), out_specs=P())
+    value, gradient = jax.jit(jax.value_and_grad(sharded))(logits, labels)
+    expected, expected_gradient = jax.value_and_grad(lambda z: cross_entropy(z, labels, reduction="sum"))(
+        logits
+    )
+    assert_within(value, expected, VALUE_EPS_OF_MAX)
+    assert_within(gradient, expected_gradient, VALUE_EPS_OF_MAX)
+
+
+def test_at_most_one_array_of_the_logits_size_beside_input_and_gradient():
+    logits, labels = jnp.zeros((512, 4096), jnp.float32), jnp.zeros(512, jnp.int32)
+    compiled = jax.jit(jax.value_and_grad(cross_entropy)).lower(logits, labels).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes <= 1.01 * logits.nbytes
+
+
+# Bad input
+
+GOOD = {"input": np.zeros((2, 3)), "target": np.array([0, 1])}
+BAD = [
+    ({"target": np.array([0])}, ValueError, r"target must have shape \[2\].*got int64\[1\]"),
+    ({"target": np.zeros(2)}, ValueError, r"target must have the shape of input, \[2, 3\].*float64\[2\]"),
+    ({"target": np.zeros((2, 3), int)}, ValueError, r"target must have shape \[2\].*got int64\[2, 3\]"),
+    ({"target": np.zeros(2, bool)}, TypeError, r"target must hold class indices.*bool\[2\]"),
+    ({"target": [0, 1]}, TypeError, "target must be an array of class indices; got list"),
+    ({"input": np.zeros((2, 3), int)}, TypeError, r"input must be floating point; got int64\[2, 3\]"),
+    ({"input": None}, TypeError, "input must be .*; got NoneType"),
+    ({"input": torch.zeros(2, 3)}, TypeError, "input must be .* torch tensor"),
+    ({"input": np.zeros(())}, ValueError, r"input must have a class axis.*float64\[\]"),
+    ({"weight": np.ones(2)}, ValueError, r"weight must have shape \[3\].*float64\[2\]"),
+    ({"weight": np.ones(3, int)}, TypeError, "weight must be floating point"),
+    ({"reduction": "average"}, ValueError, "reduction must be one of 'none', 'mean', 'sum'; got 'average'"),
+    ({"reduction": "Mean"}, ValueError, "Did you mean 'mean'"),
+    ({"reduction": None}, ValueError, "reduction must be one of"),
+    ({"ignore_index": 1.0}, TypeError, "ignore_index must be an int; got 1.0"),
+    ({"label_smoothing": -0.1}, ValueError, r"label_smoothing must be in \[0, 1\]; got -0.1"),
+    ({"label_smoothing": 1.1}, ValueError, r"label_smoothing must be in \[0, 1\]; got 1.1"),
+    ({"label_smoothing": float("nan")}, ValueError, "label_smoothing must be in"),
+    ({"label_smoothing": "0.1"}, TypeError, "label_smoothing must be a number"),
+    ({"where": np.ones(2)}, TypeError, "where must be boolean"),
+    ({"where": np.ones((2, 3), bool)}, ValueError, r"where must have shape \[2\]"),
+    ({"axis": 2}, ValueError, r"axis must be in \[-2, 2\)"),
+    ({"target": np.zeros((2, 3)), "ignore_index": 0}, ValueError, "ignore_index must be negative"),
+]
+
+
+@pytest.mark.parametrize(("change", "error", "message"), BAD)
+@pytest.mark.parametrize("loss", [cross_entropy, nll_loss])
+def test_bad_input_is_named_at_trace_time(loss, change, error, message):
+    wants_probabilities = "target" in change and change["target"] is not None and "of input" in message
+    if loss is nll_loss and (
+        wants_probabilities or not set(change) <= set(inspect.signature(loss).parameters)
+    ):
+        return
+    if loss is nll_loss and "must be negative" in message:
+        return
+    with pytest.raises(error, match=message):
+        loss(**(GOOD | change))
+
+
+def test_nll_loss_refuses_floating_point_labels():
+    with pytest.raises(TypeError, match=r"target must hold class indices.*float64\[2\]"):
+        nll_loss(np.zeros((2, 3)), np.zeros(2))

@@ -1,0 +1,70 @@
+"""What holds for every public loss: a docstring with all its parts, a doctest that runs, true annotations, a
+twin."""
+
+import doctest
+import importlib
+import inspect
+
+import jax.numpy as jnp
+import jaxtyping
+import numpy as np
+import pytest
+from beartype import beartype
+
+import jaxloss.losses
+import torch_ref.losses
+
+PUBLIC = {name: getattr(jaxloss.losses, name) for name in jaxloss.losses.__all__}
+MODULES = [importlib.import_module(name) for name in sorted({loss.__module__ for loss in PUBLIC.values()})]
+SECTIONS = ["Args:", "Returns:", "Raises:", "Differs from torch:", "Reference:", ">>> "]
+
+
+def test_every_public_name_of_a_module_is_exported():
+    defined = {name for module in MODULES for name in module.__all__}
+    assert defined == set(jaxloss.losses.__all__) == set(torch_ref.losses.__all__)
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_docstring_has_all_its_parts(name):
+    text = inspect.getdoc(PUBLIC[name])
+    missing = [section for section in SECTIONS if section not in text]
+    assert not missing, f"{name}'s docstring lacks {missing}"
+    assert "$$" in text, f"{name}'s docstring lacks its formula"
+    undocumented = [p for p in inspect.signature(PUBLIC[name]).parameters if f"    {p}: " not in text]
+    assert not undocumented, f"{name}'s docstring does not describe {undocumented}"
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
+def test_doctests_run(module):
+    result = doctest.testmod(module)
+    assert result.attempted > 0
+    assert result.failed == 0
+
+
+F32, LABELS = jnp.ones((2, 3), jnp.float32) / 3, jnp.array([0, 2])
+CALLS = [
+    ("cross_entropy", (F32, LABELS, jnp.ones(3))),
+    ("cross_entropy", (F32, F32)),
+    ("nll_loss", (F32, LABELS, jnp.ones(3))),
+    ("kl_div", (F32, F32)),
+    ("l1_loss", (F32, F32, "none", F32)),
+    ("mse_loss", (F32, F32, "sum", F32)),
+    ("next_token_loss", (F32, LABELS)),
+    ("final_token_loss", (jnp.ones((5, 2, 3)), jnp.zeros((5, 2), int))),
+]
+
+
+def test_every_public_loss_is_called_with_checked_annotations():
+    assert {name for name, _ in CALLS} == set(PUBLIC)
+
+
+@pytest.mark.parametrize(("name", "arguments"), CALLS)
+def test_annotations_accept_valid_input(name, arguments):
+    checked = jaxtyping.jaxtyped(PUBLIC[name], typechecker=beartype)
+    assert np.isfinite(np.sum(checked(*arguments)))
+
+
+def test_annotations_refuse_what_the_loss_refuses():
+    checked = jaxtyping.jaxtyped(jaxloss.losses.mse_loss, typechecker=beartype)
+    with pytest.raises(jaxtyping.TypeCheckError):
+        checked(F32, F32[:1])

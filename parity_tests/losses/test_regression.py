@@ -1,0 +1,134 @@
+"""l1_loss and mse_loss against torch, and where torch does not reach."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+import torch_ref.losses
+from jaxloss import losses
+from parity_tests.compare import assert_same, assert_within
+from parity_tests.losses.harness import assert_parity, assert_transforms, run_jax, run_torch
+from parity_tests.tolerances import GRADIENT_EPS_OF_MAX, VALUE_EPS_OF_MAX
+
+LOSSES = ["l1_loss", "mse_loss"]
+REDUCTIONS = ["mean", "sum", "none"]
+SHAPE = (4, 3)
+rng = np.random.default_rng(0)
+MASK = rng.random(SHAPE) > 0.4
+WEIGHT = rng.random(SHAPE)
+INPUTS = {
+    "small": (rng.standard_normal(SHAPE) * 0.02, rng.standard_normal(SHAPE) * 0.02),
+    "large": (rng.standard_normal(SHAPE) * 1e4, rng.standard_normal(SHAPE)),
+    # Ties, where the gradient has its kink.
+    "grid": tuple(rng.integers(-1, 2, SHAPE).astype(np.float64) for _ in range(2)),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("scale", INPUTS)
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_matches_torch(name, scale, dtype):
+    input, target = INPUTS[scale]
+    for weight, reduction in itertools.product([None, WEIGHT], REDUCTIONS):
+        wrt = ["input", "target"] + (["weight"] if weight is not None else [])
+        arrays = {"input": input, "target": target, "weight": weight}
+        ours, theirs = getattr(losses, name), getattr(torch_ref.losses, name)
+        assert_parity(ours, theirs, arrays, {"reduction": reduction}, wrt=wrt, dtype=dtype)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_where_equals_deletion_and_keeps_nan_out(name, reduction, weighted):
+    input, target = INPUTS["grid"]
+    arrays = {"input": input, "target": target} | ({"weight": WEIGHT} if weighted else {})
+    options = {"reduction": reduction}
+    value, gradients = run_torch(
+        getattr(torch_ref.losses, name), arrays, options | {"where": torch.tensor(MASK)}, list(arrays)
+    )
+    poisoned = {key: np.where(MASK, array, np.nan) for key, array in arrays.items()}
+    ours, our_gradients = run_jax(
+        getattr(losses, name), poisoned, options | {"where": jnp.asarray(MASK)}, list(arrays)
+    )
+    assert_within(ours, value, VALUE_EPS_OF_MAX)
+    for a, b in zip(our_gradients, gradients, strict=True):
+        assert_within(a, b, GRADIENT_EPS_OF_MAX)
+
+
+def test_target_five_prediction_two_is_three_and_nine():
+    assert losses.l1_loss(jnp.array(2.0), jnp.array(5.0)) == 3
+    assert losses.mse_loss(jnp.array(2.0), jnp.array(5.0)) == 9
+
+
+def test_l1_gradient_is_zero_where_the_error_is():
+    assert jax.grad(losses.l1_loss)(jnp.array(3.0), jnp.array(3.0)) == 0
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_neither_overflows_nor_rounds_the_loss(name, dtype):
+    input = jnp.asarray([6e4, -6e4, 1.0], dtype)
+    target = jnp.asarray([-6e4, 6e4, 0.0], dtype)
+    value, gradient = jax.value_and_grad(getattr(losses, name))(input, target)
+    assert value.dtype == jnp.float32
+    assert gradient.dtype == dtype
+    assert_same(value, getattr(losses, name)(input.astype(jnp.float32), target.astype(jnp.float32)))
+
+
+def test_mixed_dtypes_are_computed_in_the_wider():
+    input, target = jnp.ones(3, jnp.float32) / 3, jnp.ones(3, jnp.float64) / 3
+    assert losses.l1_loss(input, target).dtype == jnp.float64
+    gradient = jax.grad(losses.l1_loss, (0, 1))(input, target)
+    assert [g.dtype for g in gradient] == [jnp.float32, jnp.float64]
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_infinities_are_torchs_and_nan_stays_visible(name):
+    values = [0.0, 1.0, np.inf, -np.inf, np.nan]
+    input, target = (np.array(v) for v in zip(*itertools.product(values, values), strict=True))
+    arrays, options = {"input": input, "target": target}, {"reduction": "none"}
+    value, (gradient,) = run_jax(getattr(losses, name), arrays, options, ["input"])
+    expected, (expected_gradient,) = run_torch(getattr(torch_ref.losses, name), arrays, options, ["input"])
+    assert_same(value, expected)
+    finite_or_mse = ~np.isnan(expected.detach().numpy()) | (name == "mse_loss")
+    assert_same(gradient[finite_or_mse], expected_gradient[torch.tensor(finite_or_mse)])
+    assert jnp.isnan(gradient[~finite_or_mse]).all()
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_empty_input_averages_to_nan_and_sums_to_zero(name):
+    loss, empty = getattr(losses, name), jnp.zeros((0, 3))
+    assert jnp.isnan(loss(empty, empty))
+    assert loss(empty, empty, reduction="sum") == 0
+    assert jnp.isnan(loss(jnp.ones(3), jnp.ones(3), where=jnp.zeros(3, bool)))
+    assert_same(jax.grad(loss)(jnp.ones(3), jnp.zeros(3), where=jnp.zeros(3, bool)), np.zeros(3))
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_transforms(name):
+    input, target = INPUTS["small"]
+    assert_transforms(getattr(losses, name), input[:2] * 50, target[:2] * 50)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"target": np.zeros((1, 3))}, ValueError, r"target must have shape \[2, 3\].*got float64\[1, 3\]"),
+        ({"target": np.zeros(())}, ValueError, r"target must have shape \[2, 3\].*got float64\[\]"),
+        ({"target": np.zeros((2, 3), int)}, TypeError, r"target must be floating point; got int64\[2, 3\]"),
+        ({"input": np.zeros((2, 3), complex)}, TypeError, "input must be floating point; got complex128"),
+        ({"input": 1}, TypeError, r"input must be floating point"),
+        ({"weight": np.zeros(3)}, ValueError, r"weight must have shape \[2, 3\]"),
+        ({"where": np.ones((2, 1), bool)}, ValueError, r"where must have shape \[2, 3\]"),
+        ({"where": np.ones((2, 3))}, TypeError, "where must be boolean"),
+        ({"reduction": "batchmean"}, ValueError, "reduction must be one of 'none', 'mean', 'sum'"),
+    ],
+)
+def test_bad_input_is_named_at_trace_time(name, change, error, message):
+    with pytest.raises(error, match=message):
+        getattr(losses, name)(**({"input": np.zeros((2, 3)), "target": np.zeros((2, 3))} | change))

@@ -1,0 +1,67 @@
+"""Losses on one score for each class: torch.nn.functional's own, plus `where=` and `axis=`."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+__all__ = ["cross_entropy", "nll_loss"]
+
+
+def cross_entropy(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+    *,
+    where: Tensor | None = None,
+    axis: int = -1,
+) -> Tensor:
+    """`torch.nn.functional.cross_entropy`; rows where the mask is False are deleted first."""
+    rows, chosen, shape = _rows(input, target, where, axis)
+    loss = F.cross_entropy(
+        rows,
+        chosen,
+        weight,
+        ignore_index=ignore_index,
+        reduction=reduction,
+        label_smoothing=label_smoothing,
+    )
+    return _undelete(loss, where, shape) if reduction == "none" else loss
+
+
+def nll_loss(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    *,
+    where: Tensor | None = None,
+    axis: int = -1,
+) -> Tensor:
+    """`torch.nn.functional.nll_loss`; rows where the mask is False are deleted first."""
+    rows, chosen, shape = _rows(input, target, where, axis)
+    loss = F.nll_loss(rows, chosen, weight, ignore_index=ignore_index, reduction=reduction)
+    return _undelete(loss, where, shape) if reduction == "none" else loss
+
+
+def _rows(
+    input: Tensor, target: Tensor, where: Tensor | None, axis: int
+) -> tuple[Tensor, Tensor, torch.Size]:
+    """Input `[N, C]` and target `[N]` or `[N, C]` with the unwanted rows deleted, and the shape before."""
+    axis = 0 if input.dim() == 1 else axis
+    has_class_axis = target.shape == input.shape
+    input = input.movedim(axis, -1)
+    target = target.movedim(axis, -1) if has_class_axis else target
+    shape = input.shape[:-1]
+    keep = torch.ones(shape, dtype=torch.bool) if where is None else where
+    return input[keep], target[keep], shape
+
+
+def _undelete(loss: Tensor, where: Tensor | None, shape: torch.Size) -> Tensor:
+    """The losses put back in their places, 0 where they were deleted."""
+    if where is None:
+        return loss.reshape(shape)
+    return torch.zeros(shape, dtype=loss.dtype).masked_scatter(where, loss)
