@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import jaxloss
+
 HEAVY = {
     "flax",
     "optax",
@@ -21,3 +23,8 @@ def test_import_jaxloss_pulls_in_jax_and_nothing_heavier():
     program = f"import sys, jaxloss; print(sorted({HEAVY!r} & sys.modules.keys()))"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (result.stdout, result.stderr) == ("[]\n", "")
+
+
+def test_every_loss_is_found_at_the_top():
+    assert set(jaxloss.losses.__all__) <= set(jaxloss.__all__)
+    assert all(getattr(jaxloss, name) is getattr(jaxloss.losses, name) for name in jaxloss.losses.__all__)

@@ -1,1 +1,1 @@
-"""The PyTorch side of jaxloss: the same files, names and signatures, written with PyTorch's own operations."""
+"""The PyTorch side of jaxloss: the same files, names and signatures, in PyTorch's own operations."""
