@@ -40,7 +40,7 @@ def summarise(records: Sequence[Mapping[str, Any]], objective: str) -> dict[str,
         "loss_drop_per_100_steps": 100 * (curve[0] - curve[-1]) / steps[-1] if steps[-1] else None,
         "steps_to_drop_1_nat": first_step_below(steps, curve, curve[0] - 1),
         "steps_to_drop_2_nats": first_step_below(steps, curve, curve[0] - 2),
-        "fluctuation": fluctuation(losses, WINDOW),
+        "fluctuation": fluctuation(losses, WINDOW) if len(losses) >= WINDOW else None,
         "largest_rise_of_test_loss": float(np.max(np.diff(curve), initial=0.0)),
         "step_milliseconds": 1000 * float(np.median(seconds)) if seconds else None,
     }
@@ -65,23 +65,26 @@ def comparison_table(
         real = _shown(real_text[key], digits) if key in real_text else ""
         return row(title, "text", key, digits=digits, real=real)
 
+    def heading(title: str) -> list[str]:
+        return [f"**{title}**", *[""] * len(summaries), ""]
+
     rows = [
-        ["**speed of learning**", *[""] * len(summaries), ""],
+        heading("speed of learning"),
         row("loss drop in 100 steps, nats", "loss_drop_per_100_steps"),
         row("steps until 1 nat is gained", "steps_to_drop_1_nat", digits=0),
         row("steps until 2 nats are gained", "steps_to_drop_2_nats", digits=0),
         row("train loss at the end", "train_loss"),
         row("test loss, every token", "test_losses", "all"),
         row("test loss, final token", "test_losses", "final"),
-        ["**stability**", *[""] * len(summaries), ""],
+        heading("stability"),
         row("train loss around its mean, std", "fluctuation"),
         row("largest rise of the test loss", "largest_rise_of_test_loss"),
-        ["**fit to generation**", *[""] * len(summaries), ""],
+        heading("fit to generation"),
         text("tokens that begin with a space", "tokens_with_space"),
         text("mean word length, characters", "word_length", 1),
         text("repeated 4-grams", "repeated_ngrams", 3),
         row("perplexity under the other model", "text", "perplexity_under_other", digits=0),
-        ["**cost**", *[""] * len(summaries), ""],
+        heading("cost"),
         row("time of a step, ms", "step_milliseconds", digits=1),
     ]
     return format_table(["", *(labels[name] for name in summaries), "real text"], rows)
@@ -95,8 +98,8 @@ def _look_up(summary: Mapping[str, Any], keys: Sequence[str]) -> Any:
 
 
 def _shown(value: Any, digits: int) -> str:
-    if value is None:
-        return "never"
+    if value is None or value != value:
+        return "-"
     if isinstance(value, Mapping):
         return f"{value['mean']:.{digits}f} ± {value['standard_error']:.{digits}f}"
     return f"{value:,.{digits}f}"

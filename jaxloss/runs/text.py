@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -39,6 +39,25 @@ def measure_text(decode: Callable[[Sequence[int]], str], ids_NT: np.ndarray) -> 
         "word_length": float(np.mean([len(word) for word in words])) if words else 0.0,
         "repeated_ngrams": repeated / total if total else 0.0,
     }
+
+
+def join_texts(texts: Mapping[str, Sequence[str]]) -> str:
+    """All texts one after the other, each under its source's name.
+
+    >>> print(join_texts({"model": ["one", "two"]}))
+    # model, text 1 of 2
+    <BLANKLINE>
+    one
+    <BLANKLINE>
+    # model, text 2 of 2
+    <BLANKLINE>
+    two
+    """
+    return "\n\n".join(
+        f"# {name}, text {number} of {len(written)}\n\n{text}"
+        for name, written in texts.items()
+        for number, text in enumerate(written, 1)
+    )
 
 
 def wrap(text: str, *, indent: str = "  ", width: int = 79) -> str:

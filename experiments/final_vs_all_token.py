@@ -1,0 +1,176 @@
+"""What does training on the final token only cost Model 5, compared with training on every token?
+
+    python experiments/final_vs_all_token.py
+    python experiments/final_vs_all_token.py --preset model5        # full size, FineWeb: for an accelerator
+
+QUESTION_AND_RESULT
+"""
+
+import dataclasses
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from jaxloss.data import TokenData, Tokenizer, describe, eval_crops, sample_batch
+from jaxloss.losses import final_token_loss, next_token_loss
+from jaxloss.model5 import Model5, Model5Config, generate, init_params, num_params, save_weights
+from jaxloss.runs.cli import run_cli
+from jaxloss.runs.comparison import comparison_table, summarise
+from jaxloss.runs.drive import Outcome, drive
+from jaxloss.runs.folder import RunFolder
+from jaxloss.runs.plots import plot_losses
+from jaxloss.runs.settings import DataConfig, SampleConfig, fit_vocabulary
+from jaxloss.runs.text import join_texts, measure_text, wrap
+from jaxloss.training import (
+    TrainConfig,
+    evaluate,
+    init_state,
+    make_eval_step,
+    make_optimizer,
+    make_train_step,
+    train,
+)
+from jaxloss.training.evaluation import EvalStep
+
+OBJECTIVES = {"all": (next_token_loss, None), "final": (final_token_loss, 1)}  # loss, positions it looks at
+LABELS = {"all": "all tokens", "final": "final token"}
+OWN_LOSS = {"all": "all", "final": "final"}  # the test loss that each objective minimises
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Train Model 5 on all tokens and on the final token only, side by side, and compare the two."""
+
+    model: Model5Config
+    train: TrainConfig
+    data: DataConfig
+    sample: SampleConfig = dataclasses.field(default_factory=SampleConfig)
+    preset: Literal["small", "model5"] = "small"
+    """small suits two CPU cores; model5 is the full size, for an accelerator."""
+    out: str | None = None
+    """New folder for the results; runs/final_vs_all_token-<time> if not given."""
+
+
+PRESETS = {
+    "small": Config(
+        model=Model5Config(context_length=64, embed_dim=256, num_heads=4, num_blocks=2),
+        train=TrainConfig(steps=800, batch_size=8, eval_crops=256),
+        data=DataConfig(),
+    ),
+    "model5": Config(
+        model=Model5Config(),
+        train=TrainConfig(),
+        data=DataConfig(corpus="fineweb", tokenizer="gpt2"),
+        preset="model5",
+    ),
+}
+
+
+def held_out(data: TokenData, config: Config) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Evenly spaced crops, and one random batch as the article evaluates on."""
+    length = config.model.context_length
+    num_crops = min(config.train.eval_crops, len(data.test) - length)
+    batch = {"batch_size": config.train.batch_size, "seed": config.train.seed, "step": 0}
+    return {
+        "": eval_crops(data.test, num_crops=num_crops, context_length=length),
+        " of one batch": sample_batch(data.test, context_length=length, **batch),
+    }
+
+
+def write_texts(
+    state: Any, other: Any, eval_step: EvalStep, config: Config, tokenizer: Tokenizer, key: jax.Array
+):
+    """Texts of a model, and their measures; `other` is the model that judges them."""
+    sampling, batch_size = config.sample, config.train.batch_size
+    prompt = np.tile(tokenizer.encode([sampling.prompt])[0].astype(np.int32), (sampling.num_texts, 1))
+    options = {"num_tokens": sampling.num_tokens, "temperature": sampling.temperature, "key": key}
+    ids = np.asarray(generate(state.params, config.model, prompt, **options))
+    crops = ids[:, -config.model.context_length - 1 :]
+    judged = evaluate(other, eval_step, crops[:, :-1], crops[:, 1:], batch_size=batch_size)
+    measures = measure_text(tokenizer.decode, ids[:, prompt.shape[1] :])
+    measures["perplexity_under_other"] = float(np.exp(judged["all"].mean))
+    return [tokenizer.decode(row) for row in ids], measures
+
+
+def write_results(
+    folder: RunFolder, outcome: Outcome, config: Config, data: TokenData, write: Callable
+) -> None:
+    """Weights, plot, texts and table of both models, however far they came."""
+    for name, state in outcome.states.items():
+        save_weights(folder.file(f"weights_{name}.safetensors"), state.params, config.model)
+    records = folder.read_metrics()
+    title = f"Model 5 trained on all tokens and on the final token only: {config.data.corpus}"
+    plot_losses(folder.file("loss.png"), records, title=title, test_losses=OWN_LOSS, labels=LABELS)
+
+    summaries, texts = {}, {}
+    for name, other in (("all", "final"), ("final", "all")):
+        texts[LABELS[name]], measures = write(outcome.states[name], outcome.states[other])
+        summaries[name] = summarise(records, name) | {"text": measures}
+        print(f"\n{LABELS[name]}:\n{wrap(texts[LABELS[name]][0])}")
+    crops, _ = eval_crops(
+        data.test, num_crops=config.sample.num_texts, context_length=config.model.context_length
+    )
+    real_text = measure_text(data.tokenizer.decode, crops)
+    table = comparison_table(summaries, LABELS, real_text)
+    print(f"\n{table}\n\nwritten to {folder.path}/")
+    results = {"stopped_early": outcome.reason, "steps": outcome.steps, "real_text": real_text, **summaries}
+    folder.write_text("samples.txt", join_texts(texts))
+    folder.write_text("table.md", table)
+    folder.write_json("results.json", results)
+
+
+def main(config: Config) -> int:
+    folder = RunFolder(config.out, "final_vs_all_token")
+    data = config.data.prepare(config.model.context_length)
+    config = dataclasses.replace(config, model=fit_vocabulary(config.model, data.tokenizer.vocab_size))
+    tests = held_out(data, config)
+    folder.create()
+    folder.write_json("config.json", dataclasses.asdict(config))
+    data.tokenizer.save(folder.file("tokenizer.json"))
+    print(wrap(describe(data), indent=""))
+    print(f"{num_params(config.model):,} parameters, {jax.local_device_count()} x {jax.default_backend()}\n")
+
+    settings, context_length = config.train, config.model.context_length
+    init_key, dropout_key, text_key = jax.random.split(jax.random.key(settings.seed), 3)
+    model, params = Model5(config.model), init_params(config.model, init_key)
+    optimizer = make_optimizer(settings.learning_rate, settings.weight_decay)
+    eval_step = make_eval_step({name: loss for name, (loss, _) in OBJECTIVES.items()})
+
+    def sample(step: int) -> tuple[np.ndarray, np.ndarray]:
+        size = {"batch_size": settings.batch_size, "context_length": context_length}
+        return sample_batch(data.train, **size, seed=settings.seed, step=step)
+
+    def measure(state):
+        return {
+            name + which: estimate
+            for which, crops in tests.items()
+            for name, estimate in evaluate(state, eval_step, *crops, batch_size=settings.batch_size).items()
+        }
+
+    trainings = {
+        name: train(
+            init_state(model.apply, params, optimizer, batch_size=settings.batch_size),
+            make_train_step(loss, logits_to_keep=positions),
+            sample,
+            dropout_key,
+            steps=settings.steps,
+            evaluate=measure,
+            eval_every=settings.eval_every,
+        )
+        for name, (loss, positions) in OBJECTIVES.items()
+    }
+    tokens_per_step = settings.batch_size * context_length
+    outcome = drive(
+        trainings, folder, steps=settings.steps, tokens_per_step=tokens_per_step, test_losses=OWN_LOSS
+    )
+    write = partial(write_texts, eval_step=eval_step, config=config, tokenizer=data.tokenizer, key=text_key)
+    write_results(folder, outcome, config, data, write)
+    return outcome.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(run_cli(main, Config, presets=PRESETS))

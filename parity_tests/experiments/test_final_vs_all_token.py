@@ -1,0 +1,226 @@
+"""The main experiment on a tiny model: a whole run, an interrupted one, and every kind of bad input."""
+
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+
+from jaxloss import model5
+from jaxloss.data import load_tokenizer, sample_batch
+from jaxloss.runs.cli import run_cli
+from parity_tests.experiments.scripts import load
+from parity_tests.training import tiny
+from torch_ref import model5 as torch_model5
+
+script = load("final_vs_all_token")
+
+TINY = {
+    "--model.context-length": 16,
+    "--model.embed-dim": 32,
+    "--model.num-heads": 2,
+    "--model.num-blocks": 1,
+    "--train.steps": 50,
+    "--train.batch-size": 4,
+    "--train.eval-every": 20,
+    "--train.eval-crops": 8,
+    "--tokenizer": "bytes",
+    "--sample.num-tokens": 6,
+    "--sample.num-texts": 2,
+}
+SENTENCES = "The cat sat on the mat and looked at the dog. " * 60
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    """Token files go to a folder of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_compilation_for_both_runs():
+    """The interrupted run takes the compiled steps of the whole one: each script run makes its own."""
+    made, make_train_step, make_eval_step = {}, script.make_train_step, script.make_eval_step
+
+    def train_step(loss, **options):
+        return made.setdefault(loss, make_train_step(loss, **options))
+
+    def eval_step(losses):
+        return made.setdefault("eval", make_eval_step(losses))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(script, "make_train_step", train_step)
+        patch.setattr(script, "make_eval_step", eval_step)
+        patch.setattr(script, "make_optimizer", lambda *settings: tiny.optimizer())
+        yield
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    path = tmp_path_factory.mktemp("corpus") / "cat.txt"
+    path.write_text(SENTENCES)
+    return path
+
+
+def run(corpus, out, **changed):
+    flags = TINY | {"--corpus": corpus, "--out": out} | {k.replace("__", "."): v for k, v in changed.items()}
+    argv = [str(part) for flag in flags.items() for part in flag]
+    return run_cli(script.main, script.Config, presets=script.PRESETS, argv=argv)
+
+
+@pytest.fixture(scope="module")
+def folder(corpus, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "run"
+    assert run(corpus, out) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def metrics(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+FILES = {
+    "config.json",
+    "loss.png",
+    "metrics.jsonl",
+    "results.json",
+    "samples.txt",
+    "table.md",
+    "tokenizer.json",
+    "weights_all.safetensors",
+    "weights_final.safetensors",
+}
+
+
+def test_run_folder_is_complete(folder):
+    assert {file.name for file in folder.iterdir()} == FILES
+    assert (folder / "loss.png").read_bytes().startswith(b"\x89PNG")
+    config = json.loads((folder / "config.json").read_text())
+    assert config["model"]["vocab_size"] == 256
+    assert config["train"]["learning_rate"] == 1e-3
+    assert config["train"]["weight_decay"] == 0.01
+    assert config["model"]["dropout"] == 0.1
+
+
+def test_both_objectives_make_the_same_steps_and_evaluations(metrics):
+    for objective in ("all", "final"):
+        own = [record for record in metrics if record["objective"] == objective]
+        assert [r["step"] for r in own if r["kind"] == "train"] == list(range(1, 51))
+        tests = [r for r in own if r["kind"] == "test"]
+        assert [r["step"] for r in tests] == [0, 20, 40, 50]
+        assert set(tests[0]["losses"]) == {"all", "final", "all of one batch", "final of one batch"}
+
+
+def test_both_objectives_start_from_the_same_weights_at_the_uniform_loss(metrics):
+    first = [record["losses"] for record in metrics if record["kind"] == "test" and record["step"] == 0]
+    assert first[0] == first[1]
+    assert first[0]["all"]["mean"] == pytest.approx(np.log(256), abs=0.05)
+
+
+def test_both_objectives_learn_and_all_tokens_learn_faster(folder):
+    results = json.loads((folder / "results.json").read_text())
+    assert results["stopped_early"] == ""
+    drop = {
+        name: results[name]["initial_test_loss"] - results[name]["test_losses"][name]["mean"]
+        for name in ("all", "final")
+    }
+    assert drop["all"] > drop["final"] > 0.1
+
+
+def test_samples_hold_the_prompt_in_every_text(folder):
+    samples = (folder / "samples.txt").read_text()
+    assert samples.count("I went on holiday to Liliput and") == 4
+    assert "# all tokens, text 1 of 2" in samples
+    assert "# final token, text 2 of 2" in samples
+
+
+def test_weights_load_in_both_frameworks_and_tokenizer_reads_back(folder, corpus):
+    params, config = model5.load_weights(folder / "weights_all.safetensors")
+    model, torch_config = torch_model5.load_weights(folder / "weights_all.safetensors")
+    assert config == torch_config
+    assert config.embed_dim == 32
+    np.testing.assert_array_equal(params["wte"]["embedding"], model.wte.weight.detach().numpy())
+    tokenizer = load_tokenizer(folder)
+    assert tokenizer.decode(tokenizer.encode([SENTENCES])[0]) == SENTENCES
+
+
+def test_ctrl_c_ends_with_everything_written_and_exit_code_130(corpus, tmp_path, monkeypatch, capfd):
+    signals = [signal.SIGINT]
+
+    def interrupted(tokens, **options):
+        if options["step"] == 3 and signals:
+            os.kill(os.getpid(), signals.pop())
+        return sample_batch(tokens, **options)
+
+    monkeypatch.setattr(script, "sample_batch", interrupted)
+    out = tmp_path / "run"
+    assert run(corpus, out) == 130
+    assert {file.name for file in out.iterdir()} == FILES
+    results = json.loads((out / "results.json").read_text())
+    assert results["stopped_early"] == "stopped on request after step 4"
+    assert results["steps"] == {"all": 4, "final": 4}
+    shown = capfd.readouterr()
+    assert "Ctrl-C" in shown.err
+    assert "Traceback" not in shown.err
+    assert max(map(len, shown.out.splitlines())) <= 80 + len(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"--train__steps": 0}, "steps must be at least 1, got 0"),
+        ({"--train__batch-size": 0}, "batch_size must be at least 1, got 0"),
+        ({"--model__dropout": 1.0}, "dropout must be in [0, 1), got 1.0"),
+        ({"--model__embed-dim": 33}, "embed_dim must be a multiple of num_heads"),
+        ({"--model__context-length": 100_000}, "needs at least 100001 tokens, has"),
+        ({"--model__vocab-size": 100}, "model.vocab_size is 100, but the tokenizer's ids go up to 255"),
+        ({"--sample__num-texts": 0}, "sample.num_texts must be positive, got 0"),
+        ({"--corpus": "/no/such/file.txt"}, "/no/such/file.txt"),
+        ({"--preset": "large"}, "--preset must be one of small, model5, got 'large'"),
+    ],
+)
+def test_bad_value_is_one_line_and_exit_code_2_before_any_compilation(
+    changed, message, corpus, tmp_path, monkeypatch, capfd
+):
+    monkeypatch.setattr(script, "init_params", lambda *_: pytest.fail("got as far as the model"))
+    assert run(corpus, tmp_path / "run", **changed) == 2
+    shown = capfd.readouterr()
+    assert shown.err.startswith("error: ")
+    assert shown.err.count("\n") == 1
+    assert message in shown.err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("text", ["", "   \n", "too short"])
+def test_text_without_enough_tokens_is_refused(text, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(script, "init_params", lambda *_: pytest.fail("got as far as the model"))
+    (tmp_path / "text.txt").write_text(text)
+    assert run(tmp_path / "text.txt", tmp_path / "run") == 2
+    shown = capfd.readouterr()
+    assert shown.err.startswith("error: ")
+    assert shown.err.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_folder_that_holds_a_run_is_refused_and_kept(folder, corpus, monkeypatch, capfd):
+    monkeypatch.setattr(script, "init_params", lambda *_: pytest.fail("got as far as the model"))
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    assert run(corpus, folder) == 2
+    assert "already holds a run" in capfd.readouterr().err
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+
+
+def test_misspelt_flag_gets_a_suggestion(corpus, tmp_path, capfd):
+    assert run(corpus, tmp_path / "run", **{"--model__num-block": 6}) == 2
+    assert "--model.num-blocks" in capfd.readouterr().err
+
+
+def test_full_size_preset_is_the_articles():
+    preset = script.PRESETS["model5"]
+    assert preset.model == model5.MODEL5
+    assert (preset.train.steps, preset.train.batch_size) == (1234, 64)
+    assert (preset.data.corpus, preset.data.tokenizer) == ("fineweb", "gpt2")

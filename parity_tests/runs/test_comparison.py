@@ -1,0 +1,58 @@
+"""The table of the comparison, from records whose numbers are known."""
+
+import pytest
+
+from jaxloss.runs.comparison import comparison_table, summarise
+from jaxloss.runs.plots import plot_losses
+
+
+def records(objective, steps=160):
+    """A test loss that falls by one nat in 80 steps, and a train loss that alternates by 0.1."""
+    found = []
+    for step in range(steps + 1):
+        if step:
+            loss = 8 - step / 80 + 0.1 * (-1) ** step
+            update = {"loss": loss, "grad_norm": 1.0, "seconds": 5.0 if step == 1 else 0.02}
+            found.append({"kind": "train", "objective": objective, "step": step, **update})
+        if step % 80 == 0:
+            losses = {name: {"mean": 8 - step / 80, "standard_error": 0.01} for name in ("all", "final")}
+            found.append({"kind": "test", "objective": objective, "step": step, "losses": losses})
+    return found
+
+
+def test_summary():
+    summary = summarise([*records("all"), *records("final", steps=80)], "all")
+    assert summary["steps"] == 160
+    assert summary["loss_drop_per_100_steps"] == pytest.approx(1.25)
+    assert summary["steps_to_drop_1_nat"] == 80
+    assert summary["steps_to_drop_2_nats"] == 160
+    assert summary["fluctuation"] == pytest.approx(0.1, rel=0.05)
+    assert summary["largest_rise_of_test_loss"] == 0
+    assert summary["step_milliseconds"] == pytest.approx(20)
+
+
+def test_summary_of_a_run_stopped_at_once():
+    summary = summarise(records("all", steps=0), "all")
+    assert summary["train_loss"] is summary["step_milliseconds"] is summary["fluctuation"] is None
+
+
+@pytest.mark.parametrize("steps", [160, 0])
+def test_table_has_every_line_of_the_trade_off_within_80_columns(steps):
+    text = {"tokens_with_space": 0.5, "word_length": 5.0, "repeated_ngrams": 0.1}
+    summaries = {
+        name: summarise(records(name, steps), name) | {"text": text | {"perplexity_under_other": 99999.0}}
+        for name in ("all", "final")
+    }
+    table = comparison_table(summaries, {"all": "all tokens", "final": "final token"}, text)
+    for heading in ("speed of learning", "stability", "fit to generation", "cost"):
+        assert f"**{heading}**" in table
+    assert max(map(len, table.splitlines())) <= 80
+    assert "nan" not in table
+
+
+@pytest.mark.parametrize("steps", [160, 1, 0])
+def test_plot_is_a_png_however_short_the_run(tmp_path, steps):
+    found = [*records("all", steps), *records("final", steps)]
+    own, labels = {"all": "all", "final": "final"}, {"all": "all tokens", "final": "final token"}
+    plot_losses(tmp_path / "loss.png", found, title="Losses", test_losses=own, labels=labels)
+    assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
