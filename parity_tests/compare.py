@@ -50,7 +50,8 @@ def assert_within(
     a, b = to_numpy(actual), to_numpy(expected)
     prefix = f"{what}: " if what else ""
     assert a.shape == b.shape, f"{prefix}shape {a.shape}, expected {b.shape}"
-    gap = np.abs(a.astype(np.float64) - b.astype(np.float64))
+    with np.errstate(invalid="ignore"):
+        gap = np.abs(a.astype(np.float64) - b.astype(np.float64))
     worst = np.unravel_index(np.argmax(np.where(np.isnan(gap), np.inf, gap)), gap.shape) if gap.size else ()
     raise AssertionError(
         f"{prefix}error of {error:.3g} eps of max, allowed {eps_of_max:g}; worst at "

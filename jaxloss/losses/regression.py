@@ -1,14 +1,14 @@
-"""Losses on real numbers: absolute and squared error."""
+"""Losses on real numbers: absolute and squared error, and what lies between."""
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from jaxloss import _checks
-from jaxloss._reduction import REDUCTIONS, compute_dtype, reduce_loss, select
+from jaxloss._elements import absolute, as_elements, huber
+from jaxloss._reduction import reduce_loss
 
-__all__ = ["l1_loss", "mse_loss"]
+__all__ = ["huber_loss", "l1_loss", "mse_loss", "smooth_l1_loss"]
 
 
 def l1_loss(
@@ -50,8 +50,8 @@ def l1_loss(
     >>> print(l1_loss(jnp.array(2.0, jnp.float32), jnp.array(5.0, jnp.float32)))
     3.0
     """
-    error, weight, where = _error(input, target, weight, reduction, where)
-    return _reduce_weighted(_absolute(error), weight, reduction, where)
+    (x, y, w), where = as_elements(reduction, where, input=input, target=target, weight=weight)
+    return _reduce_weighted(absolute(x - y), w, reduction, where)
 
 
 def mse_loss(
@@ -91,27 +91,97 @@ def mse_loss(
     >>> print(mse_loss(jnp.array(2.0, jnp.float32), jnp.array(5.0, jnp.float32)))
     9.0
     """
-    error, weight, where = _error(input, target, weight, reduction, where)
-    return _reduce_weighted(jnp.square(error), weight, reduction, where)
+    (x, y, w), where = as_elements(reduction, where, input=input, target=target, weight=weight)
+    return _reduce_weighted(jnp.square(x - y), w, reduction, where)
 
 
-def _error(input, target, weight, reduction, where):
-    """`input - target` with masked elements selected away, and the checked weight and mask."""
-    input, target = _checks.as_floats("input", input), _checks.as_floats("target", target)
-    _checks.check_shape("target", target, input.shape, "that of input")
-    _checks.check_choice("reduction", reduction, REDUCTIONS)
-    where = _checks.as_mask("where", where, input.shape, "that of input")
-    if weight is not None:
-        weight = _checks.as_floats("weight", weight)
-        _checks.check_shape("weight", weight, input.shape, "that of input")
-    dtype = compute_dtype(input, target, weight)
-    error = select(where, input.astype(dtype)) - select(where, target.astype(dtype))
-    return error, None if weight is None else select(where, weight.astype(dtype)), where
+def smooth_l1_loss(
+    input: Float[Array, "*dims"],
+    target: Float[Array, "*dims"],
+    reduction: str = "mean",
+    beta: float = 1.0,
+    *,
+    where: Bool[Array, "*dims"] | None = None,
+) -> Float[Array, "..."]:
+    r"""Penalise the absolute error, rounded off to a square near 0.
+
+    $$\ell_i = \begin{cases} e_i^2 / 2\beta & |e_i| < \beta \\ |e_i| - \beta / 2 & \text{otherwise}
+    \end{cases}, \qquad e_i = x_i - y_i$$
+
+    Args:
+        input: predictions $x$.
+        target: true values $y$, of the same shape.
+        reduction: "mean", "sum" or "none".
+        beta: where the square ends, at least 0; at 0 this is `l1_loss`.
+        where: elements that take part; the others count as deleted.
+
+    Returns:
+        The loss, at least float32: a scalar, or the shape of `input` with "none". Without any element, "mean"
+        gives NaN and "sum" 0.
+
+    Raises:
+        TypeError: an argument is not floating point.
+        ValueError: shapes differ, or an option is wrong.
+
+    Differs from torch: shapes that differ are an error, never broadcast.
+
+    Reference: Girshick 2015, "Fast R-CNN", equation 3 (https://arxiv.org/abs/1504.08083).
+
+    >>> import jax.numpy as jnp
+    >>> error = jnp.array([0.5, 3.0], jnp.float32)
+    >>> print(smooth_l1_loss(error, jnp.zeros(2, jnp.float32), reduction="none"))
+    [0.125 2.5  ]
+    """
+    beta = _checks.check_number("beta", beta, low=0.0)
+    (x, y), where = as_elements(reduction, where, input=input, target=target)
+    loss = absolute(x - y) if beta == 0.0 else huber(x - y, beta) / beta
+    return reduce_loss(loss, reduction, where)
 
 
-def _absolute(x: jax.Array) -> jax.Array:
-    """`|x|` with the gradient `sign(x)`, which is 0 at 0 as in torch; that of `jnp.abs` is 1 there."""
-    return x * lax.stop_gradient(jnp.sign(x))
+def huber_loss(
+    input: Float[Array, "*dims"],
+    target: Float[Array, "*dims"],
+    reduction: str = "mean",
+    delta: float = 1.0,
+    weight: Float[Array, "*dims"] | None = None,
+    *,
+    where: Bool[Array, "*dims"] | None = None,
+) -> Float[Array, "..."]:
+    r"""Penalise the squared error near 0 and the absolute error beyond.
+
+    $$\ell_i = w_i \begin{cases} e_i^2 / 2 & |e_i| \le \delta \\
+    \delta\, (|e_i| - \delta / 2) & \text{otherwise} \end{cases}, \qquad e_i = x_i - y_i$$
+
+    Args:
+        input: predictions $x$.
+        target: true values $y$, of the same shape.
+        reduction: "mean", "sum" or "none". The mean divides by the number of elements, whatever their
+            weights.
+        delta: where the square ends, above 0.
+        weight: a factor $w_i$ for each element, 1 by default.
+        where: elements that take part; the others count as deleted.
+
+    Returns:
+        The loss, at least float32: a scalar, or the shape of `input` with "none". Without any element, "mean"
+        gives NaN and "sum" 0.
+
+    Raises:
+        TypeError: an argument is not floating point.
+        ValueError: shapes differ, or an option is wrong.
+
+    Differs from torch: shapes that differ are an error, never broadcast.
+
+    Reference: Huber 1964, "Robust Estimation of a Location Parameter", section 1.
+
+    >>> import jax.numpy as jnp
+    >>> error = jnp.array([0.5, 3.0], jnp.float32)
+    >>> print(huber_loss(error, jnp.zeros(2, jnp.float32), reduction="none", delta=2.0))
+    [0.125 4.   ]
+    """
+    delta = _checks.check_number("delta", delta, low=0.0, open_low=True)
+    (x, y, w), where = as_elements(reduction, where, input=input, target=target, weight=weight)
+    loss = huber(x - y, delta)
+    return reduce_loss(loss if w is None else loss * w, reduction, where)
 
 
 def _reduce_weighted(loss: jax.Array, weight, reduction: str, where) -> jax.Array:

@@ -49,6 +49,10 @@ CALLS = [
     ("kl_div", (F32, F32)),
     ("l1_loss", (F32, F32, "none", F32)),
     ("mse_loss", (F32, F32, "sum", F32)),
+    ("smooth_l1_loss", (F32, F32, "none", 0.5)),
+    ("huber_loss", (F32, F32, "mean", 0.5, F32)),
+    ("poisson_nll_loss", (F32, F32, False, True)),
+    ("gaussian_nll_loss", (F32, F32, F32[:, 0])),
     ("next_token_loss", (F32, LABELS)),
     ("final_token_loss", (jnp.ones((5, 2, 3)), jnp.zeros((5, 2), int))),
 ]

@@ -3,14 +3,19 @@
 from torch_ref.losses.classification import cross_entropy, nll_loss
 from torch_ref.losses.divergence import kl_div
 from torch_ref.losses.language import final_token_loss, next_token_loss
-from torch_ref.losses.regression import l1_loss, mse_loss
+from torch_ref.losses.likelihood import gaussian_nll_loss, poisson_nll_loss
+from torch_ref.losses.regression import huber_loss, l1_loss, mse_loss, smooth_l1_loss
 
 __all__ = [
     "cross_entropy",
     "final_token_loss",
+    "gaussian_nll_loss",
+    "huber_loss",
     "kl_div",
     "l1_loss",
     "mse_loss",
     "next_token_loss",
     "nll_loss",
+    "poisson_nll_loss",
+    "smooth_l1_loss",
 ]

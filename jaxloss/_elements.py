@@ -1,0 +1,81 @@
+"""Elementwise losses: their arrays, read and checked in one way, and the steps that they share."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxloss import _checks
+from jaxloss._reduction import REDUCTIONS, compute_dtype, select
+
+
+def as_elements(reduction: str, where, **arrays) -> tuple[list[jax.Array], jax.Array | None]:
+    """The named arrays in the dtype of the computation, with masked elements selected away, and the mask.
+
+    All have the shape of the first; None stays None.
+    """
+    read = {name: None if value is None else _checks.as_floats(name, value) for name, value in arrays.items()}
+    (first, reference), *others = read.items()
+    for name, array in others:
+        if array is not None:
+            _checks.check_shape(name, array, reference.shape, f"that of {first}")
+    _checks.check_choice("reduction", reduction, REDUCTIONS)
+    where = _checks.as_mask("where", where, reference.shape, f"that of {first}")
+    dtype = compute_dtype(*read.values())
+    kept = [None if array is None else select(where, array.astype(dtype)) for array in read.values()]
+    return kept, where
+
+
+def as_signs(name: str, value, shape, of: str) -> jax.Array:
+    """`value` as an array of signs, 1 and -1, of `shape`; integers serve as well."""
+    integers = jnp.issubdtype(getattr(value, "dtype", jnp.float32), jnp.integer)
+    signs = _checks.as_labels(name, value) if integers else _checks.as_floats(name, value)
+    _checks.check_shape(name, signs, shape, of)
+    return signs.astype(jnp.float32) if integers else signs
+
+
+def absolute(x: jax.Array) -> jax.Array:
+    """`|x|` with the gradient `sign(x)`, which is 0 at 0 as in torch; that of `jnp.abs` is 1 there."""
+    return x * lax.stop_gradient(jnp.sign(x))
+
+
+def hinge(x: jax.Array) -> jax.Array:
+    """`max(x, 0)` whose gradient at 0 is 1, as that of torch's clamp; NaN stays NaN."""
+    return jnp.where(x < 0.0, 0.0, x)
+
+
+def strict_hinge(x: jax.Array) -> jax.Array:
+    """`max(x, 0)` whose gradient at 0 is 0, as torch has it in its multi-class margins; NaN stays NaN."""
+    return jnp.where(x <= 0.0, 0.0, x)
+
+
+@jax.custom_jvp
+def softplus(x: jax.Array) -> jax.Array:
+    """`log(1 + exp(x))`, which never cancels and whose gradient is the sigmoid."""
+    return jnp.maximum(x, 0.0) + jnp.log1p(jnp.exp(-jnp.abs(x)))
+
+
+@softplus.defjvp
+def _softplus_jvp(primals, tangents):
+    return softplus(primals[0]), jax.nn.sigmoid(primals[0]) * tangents[0]
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def huber(error: jax.Array, delta: float) -> jax.Array:
+    """`error**2 / 2` up to `delta`, linear beyond; its gradient is the clipped error, infinite errors "
+    "included."""
+    size = jnp.abs(error)
+    near = jnp.minimum(size, delta)
+    return near * (size - 0.5 * near)
+
+
+@huber.defjvp
+def _huber_jvp(delta, primals, tangents):
+    return huber(primals[0], delta), jnp.clip(primals[0], -delta, delta) * tangents[0]
+
+
+def times(factor: jax.Array, value: jax.Array) -> jax.Array:
+    """`factor * value` with 0 * inf = 0: what has no probability contributes nothing."""
+    nothing = (factor == 0.0) & jnp.isinf(value)
+    return factor * jnp.where(nothing, 0.0, value)

@@ -1,0 +1,145 @@
+"""Negative log-likelihoods of real and counted targets: Gaussian and Poisson."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float
+
+from jaxloss import _checks
+from jaxloss._elements import as_elements
+from jaxloss._reduction import compute_dtype, reduce_loss, select
+
+__all__ = ["gaussian_nll_loss", "poisson_nll_loss"]
+
+
+def poisson_nll_loss(
+    input: Float[Array, "*dims"],
+    target: Float[Array, "*dims"],
+    log_input: bool = True,
+    full: bool = False,
+    eps: float = 1e-8,
+    reduction: str = "mean",
+    *,
+    where: Bool[Array, "*dims"] | None = None,
+) -> Float[Array, "..."]:
+    r"""Negative log-likelihood of counts under a Poisson distribution.
+
+    $$\ell_i = \lambda_i - y_i \log \lambda_i + \log y_i!, \qquad \lambda_i = \exp x_i$$
+
+    The last term does not depend on the input; it is left out unless `full`, and then approximated for
+    $y_i > 1$ by Stirling's $y_i \log y_i - y_i + \tfrac12 \log 2 \pi y_i$.
+
+    Args:
+        input: $x = \log \lambda$, or $\lambda$ itself, at least 0, without `log_input`.
+        target: counts $y$, of the same shape.
+        log_input: `input` holds logarithms.
+        full: add Stirling's approximation.
+        eps: added to $\lambda$ inside the logarithm without `log_input`, at least 0.
+        reduction: "mean", "sum" or "none".
+        where: elements that take part; the others count as deleted.
+
+    Returns:
+        The loss in nats, at least float32: a scalar, or the shape of `input` with "none". Without any
+        element, "mean" gives NaN and "sum" 0.
+
+    Raises:
+        TypeError: an argument is not floating point.
+        ValueError: shapes differ, or an option is wrong.
+
+    Differs from torch: shapes that differ are an error, never broadcast.
+
+    Reference: Cameron and Trivedi 2013, "Regression Analysis of Count Data", section 3.2.
+
+    >>> import jax.numpy as jnp
+    >>> print(poisson_nll_loss(jnp.zeros(2, jnp.float32), jnp.array([0.0, 3.0], jnp.float32),
+    reduction="none")) [1. 1.]
+    """
+    _checks.check_flag("log_input", log_input)
+    _checks.check_flag("full", full)
+    eps = _checks.check_number("eps", eps, low=0.0)
+    (x, y), where = as_elements(reduction, where, input=input, target=target)
+    loss = jnp.exp(x) - y * x if log_input else x - y * jnp.log(x + eps)
+    if full:
+        many = jnp.where(y <= 1.0, 2.0, y)
+        stirling = many * jnp.log(many) - many + 0.5 * jnp.log(2 * math.pi * many)
+        loss += jnp.where(y <= 1.0, 0.0, stirling)
+    return reduce_loss(loss, reduction, where)
+
+
+def gaussian_nll_loss(
+    input: Float[Array, "*dims"],
+    target: Float[Array, "*dims"],
+    var: Float[Array, "..."] | float,
+    full: bool = False,
+    eps: float = 1e-6,
+    reduction: str = "mean",
+    *,
+    where: Bool[Array, "*dims"] | None = None,
+) -> Float[Array, "..."]:
+    r"""Negative log-likelihood of real targets under a Gaussian of predicted mean and variance.
+
+    $$\ell_i = \tfrac12 \left( \log v_i + \frac{(x_i - y_i)^2}{v_i} \right) + \tfrac12 \log 2\pi, \qquad
+    v_i = \max(\sigma_i^2, \epsilon)$$
+
+    The constant is left out unless `full`. The gradient passes the maximum as if it were not there.
+
+    Args:
+        input: predicted means $x$.
+        target: true values $y$, of the same shape.
+        var: predicted variances $\sigma^2 \ge 0$: of the shape of `input`, of that without its last axis,
+            with one axis of size 1, or one number for all.
+        full: add the constant.
+        eps: the smallest variance, at least 0.
+        reduction: "mean", "sum" or "none".
+        where: elements that take part; the others count as deleted.
+
+    Returns:
+        The loss in nats, at least float32: a scalar, or the shape of `input` with "none". Without any
+        element, "mean" gives NaN and "sum" 0.
+
+    Raises:
+        TypeError: an argument is not floating point.
+        ValueError: shapes differ, or an option is wrong.
+
+    Differs from torch: a negative variance in an array gives NaN, in value and gradient, since under `jit`
+    nothing can be raised. Shapes of `input` and `target` that differ are an error, never broadcast.
+
+    Reference: Nix and Weigend 1994, "Estimating the Mean and Variance of the Target Probability
+        Distribution",
+    equation 2.
+
+    >>> import jax.numpy as jnp
+    >>> means, targets = jnp.zeros(2, jnp.float32), jnp.array([1.0, 2.0], jnp.float32)
+    >>> print(gaussian_nll_loss(means, targets, 1.0, reduction="none"))
+    [0.5 2. ]
+    """
+    _checks.check_flag("full", full)
+    eps = _checks.check_number("eps", eps, low=0.0)
+    var = _variance(_checks.as_floats("input", input), var)
+    (x, y, variance), where = as_elements(reduction, where, input=input, target=target, var=var)
+    # The masked variances are 0 by now; 1 keeps their gradient finite.
+    variance = variance if where is None else jnp.where(where, variance, 1.0)
+    variance = jnp.where(variance < 0.0, jnp.nan * variance, variance)
+    variance += lax.stop_gradient(jnp.maximum(variance, eps) - variance)
+    loss = 0.5 * (jnp.log(variance) + jnp.square(x - y) / variance)
+    if full:
+        loss += 0.5 * math.log(2 * math.pi)
+    return reduce_loss(select(where, loss), reduction, where)
+
+
+def _variance(input: jax.Array, var) -> jax.Array:
+    """The variances, in one of the shapes that torch takes, spread over those of the input."""
+    if isinstance(var, (int, float)):
+        return jnp.full(input.shape, _checks.check_number("var", var, low=0.0), compute_dtype(input))
+    var = _checks.as_floats("var", var)
+    if var.shape == input.shape[:-1] and var.shape != input.shape:
+        var = var[..., None]
+    differing = [size for size, full in zip(var.shape, input.shape, strict=False) if size != full]
+    if var.ndim != input.ndim or differing not in ([], [1]):
+        raise ValueError(
+            f"var must have the shape of input, {list(input.shape)}, that without its last axis, or one "
+            f"axis of size 1; got {_checks.describe(var)}."
+        )
+    return jnp.broadcast_to(var, input.shape)
