@@ -13,6 +13,7 @@ from jaxloss.testing.inputs import (
     signs,
     uniform,
 )
+from jaxloss.testing.masks import draw_masks, inject_masks
 from jaxloss.testing.measure import EPS, Difference, difference, error_in_eps, to_numpy
 from jaxloss.testing.parity import assert_parity, check_parity
 from jaxloss.testing.report import Comparison, ParityReport, Table, table_of
@@ -29,8 +30,10 @@ __all__ = [
     "booleans",
     "check_parity",
     "difference",
+    "draw_masks",
     "error_in_eps",
     "grid",
+    "inject_masks",
     "integers",
     "log_probabilities",
     "normal",

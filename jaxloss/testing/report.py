@@ -113,6 +113,8 @@ def table_of(reports: Sequence[ParityReport]) -> Table:
             ]
             errors = [value.error if value else None, gradient.error if gradient else None, *own]
             agree = "yes" if all(c.passed for c in of_dtype) else "NO"
+            if agree == "yes" and any(c.condition is not None for c in of_dtype):
+                agree = "yes, ill-conditioned"
             rows.append((report.name, dtype, *map(_number, errors), agree))
     return Table(header, tuple(rows))
 

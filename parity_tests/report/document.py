@@ -1,0 +1,90 @@
+"""Lay out the report: what was compared with what, where, and how far apart the two are."""
+
+import datetime
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import jax
+import torch
+
+from jaxloss.testing import ParityReport, Table, table_of
+from jaxloss.testing._judge import TIMES_TORCH_ERROR
+from jaxloss.testing.parity import GRADIENT_EPS_OF_MAX, VALUE_EPS_OF_MAX
+
+_TITLES = {"losses": "Losses", "layers": "Layers of Model 5", "model": "Model 5"}
+_PACKAGES = ("jax", "jaxlib", "flax", "numpy", "torch")
+
+
+def write_document(
+    path: Path,
+    sections: Mapping[str, Sequence[ParityReport]],
+    dtypes: Sequence[str],
+    torch_device: str | None,
+) -> None:
+    """Write the report as Markdown."""
+    parts = ["# Parity with PyTorch", _conditions(torch_device), _how_to_read(dtypes)]
+    parts += ["## Summary", "The worst error of each group.", summary(sections, dtypes).markdown()]
+    for name, reports in sections.items():
+        parts += [f"## {_TITLES[name]}", table_of(reports).markdown()]
+        parts += [f"```\n{report.text()}\n```" for report in reports if not report.passed]
+    path.write_text("\n\n".join(parts) + "\n")
+
+
+def summary(sections: Mapping[str, Sequence[ParityReport]], dtypes: Sequence[str]) -> Table:
+    """A row for each group, a pair of columns for each dtype; ill-conditioned cases have rows of their "
+    "own."""
+    header = ("", *(f"{dtype} {what}" for dtype in dtypes for what in ("value", "gradient")), "agree")
+    rows = []
+    for group, reports in _groups(sections).items():
+        cells = []
+        for dtype in dtypes:
+            for what in ("value", "gradient"):
+                found = [c for report in reports if (c := report.worst(dtype, what)) is not None]
+                cells.append(f"{max(c.error for c in found):.1f}" if found else "-")
+        agree = sum(report.passed for report in reports)
+        rows.append((group, *cells, f"{agree} of {len(reports)}"))
+    return Table(header, tuple(rows))
+
+
+def _groups(sections: Mapping[str, Sequence[ParityReport]]) -> dict[str, list[ParityReport]]:
+    groups: dict[str, list[ParityReport]] = {}
+    for name, reports in sections.items():
+        for report in reports:
+            hard = any(comparison.condition is not None for comparison in report.comparisons)
+            group = report.name if hard or name == "model" else _TITLES[name]
+            groups.setdefault(group, []).append(report)
+    return groups
+
+
+def _conditions(torch_device: str | None) -> str:
+    device, today = jax.devices()[0], datetime.datetime.now(datetime.UTC)
+    lines = [
+        f"- {today:%Y-%m-%d}, Python {platform.python_version()}, {platform.machine()}",
+        "- " + ", ".join(f"{package} {version(package)}" for package in _PACKAGES),
+        f"- JAX on {device.platform} ({device.device_kind}), PyTorch on {_torch_name(torch_device)}",
+        "- Matrix products of float32 in full precision on both sides: TF32 and bfloat16 passes are off.",
+    ]
+    return "\n".join(lines)
+
+
+def _torch_name(torch_device: str | None) -> str:
+    if torch_device and torch_device.startswith("cuda"):
+        return f"{torch_device} ({torch.cuda.get_device_name(torch_device)})"
+    return torch_device or "cpu"
+
+
+def _how_to_read(dtypes: Sequence[str]) -> str:
+    allowed = "; ".join(
+        f"{dtype}: {VALUE_EPS_OF_MAX[dtype]:g} for values, {GRADIENT_EPS_OF_MAX[dtype]:g} for gradients"
+        for dtype in dtypes
+    )
+    return (
+        "Errors are `max|JAX - torch| / (eps * max|torch|)` of the worst array, with the eps of the dtype. "
+        "Gradients are those of every parameter and every floating-point input, pulled back from random "
+        "cotangents. A side's own error is against torch's float64 result for the same rounded inputs. "
+        f"Allowed: {allowed}; or, in narrower dtypes, {TIMES_TORCH_ERROR:g} times torch's own error. Where "
+        "moving the inputs by one eps already moves the result by more than that, no algorithm could do "
+        "better: such rows are marked ill-conditioned."
+    )

@@ -1,0 +1,132 @@
+"""Everything that the report compares: losses, layers and Model 5 under both objectives, dropout off and on.
+
+Shapes: B batch, T time, D width, V vocabulary.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from types import ModuleType
+from typing import Any
+
+import jax
+import numpy as np
+
+import jaxloss.losses
+import jaxloss.model5
+import torch_ref.losses
+import torch_ref.model5
+from jaxloss.model5 import Model5Config
+from jaxloss.testing import Pair, draw_masks, inject_masks, integers, normal
+from parity_tests.report.samples import NO_LOSSES, SAMPLES, Sample
+
+SMALL = Model5Config(vocab_size=61, context_length=16, embed_dim=32, num_heads=4, num_blocks=4)
+_BATCH = 3
+_IDS = [integers(_BATCH, SMALL.context_length, high=SMALL.vocab_size)] * 2
+_MASKS_KEY = 3
+
+
+def loss_names() -> list[str]:
+    """The public losses, whatever is public when this is called."""
+    return [name for name in jaxloss.losses.__all__ if name not in NO_LOSSES]
+
+
+def loss_pairs() -> list[Pair]:
+    """One pair for each sample of each public loss.
+
+    Raises:
+        ValueError: a public loss has no sample.
+    """
+    missing = [name for name in loss_names() if name not in SAMPLES]
+    if missing:
+        raise ValueError(f"add sample inputs to parity_tests/report/samples.py for {', '.join(missing)}")
+    return [_loss_pair(name, sample) for name in loss_names() for sample in SAMPLES[name]]
+
+
+def layer_pairs() -> list[Pair]:
+    """Each layer of Model 5 with the gradients of its parameters and its input."""
+    params = _params()
+    block, x = params["h_0"], normal(_BATCH, SMALL.context_length, SMALL.embed_dim)
+    far = normal(_BATCH, SMALL.context_length, SMALL.embed_dim, mean=1000.0)
+    jax_block = jaxloss.model5.Block(SMALL)
+    torch_block = torch_ref.model5.Block(SMALL)
+
+    def layer_norm(params: Any, x_BTD: jax.Array) -> jax.Array:
+        return jax_block.apply({"params": {"ln_1": params}}, x_BTD, method=lambda b, x: b.ln_1(x))
+
+    layers = [
+        ("LayerNorm", layer_norm, torch_block.ln_1, block["ln_1"], x),
+        ("LayerNorm, mean 1,000", layer_norm, torch_block.ln_1, block["ln_1"], far),
+        ("Attention", _apply(jaxloss.model5.Attention(SMALL)), torch_block.attn, block["attn"], x),
+        ("MLP", _apply(jaxloss.model5.MLP(SMALL)), torch_block.mlp, block["mlp"], x),
+        ("Block", _apply(jax_block), torch_block, block, x),
+    ]
+    return [
+        Pair(name, jax_fn, torch_module.eval(), [inputs], {"params": own})
+        for name, jax_fn, torch_module, own, inputs in layers
+    ]
+
+
+def model_pairs() -> list[Pair]:
+    """Model 5 under both objectives, dropout off and on: logits, loss and every parameter's gradient."""
+    params, pairs = _params(), []
+    for objective in ("next_token_loss", "final_token_loss"):
+        pairs.append(_model_pair(f"Model 5, {objective}", objective, params, []))
+        masks = _masks(params)
+        pairs.append(_model_pair(f"Model 5, {objective}, dropout on", objective, params, [masks]))
+    return pairs
+
+
+def _loss_pair(name: str, sample: Sample) -> Pair:
+    def of(side: ModuleType) -> Callable[..., Any]:
+        loss = getattr(side, name) if sample.make is None else sample.make(side)
+        return partial(loss, **sample.options)
+
+    title = f"{name} ({sample.case})" if sample.case else name
+    return Pair(title, of(jaxloss.losses), of(torch_ref.losses), sample.inputs, {"wrt": sample.wrt})
+
+
+def _params() -> Any:
+    """Weights with no special values: biases and LayerNorm scales are random as well."""
+    rng = np.random.default_rng(5)
+    params = jaxloss.model5.init_params(SMALL, jax.random.key(0))
+    return jax.tree.map(
+        lambda leaf: np.asarray(leaf, np.float64) + 0.1 * rng.standard_normal(leaf.shape), params
+    )
+
+
+def _masks(params: Any) -> Any:
+    ids = np.zeros((_BATCH, SMALL.context_length), np.int32)
+    apply_fn = jaxloss.model5.Model5(SMALL).apply
+    return draw_masks(apply_fn, {"params": params}, ids, key=jax.random.key(_MASKS_KEY))
+
+
+def _apply(layer: Any) -> Callable[..., Any]:
+    return lambda params, x_BTD: layer.apply({"params": params}, x_BTD)
+
+
+def _model_pair(title: str, objective: str, params: Any, masks: list[Any]) -> Pair:
+    loss = getattr(jaxloss.losses, objective)
+
+    def jax_fn(params: Any, ids_BT: jax.Array, targets_BT: jax.Array, *masks: Any) -> Any:
+        variables = {"params": params, **({"dropout_masks": masks[0]} if masks else {})}
+        logits_BTV = jaxloss.model5.Model5(SMALL).apply(variables, ids_BT, deterministic=not masks)
+        return {"logits": logits_BTV, "loss": loss(logits_BTV, targets_BT)}
+
+    module = _WithObjective(SMALL, getattr(torch_ref.losses, objective)).train(bool(masks))
+    return Pair(title, jax_fn, module, [*_IDS, *masks], {"params": params})
+
+
+class _WithObjective(torch_ref.model5.Model5):
+    """Model 5 that returns its loss as well, and takes dropout masks."""
+
+    def __init__(self, config: Model5Config, loss: Callable[..., Any]) -> None:
+        super().__init__(config)
+        self.loss = loss
+
+    def forward(self, ids_BT: Any, targets_BT: Any, *masks: Any) -> Any:
+        if not masks:
+            logits_BTV = super().forward(ids_BT)
+        else:
+            with inject_masks(self, masks[0]):
+                logits_BTV = super().forward(ids_BT)
+        return {"logits": logits_BTV, "loss": self.loss(logits_BTV, targets_BT)}

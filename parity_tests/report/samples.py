@@ -1,0 +1,148 @@
+"""What each public loss is called with in the report: a loss without an entry here fails a test.
+
+Shapes: N examples, C classes, B batch, T time, V vocabulary, D width.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from jaxloss.testing import (
+    booleans,
+    grid,
+    integers,
+    log_probabilities,
+    normal,
+    probabilities,
+    signs,
+    uniform,
+)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Inputs of a loss.
+
+    Args:
+        inputs: positional arguments, as `assert_parity` takes them.
+        options: keyword arguments that are settings.
+        wrt: see `assert_parity`.
+        case: added to the loss's name where it has several samples.
+        make: from the losses of either framework to the function to compare, where the public name makes one.
+    """
+
+    inputs: Sequence[Any]
+    options: dict[str, Any] = field(default_factory=dict)
+    wrt: tuple[int, ...] | None = None
+    case: str = ""
+    make: Callable[[Any], Callable[..., Any]] | None = None
+
+
+def _ignored(rng):
+    labels = rng.integers(0, 5, 12, dtype=np.int32)
+    labels[::4] = -100
+    return labels
+
+
+def _label_sets(rng):
+    """Labels in any order, then -1."""
+    sets = np.full((6, 5), -1, np.int32)
+    for row, count in zip(sets, rng.integers(1, 5, 6), strict=True):
+        row[:count] = rng.permutation(5)[:count]
+    return sets
+
+
+_logits, _labels = normal(12, 5), integers(12, high=5)
+_real = [normal(6, 5), normal(6, 5)]
+_margins = [normal(20), signs(20)]
+_class_weight = np.array([0.5, 1.1, 2.0, 1.7, 0.25])
+_terms = {"mse": 0.25, "l1": 2.0}
+
+
+def _hybrid(losses):
+    return losses.make_hybrid_loss({"mse": losses.mse_loss, "l1": losses.l1_loss}, _terms)
+
+
+def _uncertainty_weighted(losses):
+    loss = losses.make_uncertainty_weighted_loss(
+        {"mse": losses.mse_loss, "l1": losses.l1_loss}, {"mse": "gaussian", "l1": "laplace"}
+    )
+    return lambda y_hat, y, log_variances: loss(y_hat, y, log_variances)
+
+
+SAMPLES: dict[str, list[Sample]] = {
+    "binary_cross_entropy": [Sample([uniform(6, 5, low=0.05, high=0.95), uniform(6, 5)], wrt=(0,))],
+    "binary_cross_entropy_with_logits": [Sample([normal(6, 5), uniform(6, 5)])],
+    "correlation_loss": [Sample(_real)],
+    "cosine_embedding_loss": [Sample([normal(6, 5), normal(6, 5), signs(6)], wrt=(0, 1))],
+    "cross_entropy": [
+        Sample([_logits, _labels]),
+        Sample([_logits, _ignored, _class_weight], wrt=(0,), case="weights, ignored labels"),
+        Sample([_logits, _labels], {"label_smoothing": 0.1}, case="smoothing"),
+        Sample([_logits, probabilities(12, 5)], case="probabilities"),
+        Sample([normal(12, 5, scale=0.02), _labels], case="near-uniform"),
+    ],
+    "ctc_loss": [
+        Sample(
+            [
+                log_probabilities(8, 3, 5),
+                integers(3, 3, low=1, high=5),
+                np.array([8, 8, 6]),
+                np.array([3, 2, 2]),
+            ]
+        )
+    ],
+    "distillation_loss": [Sample([_logits, normal(12, 5), _labels], {"hard_weight": 0.25}, wrt=(0,))],
+    "final_token_loss": [Sample([normal(2, 6, 7), integers(2, 6, high=7)])],
+    "focal_loss": [Sample([_logits, _labels])],
+    "forward_kl_div": [Sample(_real)],
+    "gaussian_nll_loss": [Sample([normal(6, 5), normal(6, 5), uniform(6, 5, low=0.1, high=2.0)])],
+    "group_gap_penalty": [Sample([normal(20), integers(20, high=3), 3])],
+    "hinge_embedding_loss": [Sample(_margins, wrt=(0,))],
+    "huber_loss": [Sample(_real)],
+    "jensen_shannon_div": [Sample(_real)],
+    "kl_div": [
+        Sample([log_probabilities(12, 5), probabilities(12, 5)], {"reduction": "batchmean"}),
+        Sample([log_probabilities(12, 5), log_probabilities(12, 5)], {"log_target": True}, case="log target"),
+    ],
+    "l1_loss": [Sample(_real), Sample([grid(40), grid(40)], case="ties")],
+    "linear_cross_entropy": [Sample([normal(12, 4), normal(5, 4), _labels])],
+    "make_hybrid_loss": [Sample(_real, make=_hybrid)],
+    "make_uncertainty_weighted_loss": [
+        Sample([*_real, {"mse": np.array(0.3), "l1": np.array(-0.2)}], make=_uncertainty_weighted)
+    ],
+    "margin_ranking_loss": [Sample([normal(20), normal(20), signs(20)], wrt=(0, 1))],
+    "mse_loss": [Sample(_real), Sample([*_real, "none"], case="none")],
+    "multi_margin_loss": [Sample([_logits, _labels])],
+    "multilabel_margin_loss": [Sample([normal(6, 5), _label_sets])],
+    "multilabel_soft_margin_loss": [Sample([normal(6, 5), uniform(6, 5)])],
+    "next_token_loss": [
+        Sample([normal(2, 6, 7), integers(2, 6, high=7)]),
+        Sample([normal(2, 6, 7), integers(2, 6, high=7)], {"reduction": "sum"}, case="sum"),
+    ],
+    "nll_loss": [Sample([log_probabilities(12, 5), _labels])],
+    "poisson_nll_loss": [Sample([normal(6, 5), lambda rng: rng.poisson(2.0, (6, 5)).astype(np.float64)])],
+    "poly_loss": [Sample([_logits, _labels])],
+    "reverse_kl_div": [Sample(_real)],
+    "sigmoid_focal_loss": [
+        Sample([normal(6, 5), lambda rng: booleans(6, 5)(rng).astype(np.float64)], wrt=(0,))
+    ],
+    "smooth_l1_loss": [Sample(_real)],
+    "soft_margin_loss": [Sample(_margins, wrt=(0,))],
+    "token_set_loss": [Sample([_logits, np.array([True, False, True, False, False])])],
+    "total_variation": [Sample(_real)],
+    "triplet_margin_loss": [Sample([normal(6, 5), normal(6, 5), normal(6, 5)])],
+    "triplet_margin_with_distance_loss": [Sample([normal(6, 5), normal(6, 5), normal(6, 5)])],
+    "unlikelihood_loss": [Sample([_logits, integers(12, 2, high=5)])],
+    "z_loss": [Sample([_logits])],
+}
+
+# Public names of jaxloss.losses that are no losses, with the reason.
+NO_LOSSES = {
+    "init_log_variances": "starting values",
+    "make_checked": "the loss itself, with errors for labels out of range",
+    "make_linear_weight": "a weight that depends on the step",
+    "previous_tokens": "labels for unlikelihood_loss",
+}
