@@ -13,6 +13,7 @@ from jaxloss.testing.inputs import (
     signs,
     uniform,
 )
+from jaxloss.testing.interop import as_jax, as_torch
 from jaxloss.testing.masks import draw_masks, inject_masks
 from jaxloss.testing.measure import EPS, Difference, difference, error_in_eps, to_numpy
 from jaxloss.testing.parity import assert_parity, check_parity
@@ -26,6 +27,8 @@ __all__ = [
     "Pair",
     "ParityReport",
     "Table",
+    "as_jax",
+    "as_torch",
     "assert_parity",
     "booleans",
     "check_parity",
