@@ -1,0 +1,181 @@
+r"""What two softmax distributions differ by, computed without cancelling.
+
+Divergences between nearly equal distributions are of second order in the difference, while their terms are of
+first: summed as written, a Kullback-Leibler divergence of 1e-9 comes out as noise of either sign. Everything
+here is built on the log-ratio `d = log p - log q`, accurate however small it is, and on terms that are never
+negative. The distributions are given by their logits: q by the input's, p by the target's.
+"""
+
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from jaxloss import _softmax
+
+# Beyond this, exp(d) might overflow float32; distributions that far apart need no help.
+_FAR_APART = 60.0
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+def log_ratio(input: jax.Array, target: jax.Array, axis: int) -> jax.Array:
+    """`log softmax(target) - log softmax(input)`; 0 where both logits are -inf."""
+    absent = (input == -jnp.inf) & (target == -jnp.inf)
+    q = _softmax.softmax(input, axis)
+    clean_input, clean_target = jnp.where(absent, 0.0, input), jnp.where(absent, 0.0, target)
+    difference, error = _softmax._difference(clean_target, clean_input)
+    finite = jnp.isfinite(difference)
+    # Centred on its mean, it is as small as the log-ratio, and so is the normaliser's share of it.
+    centre = jnp.sum(jnp.where(finite, q * difference, 0.0), axis, keepdims=True)
+    centred = (difference - centre) + error
+    largest = jnp.max(centred, axis, keepdims=True, initial=-jnp.inf)
+    grown = jnp.sum(q * jnp.expm1(jnp.minimum(centred, _FAR_APART)), axis, keepdims=True)
+    is_near = (largest < _FAR_APART) & (grown > -0.5)
+    near = centred - jnp.log1p(jnp.where(is_near, grown, 0.0))
+    ratio = jnp.where(is_near, near, _far_apart(input, target, difference, error, axis))
+    return jnp.where(absent, 0.0, ratio)
+
+
+def _far_apart(input, target, difference, error, axis):
+    """The log-ratio from `difference + error`, relative to the class to which both give most."""
+    log_p, log_q = _softmax.log_softmax(target, axis), _softmax.log_softmax(input, axis)
+    best = jnp.argmax(jnp.minimum(log_p, log_q), axis, keepdims=True)
+    own, own_error, own_p, own_q = (
+        jnp.take_along_axis(a, best, axis) for a in (difference, error, log_p, log_q)
+    )
+    # Distributions without a common class have infinite ratios only, which no reference changes.
+    has_common = jnp.isfinite(own) | jnp.isnan(own)
+    relative = (difference - own) + (error - own_error) + (own_p - own_q)
+    return jnp.where(has_common, relative, difference)
+
+
+@log_ratio.defjvp
+def _log_ratio_jvp(axis, primals, tangents):
+    input, target = primals
+    input_dot, target_dot = tangents
+    p, q = _softmax.softmax(target, axis), _softmax.softmax(input, axis)
+    target_dot = target_dot - jnp.sum(p * target_dot, axis, keepdims=True)
+    input_dot = input_dot - jnp.sum(q * input_dot, axis, keepdims=True)
+    return log_ratio(input, target, axis), target_dot - input_dot
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+def difference(input: jax.Array, target: jax.Array, axis: int) -> jax.Array:
+    """`softmax(input) - softmax(target)`, accurate where they nearly agree."""
+    p, q, d = _softmax.softmax(target, axis), _softmax.softmax(input, axis), log_ratio(input, target, axis)
+    return jnp.where(d > 0.0, p, -q) * jnp.expm1(-jnp.abs(d))
+
+
+@difference.defjvp
+def _difference_jvp(axis, primals, tangents):
+    input, target = primals
+    q_dot = _softmax._softmax_tangent(_softmax.softmax(input, axis), tangents[0], axis)
+    p_dot = _softmax._softmax_tangent(_softmax.softmax(target, axis), tangents[1], axis)
+    return difference(input, target, axis), q_dot - p_dot
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+def kl(input: jax.Array, target: jax.Array, axis: int) -> jax.Array:
+    """`KL(p || q)`, summed as `p log(p / q) - p + q`, whose terms are never negative."""
+    p, q, d = _softmax.softmax(target, axis), _softmax.softmax(input, axis), log_ratio(input, target, axis)
+    more = jnp.where(p == 0.0, 0.0, p * _linear_growth(jnp.abs(d)))
+    return jnp.sum(jnp.where(d > 0.0, more, q * _bounded_growth(jnp.abs(d))), axis)
+
+
+@kl.defjvp
+def _kl_jvp(axis, primals, tangents):
+    input, target = primals
+    p = _softmax.softmax(target, axis)
+    divergence = kl(input, target, axis)
+    by_target = _times_centred(p, log_ratio(input, target, axis), axis)
+    dot = difference(input, target, axis) * tangents[0] + by_target * tangents[1]
+    return divergence, jnp.sum(dot, axis)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+def jensen_shannon(input: jax.Array, target: jax.Array, axis: int) -> jax.Array:
+    """`(KL(p || m) + KL(q || m)) / 2` with `m = (p + q) / 2`, as `sum m (h tanh h - log cosh h)`."""
+    p, q, d = _softmax.softmax(target, axis), _softmax.softmax(input, axis), log_ratio(input, target, axis)
+    half = jnp.abs(d) / 2
+    near = jnp.minimum(half, 1.0)
+    # One ends in its limit, log 2; the other starts with h^2 - h^2 / 2, which costs a factor of three.
+    decay = jnp.exp(-2 * jnp.clip(half, 1.0, 1000.0))
+    far = math.log(2.0) - 2 * jnp.clip(half, 1.0, 1000.0) * decay / (1 + decay) - jnp.log1p(decay)
+    growth = jnp.where(
+        half < 1.0, near * jnp.tanh(near) - _log_cosh(near), jnp.where(jnp.isnan(half), half, far)
+    )
+    return jnp.sum((p + q) / 2 * growth, axis)
+
+
+@jensen_shannon.defjvp
+def _jensen_shannon_jvp(axis, primals, tangents):
+    input, target = primals
+    d = log_ratio(input, target, axis)
+    dots = jnp.zeros_like(d.sum(axis))
+    for logits, dot, to_middle in (
+        (input, tangents[0], _log_to_middle(d)),
+        (target, tangents[1], _log_to_middle(-d)),
+    ):
+        dots = dots + jnp.sum(_times_centred(_softmax.softmax(logits, axis), to_middle, axis) * dot, axis) / 2
+    return jensen_shannon(input, target, axis), dots
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+def total_variation(input: jax.Array, target: jax.Array, axis: int) -> jax.Array:
+    """`sum |p - q| / 2`."""
+    return jnp.sum(jnp.abs(difference(input, target, axis)), axis) / 2
+
+
+@total_variation.defjvp
+def _total_variation_jvp(axis, primals, tangents):
+    input, target = primals
+    sign = jnp.sign(-log_ratio(input, target, axis))
+    by_input = _times_centred(_softmax.softmax(input, axis), sign, axis)
+    by_target = _times_centred(_softmax.softmax(target, axis), -sign, axis)
+    return total_variation(input, target, axis), jnp.sum(
+        by_input * tangents[0] + by_target * tangents[1], axis
+    ) / 2
+
+
+def _log_to_middle(d: jax.Array) -> jax.Array:
+    """`log(q / m)` for `d = log(p / q)`: `-log((1 + e^d) / 2)`."""
+    near = jnp.clip(d / 2, -1.0, 1.0)
+    return jnp.where(jnp.abs(d) < 2.0, -near - _log_cosh(near), math.log(2.0) - jax.nn.softplus(d))
+
+
+def _log_cosh(h: jax.Array) -> jax.Array:
+    return jnp.log1p(2 * jnp.square(jnp.sinh(h / 2)))
+
+
+def _times_centred(share: jax.Array, factor: jax.Array, axis: int) -> jax.Array:
+    """`share * (factor - sum(share * factor))`, the gradient of a mean over a softmax; 0 where the share is
+    0.
+
+    The factor is taken relative to that of the largest share, whose own entry would otherwise cancel.
+    """
+    factor = jnp.where(share == 0.0, 0.0, factor)
+    factor = factor - jnp.take_along_axis(factor, jnp.argmax(share, axis, keepdims=True), axis)
+    return share * (factor - jnp.sum(share * factor, axis, keepdims=True))
+
+
+def _linear_growth(t: jax.Array) -> jax.Array:
+    """`t - 1 + exp(-t)` for `t >= 0`."""
+    far = jnp.maximum(t, 0.5)
+    return jnp.where(t < 0.5, _series(t, lambda k: 1), far + jnp.expm1(-far))
+
+
+def _bounded_growth(t: jax.Array) -> jax.Array:
+    """`1 - (1 + t) exp(-t)` for `t >= 0`; 1 at infinity."""
+    far = jnp.clip(t, 0.5, 1000.0)
+    return jnp.where(
+        t < 0.5, _series(t, lambda k: 1 - k), jnp.where(jnp.isnan(t), t, 1 - (1 + far) * jnp.exp(-far))
+    )
+
+
+def _series(t: jax.Array, coefficient) -> jax.Array:
+    """`sum_{k >= 2} |coefficient(k)| (-1)^k t^k / k!` for t below one half, to full precision."""
+    small, total = jnp.minimum(t, 0.5), jnp.zeros_like(t)
+    for k in range(16 if t.dtype == jnp.float64 else 9, 1, -1):
+        total = abs(coefficient(k)) / math.factorial(k) - small * total
+    return small * small * total

@@ -1,0 +1,223 @@
+"""Cross entropy with another weight on easy examples: focal loss and PolyLoss."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxloss import _checks, _rows, _softmax
+from jaxloss._reduction import REDUCTIONS, compute_dtype, select
+
+__all__ = ["focal_loss", "poly_loss", "sigmoid_focal_loss"]
+
+
+def focal_loss(
+    input: Float[Array, "..."],
+    target: Int[Array, "..."],
+    gamma: float = 2.0,
+    weight: Float[Array, " C"] | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    *,
+    where: Bool[Array, "..."] | None = None,
+    sample_weight: Float[Array, "..."] | None = None,
+    axis: int = -1,
+) -> Float[Array, "..."]:
+    r"""Cross entropy of the softmax, scaled down for examples that the model already gets right.
+
+    $$\ell_n = -w_{t_n} (1 - p_n)^\gamma \log p_n, \qquad p_n = \mathrm{softmax}(z_n)_{t_n}$$
+
+    With $\gamma = 0$ it is `cross_entropy`. $1 - p$ is computed without cancelling, so confident rows keep
+    their (small) value and gradient. For one sigmoid per class, as in detection, see `sigmoid_focal_loss`.
+
+    Args:
+        input: logits $z$, classes along `axis`.
+        target: integer labels in `[0, C)`, of the shape of `input` without `axis`.
+        gamma: $\gamma \ge 0$, how strongly easy examples are scaled down.
+        weight: a factor $w_c \ge 0$ for each class, the paper's $\alpha$.
+        ignore_index: rows with this label take no part.
+        reduction: "mean" (divides by the sum of the rows' weights), "sum" or "none".
+        where: rows that take part; the others count as deleted.
+        sample_weight: a factor for each row (each token).
+        axis: the class axis.
+
+    Returns:
+        The loss in nats, at least float32: a scalar, or one value for each row with "none". Without any row,
+        "mean" gives NaN and "sum" 0. A label outside `[0, C)` gives NaN, in value and gradient.
+
+    Raises:
+        TypeError: `input` is not floating point or `target` not integer.
+        ValueError: a shape, option or range is wrong.
+
+    Differs from torch: torch has no such function.
+
+    Reference: Lin et al. 2017, "Focal Loss for Dense Object Detection"
+    (https://arxiv.org/abs/1708.02002), with the softmax in place of the sigmoid.
+
+    >>> import jax.numpy as jnp
+    >>> logits = jnp.array([[2.0, 0.0], [0.0, 2.0]], jnp.float32)
+    >>> print(focal_loss(logits, jnp.array([0, 0]), reduction="none"))
+    [0.00180356 1.6500783 ]
+    """
+    gamma = _checks.check_number("gamma", gamma, low=0.0)
+    _checks.check_choice("reduction", reduction, REDUCTIONS)
+    rows = _rows.label_rows(input, target, weight, ignore_index, where, sample_weight, axis)
+    surprise = _softmax.label_cross_entropy(rows.logits, rows.labels, rows.kept, rows.axis)
+    return _rows.reduce_weighted(_scale_down_easy(surprise, gamma), reduction, rows.kept, rows.weight)
+
+
+def poly_loss(
+    input: Float[Array, "..."],
+    target: Int[Array, "..."],
+    epsilon: float | Float[Array, " J"] = 2.0,
+    weight: Float[Array, " C"] | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    *,
+    where: Bool[Array, "..."] | None = None,
+    sample_weight: Float[Array, "..."] | None = None,
+    axis: int = -1,
+) -> Float[Array, "..."]:
+    r"""Cross entropy plus a polynomial in the probability that goes to the wrong classes (PolyLoss).
+
+    $$\ell_n = w_{t_n} \Big(-\log p_n + \sum_{j=1}^{J} \epsilon_j\, (1 - p_n)^j\Big), \qquad
+    p_n = \mathrm{softmax}(z_n)_{t_n}$$
+
+    Cross entropy is $\sum_j (1 - p)^j / j$, so $\epsilon$ changes the coefficients of its first terms. They
+    are differentiable: given as an array, the shape of the loss itself can be learnt.
+
+    Args:
+        input: logits $z$, classes along `axis`.
+        target: integer labels in `[0, C)`, of the shape of `input` without `axis`.
+        epsilon: $\epsilon_1 \ge -1$ (Poly-1; the paper uses 2 for ImageNet and -1 for detection), or an array
+            of $\epsilon_1, \ldots, \epsilon_J$ (Poly-N).
+        weight: a factor $w_c \ge 0$ for each class.
+        ignore_index: rows with this label take no part.
+        reduction: "mean" (divides by the sum of the rows' weights), "sum" or "none".
+        where: rows that take part; the others count as deleted.
+        sample_weight: a factor for each row (each token).
+        axis: the class axis.
+
+    Returns:
+        The loss, at least float32: a scalar, or one value for each row with "none". Without any row, "mean"
+        gives NaN and "sum" 0. A label outside `[0, C)` gives NaN, in value and gradient.
+
+    Raises:
+        TypeError: `input` is not floating point or `target` not integer.
+        ValueError: a shape, option or range is wrong.
+
+    Differs from torch: torch has no such function.
+
+    Reference: Leng et al. 2022, "PolyLoss: A Polynomial Expansion Perspective of Classification Loss
+    Functions", the Poly-1 and Poly-N formulations (https://arxiv.org/abs/2204.12511).
+
+    >>> import jax.numpy as jnp
+    >>> print(poly_loss(jnp.zeros((1, 4), jnp.float32), jnp.array([3])))  # ln 4 + 2 * 3 / 4
+    2.8862944
+    """
+    _checks.check_choice("reduction", reduction, REDUCTIONS)
+    rows = _rows.label_rows(input, target, weight, ignore_index, where, sample_weight, axis)
+    surprise = _softmax.label_cross_entropy(rows.logits, rows.labels, rows.kept, rows.axis)
+    wrong, polynomial = -jnp.expm1(-surprise), jnp.zeros_like(surprise)
+    for coefficient in reversed(_coefficients(epsilon, surprise.dtype)):
+        polynomial = wrong * (coefficient + polynomial)
+    return _rows.reduce_weighted(surprise + polynomial, reduction, rows.kept, rows.weight)
+
+
+def _coefficients(epsilon, dtype) -> list:
+    if not hasattr(epsilon, "shape"):
+        return [_checks.check_number("epsilon", epsilon, low=-1.0)]
+    coefficients = jnp.atleast_1d(_checks.as_floats("epsilon", epsilon)).astype(dtype)
+    if coefficients.ndim > 1:
+        raise ValueError(f"epsilon must be a number or have shape [J]; got {_checks.describe(coefficients)}.")
+    return list(coefficients)
+
+
+def sigmoid_focal_loss(
+    input: Float[Array, "*dims"],
+    target: Float[Array, "*dims"],
+    alpha: float | None = 0.25,
+    gamma: float = 2.0,
+    reduction: str = "mean",
+    *,
+    where: Bool[Array, "*dims"] | None = None,
+    sample_weight: Float[Array, "*dims"] | None = None,
+) -> Float[Array, "..."]:
+    r"""Binary cross entropy of a sigmoid, scaled down for examples that the model already gets right.
+
+    $$\ell_i = -\alpha_i (1 - p_i)^\gamma \left(y_i \log \sigma(x_i) + (1 - y_i) \log \sigma(-x_i)\right)$$
+
+    with $p_i = y_i\, \sigma(x_i) + (1 - y_i)\, \sigma(-x_i)$ and $\alpha_i = y_i\, \alpha + (1 - y_i)(1 -
+    \alpha)$.
+
+    Args:
+        input: logits $x$, one for each independent yes/no decision.
+        target: $y$, 0 or 1 or between, of the shape of `input`.
+        alpha: the weight of positives, in [0, 1]; None leaves both classes at weight 1.
+        gamma: $\gamma \ge 0$, how strongly easy examples are scaled down.
+        reduction: "mean" (divides by the sum of `sample_weight`, not of $\alpha_i$), "sum" or "none".
+        where: elements that take part; the others count as deleted.
+        sample_weight: a factor for each element.
+
+    Returns:
+        The loss in nats, at least float32: a scalar, or the shape of `input` with "none". Without any
+        element, "mean" gives NaN and "sum" 0.
+
+    Raises:
+        TypeError: `input` or `target` is not floating point.
+        ValueError: shapes differ, or an option is out of range.
+
+    Differs from torch: torch has no such function. torchvision's reduces with "none" by default and takes -1
+    where this takes None.
+
+    Reference: Lin et al. 2017, "Focal Loss for Dense Object Detection"
+    (https://arxiv.org/abs/1708.02002).
+
+    >>> import jax.numpy as jnp
+    >>> print(sigmoid_focal_loss(jnp.zeros(2, jnp.float32), jnp.array([1.0, 0.0]), reduction="none"))
+    [0.0433217 0.1299651]
+    """
+    input, target = _checks.as_floats("input", input), _checks.as_floats("target", target)
+    _checks.check_shape("target", target, input.shape, "that of input")
+    _checks.check_choice("reduction", reduction, REDUCTIONS)
+    gamma = _checks.check_number("gamma", gamma, low=0.0)
+    alpha = None if alpha is None else _checks.check_number("alpha", alpha, low=0.0, high=1.0)
+    where = _checks.as_mask("where", where, input.shape, "that of input")
+    sample_weight = _rows.as_sample_weight(sample_weight, input.shape, "that of input")
+    dtype = compute_dtype(input, target, sample_weight)
+    logits, target = select(where, input.astype(dtype)), select(where, target.astype(dtype))
+
+    loss = target * jax.nn.softplus(-logits) + (1 - target) * jax.nn.softplus(logits)
+    if gamma > 0.0:
+        wrong = target * jax.nn.sigmoid(-logits) + (1 - target) * jax.nn.sigmoid(logits)
+        loss = loss * _power(wrong, gamma)
+    if alpha is not None:
+        loss = loss * (target * alpha + (1 - target) * (1 - alpha))
+    return _rows.reduce_weighted(loss, reduction, where, sample_weight)
+
+
+def _power(base: jax.Array, exponent: float) -> jax.Array:
+    """`base ** exponent` with a gradient of 0 where the base is 0, also for exponents below 1."""
+    positive = jnp.where(base == 0.0, 1.0, base)
+    return jnp.where(base == 0.0, 0.0, positive**exponent)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _scale_down_easy(surprise: jax.Array, gamma: float) -> jax.Array:
+    """`(1 - p) ** gamma * surprise` for `surprise = -log p`."""
+    if gamma == 0.0:
+        return surprise
+    return _power(-jnp.expm1(-surprise), gamma) * surprise
+
+
+@_scale_down_easy.defjvp
+def _scale_down_easy_jvp(gamma, primals, tangents):
+    (surprise,), (surprise_dot,) = primals, tangents
+    if gamma == 0.0:
+        return surprise, surprise_dot
+    # s / (e^s - 1), which is 1 at 0 and 0 at infinity, where autodiff would multiply 0 by infinity.
+    bounded = jnp.clip(surprise, jnp.finfo(surprise.dtype).tiny, 1000.0)
+    ratio = bounded / jnp.expm1(bounded)
+    slope = _power(-jnp.expm1(-surprise), gamma) * (1 + gamma * ratio)
+    return _scale_down_easy(surprise, gamma), slope * surprise_dot

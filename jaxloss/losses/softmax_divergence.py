@@ -1,0 +1,221 @@
+"""Divergences between two softmax distributions, from their logits: forward and reverse KL, Jensen-Shannon,
+TV.
+
+Log-probabilities are logits too: their softmax is the distribution itself.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from jaxloss import _checks, _log_ratio, _rows
+from jaxloss._reduction import compute_dtype, select
+
+__all__ = ["forward_kl_div", "jensen_shannon_div", "reverse_kl_div", "total_variation"]
+
+
+def forward_kl_div(
+    input: Float[Array, "..."],
+    target: Float[Array, "..."],
+    reduction: str = "mean",
+    *,
+    where: Bool[Array, "..."] | None = None,
+    sample_weight: Float[Array, "..."] | None = None,
+    axis: int = -1,
+) -> Float[Array, "..."]:
+    r"""Kullback-Leibler divergence of the target's distribution from the input's: the input must cover the
+    target.
+
+    $$\ell_n = \mathrm{KL}(p_n \,\|\, q_n) = \sum_c p_{nc} \log \frac{p_{nc}}{q_{nc}}, \qquad
+    p_n = \mathrm{softmax}(y_n),\; q_n = \mathrm{softmax}(x_n)$$
+
+    Never negative, and accurate to a few ULP even where the two nearly agree, where the sum as written
+    cancels.
+
+    Args:
+        input: logits $x$ of the model, classes along `axis`.
+        target: logits $y$ of the reference (a teacher), of the same shape.
+        reduction: "mean" (over rows, torch's "batchmean"), "sum" or "none".
+        where: rows (the shape of `input` without `axis`) that take part; the others count as deleted.
+        sample_weight: a factor for each row; the mean divides by their sum.
+        axis: the class axis.
+
+    Returns:
+        The loss in nats, at least float32: a scalar, or one value for each row with "none". Without any row,
+        "mean" gives NaN and "sum" 0. A class that only the target allows makes it infinite.
+
+    Raises:
+        TypeError: `input` or `target` is not floating point.
+        ValueError: shapes differ, or an option is wrong.
+
+    Differs from torch: `torch.nn.functional.kl_div` takes log-probabilities and probabilities, and sums
+    rounding errors of the first order in the difference; this takes logits.
+
+    Reference: Kullback and Leibler 1951, "On Information and Sufficiency", equation 2.4.
+
+    >>> import jax.numpy as jnp
+    >>> x, y = jnp.log(jnp.array([[[0.25, 0.75]], [[0.5, 0.5]]], jnp.float32))
+    >>> print(forward_kl_div(x, y))  # ln(2) / 2 + ln(2 / 3) / 2
+    0.14384104
+    """
+    return _divergence(_log_ratio.kl, input, target, reduction, where, sample_weight, axis)
+
+
+def jensen_shannon_div(
+    input: Float[Array, "..."],
+    target: Float[Array, "..."],
+    reduction: str = "mean",
+    *,
+    where: Bool[Array, "..."] | None = None,
+    sample_weight: Float[Array, "..."] | None = None,
+    axis: int = -1,
+) -> Float[Array, "..."]:
+    r"""Jensen-Shannon divergence: symmetric, and at most $\log 2$, so that no row can explode.
+
+    $$\ell_n = \tfrac12 \mathrm{KL}(p_n \,\|\, m_n) + \tfrac12 \mathrm{KL}(q_n \,\|\, m_n), \qquad
+    m_n = \tfrac12 (p_n + q_n)$$
+
+    with $p_n = \mathrm{softmax}(y_n)$ and $q_n = \mathrm{softmax}(x_n)$.
+
+    Args:
+        input: logits $x$ of the model, classes along `axis`.
+        target: logits $y$ of the reference, of the same shape.
+        reduction: "mean" (over rows), "sum" or "none".
+        where: rows that take part; the others count as deleted.
+        sample_weight: a factor for each row; the mean divides by their sum.
+        axis: the class axis.
+
+    Returns:
+        The loss in nats, in $[0, \log 2]$, at least float32: a scalar, or one value for each row with "none".
+        Without any row, "mean" gives NaN and "sum" 0.
+
+    Raises:
+        TypeError: `input` or `target` is not floating point.
+        ValueError: shapes differ, or an option is wrong.
+
+    Differs from torch: torch has no such function.
+
+    Reference: Lin 1991, "Divergence Measures Based on the Shannon Entropy", equation 4.1 with equal weights.
+
+    >>> import jax.numpy as jnp
+    >>> x, y = jnp.array([[100.0, 0.0]], jnp.float32), jnp.array([[0.0, 100.0]], jnp.float32)
+    >>> print(jensen_shannon_div(x, y))
+    0.6931472
+    """
+    return _divergence(_log_ratio.jensen_shannon, input, target, reduction, where, sample_weight, axis)
+
+
+def reverse_kl_div(
+    input: Float[Array, "..."],
+    target: Float[Array, "..."],
+    reduction: str = "mean",
+    *,
+    where: Bool[Array, "..."] | None = None,
+    sample_weight: Float[Array, "..."] | None = None,
+    axis: int = -1,
+) -> Float[Array, "..."]:
+    r"""Kullback-Leibler divergence of the input's distribution from the target's: the input must stay inside
+    it.
+
+    $$\ell_n = \mathrm{KL}(q_n \,\|\, p_n) = \sum_c q_{nc} \log \frac{q_{nc}}{p_{nc}}$$
+
+    with $p_n = \mathrm{softmax}(y_n)$ and $q_n = \mathrm{softmax}(x_n)$. It seeks a mode where
+    `forward_kl_div` spreads, and is the usual penalty for moving away from a reference policy.
+
+    Args:
+        input: logits $x$ of the model, classes along `axis`.
+        target: logits $y$ of the reference, of the same shape.
+        reduction: "mean" (over rows), "sum" or "none".
+        where: rows that take part; the others count as deleted.
+        sample_weight: a factor for each row; the mean divides by their sum.
+        axis: the class axis.
+
+    Returns:
+        The loss in nats, at least float32: a scalar, or one value for each row with "none". Without any row,
+        "mean" gives NaN and "sum" 0. A class that only the input allows makes it infinite.
+
+    Raises:
+        TypeError: `input` or `target` is not floating point.
+        ValueError: shapes differ, or an option is wrong.
+
+    Differs from torch: torch has no such function; `kl_div` with exchanged arguments has no gradient through
+    its target's logarithm where a probability underflows.
+
+    Reference: Gu et al. 2024, "MiniLLM: Knowledge Distillation of Large Language Models", its objective
+    (https://arxiv.org/abs/2306.08543).
+
+    >>> import jax.numpy as jnp
+    >>> x, y = jnp.log(jnp.array([[[0.25, 0.75]], [[0.5, 0.5]]], jnp.float32))
+    >>> print(reverse_kl_div(x, y))  # ln(1 / 2) / 4 + 3 ln(3 / 2) / 4
+    0.13081206
+    """
+
+    def divergence(q_logits: jax.Array, p_logits: jax.Array, class_axis: int) -> jax.Array:
+        return _log_ratio.kl(p_logits, q_logits, class_axis)
+
+    return _divergence(divergence, input, target, reduction, where, sample_weight, axis)
+
+
+def total_variation(
+    input: Float[Array, "..."],
+    target: Float[Array, "..."],
+    reduction: str = "mean",
+    *,
+    where: Bool[Array, "..."] | None = None,
+    sample_weight: Float[Array, "..."] | None = None,
+    axis: int = -1,
+) -> Float[Array, "..."]:
+    r"""Total variation distance: the largest difference in probability that the two give to any set of
+    classes.
+
+    $$\ell_n = \tfrac12 \sum_c |p_{nc} - q_{nc}|$$
+
+    with $p_n = \mathrm{softmax}(y_n)$ and $q_n = \mathrm{softmax}(x_n)$. Its gradient does not shrink as the
+    two approach each other, and is 0 at classes where they agree.
+
+    Args:
+        input: logits $x$ of the model, classes along `axis`.
+        target: logits $y$ of the reference, of the same shape.
+        reduction: "mean" (over rows), "sum" or "none".
+        where: rows that take part; the others count as deleted.
+        sample_weight: a factor for each row; the mean divides by their sum.
+        axis: the class axis.
+
+    Returns:
+        The distance, a probability in [0, 1], at least float32: a scalar, or one value for each row with
+        "none". Without any row, "mean" gives NaN and "sum" 0.
+
+    Raises:
+        TypeError: `input` or `target` is not floating point.
+        ValueError: shapes differ, or an option is wrong.
+
+    Differs from torch: torch has no such function.
+
+    Reference: Levin and Peres 2017, "Markov Chains and Mixing Times", proposition 4.2.
+
+    >>> import jax.numpy as jnp
+    >>> x, y = jnp.log(jnp.array([[[0.25, 0.75]], [[0.5, 0.5]]], jnp.float32))
+    >>> print(total_variation(x, y))
+    0.25
+    """
+    return _divergence(_log_ratio.total_variation, input, target, reduction, where, sample_weight, axis)
+
+
+def _divergence(
+    divergence: Callable[[jax.Array, jax.Array, int], jax.Array],
+    input,
+    target,
+    reduction: str,
+    where,
+    sample_weight,
+    axis: int,
+) -> jax.Array:
+    input, target = _checks.as_floats("input", input), _checks.as_floats("target", target)
+    _checks.check_shape("target", target, input.shape, "that of input")
+    axis, where, sample_weight = _rows.check_rows(input, reduction, where, sample_weight, axis)
+    dtype = compute_dtype(input, target, sample_weight)
+    taking_part = None if where is None else jnp.expand_dims(where, axis)
+    input, target = select(taking_part, input.astype(dtype)), select(taking_part, target.astype(dtype))
+    return _rows.reduce_weighted(divergence(input, target, axis), reduction, where, sample_weight)

@@ -1,0 +1,228 @@
+"""Divergences of two softmaxes against torch, and where torch cancels."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import mpmath
+import numpy as np
+import pytest
+
+from jaxloss.losses.divergence import kl_div
+from jaxloss.losses.softmax_divergence import (
+    forward_kl_div,
+    jensen_shannon_div,
+    reverse_kl_div,
+    total_variation,
+)
+from parity_tests.compare import assert_same, assert_within
+from parity_tests.losses.promises import (
+    assert_accurate,
+    assert_class_axis_is_free,
+    assert_half_precision_is_rounded_once,
+    assert_masking_deletes,
+    assert_parity,
+    assert_transforms,
+    exact_softmax,
+)
+from parity_tests.tolerances import VALUE_EPS_OF_MAX
+from torch_ref.losses import softmax_divergence as torch_side
+
+N, C = 7, 5
+LOSSES = [forward_kl_div, reverse_kl_div, jensen_shannon_div, total_variation]
+rng = np.random.default_rng(0)
+PAIRS = {
+    "near-uniform": rng.standard_normal((2, N, C)) * 0.02,
+    "spread": rng.standard_normal((2, N, C)) * 2.0,
+    "grid": rng.integers(-1, 2, (2, N, C)).astype(np.float64),
+}
+SAMPLE_WEIGHT = np.array([1.0, 0.5, 2.0, 1.0, 3.0, 0.0, 0.25])
+MASK = np.array([True, False, True, True, True, False, True])
+
+
+def _exact_kl(p, q):
+    return mpmath.fsum(a * mpmath.log(a / b) for a, b in zip(p, q, strict=True))
+
+
+def _exact_js(p, q):
+    m = [(a + b) / 2 for a, b in zip(p, q, strict=True)]
+    return (_exact_kl(p, m) + _exact_kl(q, m)) / 2
+
+
+def _exact_tv(p, q):
+    return mpmath.fsum(abs(a - b) for a, b in zip(p, q, strict=True)) / 2
+
+
+EXACT = {
+    forward_kl_div: lambda x, y: _exact_kl(exact_softmax(y), exact_softmax(x)),
+    reverse_kl_div: lambda x, y: _exact_kl(exact_softmax(x), exact_softmax(y)),
+    jensen_shannon_div: lambda x, y: _exact_js(exact_softmax(x), exact_softmax(y)),
+    total_variation: lambda x, y: _exact_tv(exact_softmax(x), exact_softmax(y)),
+}
+
+
+# Values and gradients
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_divergences_match_torch(loss):
+    # Near-uniform pairs are left to mpmath below: torch's gradient of a small divergence is noise.
+    input, target = PAIRS["spread"]
+    arrays = {"input": input, "target": target, "sample_weight": SAMPLE_WEIGHT}
+    cases = [{"reduction": reduction} for reduction in ("mean", "sum", "none")]
+    theirs = getattr(torch_side, loss.__name__)
+    assert_parity(loss, theirs, arrays, cases, wrt=("input", "target", "sample_weight"))
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_class_axis_may_be_any(loss):
+    assert_class_axis_is_free(loss, *PAIRS["spread"])
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_where_equals_deletion_and_keeps_nan_out(loss):
+    input, target = PAIRS["spread"]
+    arrays = {"input": input, "target": target, "sample_weight": SAMPLE_WEIGHT}
+    assert_masking_deletes(loss, arrays, MASK, wrt=("input", "target", "sample_weight"))
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_half_precision_is_computed_in_float32_and_its_gradient_rounded_once(loss):
+    assert_half_precision_is_rounded_once(loss, *PAIRS["spread"], num_floats=2)
+
+
+# Invariants
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_distribution_is_no_distance_from_itself(loss):
+    logits = PAIRS["spread"][0]
+    rows, _, (value, gradient) = _compiled(loss)(logits, logits + 3.0, np.ones(N, bool))
+    assert (rows >= 0).all()
+    assert (rows < 1e-15).all()
+    rows, _, (value, gradient) = _compiled(loss)(logits, logits, np.ones(N, bool))
+    assert value == 0
+    assert_same(gradient, np.zeros((N, C)))
+
+
+def test_forward_kl_is_kl_div_of_log_softmaxes_and_reverse_kl_exchanges():
+    input, target = PAIRS["grid"]
+    expected = kl_div(jax.nn.log_softmax(input), jax.nn.softmax(target), reduction="none").sum(-1)
+    everywhere = np.ones(N, bool)
+    assert_within(_compiled(forward_kl_div)(input, target, everywhere)[0], expected, VALUE_EPS_OF_MAX)
+    assert_within(_compiled(reverse_kl_div)(target, input, everywhere)[0], expected, VALUE_EPS_OF_MAX)
+
+
+def test_pinskers_inequality_and_symmetry():
+    input, target = PAIRS["spread"]
+    everywhere = np.ones(N, bool)
+    kl, _, symmetric, distance = (_compiled(loss)(input, target, everywhere)[0] for loss in LOSSES)
+    assert (2 * distance**2 <= kl).all()
+    assert (symmetric <= np.log(2)).all()
+    for loss, rows in ((jensen_shannon_div, symmetric), (total_variation, distance)):
+        assert_within(_compiled(loss)(target, input, everywhere)[0], rows, VALUE_EPS_OF_MAX)
+
+
+# Extremes
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_nearly_equal_and_confident_distributions_are_accurate(loss):
+    # How spread the logits are, how far the target's are from them, and a constant that changes nothing.
+    cases = [(3.0, 3.0, 0.0), (1.0, 1e-3, 7.0), (3.0, 1e-6, 0.0), (0.02, 0.02, 0.0)]
+    cases += [(20.0, 20.0, 0.0), (20.0, 1e-2, -5.0), (200.0, 200.0, 1e4)]
+    random = np.random.default_rng(11)
+    input = np.stack([random.standard_normal(6) * spread for spread, _, _ in cases]).astype(np.float32)
+    apart = np.stack([random.standard_normal(6) * apart + shift for _, apart, shift in cases])
+    target = (input + apart).astype(np.float32)
+    assert_accurate(loss, EXACT[loss], [input, target], value_ulp=8, gradient_eps_of_max=32)
+
+
+NONE = -np.inf
+# Rows: only the target allows class 2; only the input does; neither does; no class in common.
+IMPOSSIBLE_INPUT = np.array([[0.0, 1.0, NONE], [0.0, 1.0, 2.0], [0.0, 1.0, NONE], [1.0, NONE, NONE]])
+IMPOSSIBLE_TARGET = np.array([[0.0, 1.0, 2.0], [0.0, 1.0, NONE], [1.0, 1.0, NONE], [NONE, 1.0, NONE]])
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_impossible_classes(loss):
+    @jax.jit
+    def run(x, y):
+        rows, pullback = jax.vjp(lambda x: loss(x, y, reduction="none"), x)
+        return rows, pullback(jnp.ones_like(rows))[0], loss(x[2:3, :2], y[2:3, :2])
+
+    rows, gradient, of_two_classes = run(IMPOSSIBLE_INPUT, IMPOSSIBLE_TARGET)
+    expected_infinite = {
+        forward_kl_div: [True, False, False, True],
+        reverse_kl_div: [False, True, False, True],
+    }.get(loss, [False] * 4)
+    assert_same(jnp.isposinf(rows), expected_infinite)
+    finite = ~np.array(expected_infinite)
+    assert jnp.isfinite(gradient[finite]).all()
+    np.testing.assert_allclose(rows[2], of_two_classes, rtol=1e-13)
+    missing = np.exp(2) / (1 + np.e + np.exp(2))
+    expected = {
+        forward_kl_div: (1, -np.log1p(-missing)),
+        reverse_kl_div: (0, -np.log1p(-missing)),
+        jensen_shannon_div: (3, np.log(2)),
+        total_variation: (0, missing),
+    }[loss]
+    np.testing.assert_allclose(rows[expected[0]], expected[1], rtol=1e-14)
+
+
+@functools.cache
+def _compiled(loss):
+    """Rows, their gradient, and the masked mean and its gradient."""
+
+    @jax.jit
+    def run(x, y, where):
+        rows, pullback = jax.vjp(lambda x: loss(x, y, reduction="none"), x)
+        return rows, pullback(jnp.ones_like(rows))[0], jax.value_and_grad(loss)(x, y, where=where)
+
+    return run
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_nan_and_infinity_poison_their_row_only(loss):
+    input, target = (array.copy() for array in PAIRS["spread"])
+    input[0, 1], target[2, 0], input[4, 4] = np.nan, np.nan, np.inf
+    rows, gradient, _ = _compiled(loss)(input, target, np.ones(N, bool))
+    poisoned = np.isin(np.arange(N), [0, 2, 4])
+    assert_same(jnp.isnan(rows), poisoned)
+    assert_same(jnp.isnan(gradient).any(-1), poisoned)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_nothing_to_average_is_nan_with_a_zero_gradient(loss):
+    _, _, (value, gradient) = _compiled(loss)(*PAIRS["spread"], np.zeros(N, bool))
+    assert jnp.isnan(value)
+    assert_same(gradient, np.zeros((N, C)))
+
+
+# Transforms
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_transforms(loss):
+    assert_transforms(lambda both: loss(*both), PAIRS["spread"])
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"target": np.zeros((2, 4))}, ValueError, r"target must have shape \[2, 3\], that of input"),
+        ({"target": np.zeros((2, 3), int)}, TypeError, "target must be floating point"),
+        ({"input": np.zeros((2, 3), int)}, TypeError, "input must be floating point"),
+        ({"sample_weight": np.ones((2, 3))}, ValueError, r"sample_weight must have shape \[2\]"),
+        ({"where": np.ones((2, 3), bool)}, ValueError, r"where must have shape \[2\]"),
+        ({"reduction": "batchmean"}, ValueError, "reduction must be one of"),
+        ({"axis": 2}, ValueError, r"axis must be in \[-2, 2\)"),
+    ],
+)
+def test_bad_input_is_named_at_trace_time(change, error, message):
+    for loss in LOSSES:
+        with pytest.raises(error, match=message):
+            loss(**({"input": np.zeros((2, 3)), "target": np.zeros((2, 3))} | change))
