@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from jaxloss import model5, training
+from jaxloss import losses, model5, training
+from jaxloss.data import sample_batch
 from jaxloss.runs.measures import Estimate
 from jaxloss.runs.stopping import NonFiniteLossError
 from parity_tests.training import tiny
@@ -118,6 +119,33 @@ def test_torch_nan_stops_the_run_naming_the_step():
     with pytest.raises(NonFiniteLossError, match="the loss is nan at step 1") as caught:
         run_torch(tiny.torch_state(), broken)
     assert caught.value.state.step == 0
+
+
+def test_leaving_out_log_softmax_before_nll_loss_breaks_training():
+    """The model returns logits: nll_loss on them falls forever, by making them grow."""
+
+    skewed = 1.0 / np.arange(1, tiny.CONFIG.vocab_size + 1) ** 1.5
+    rng = np.random.default_rng(0)
+    tokens = rng.choice(tiny.CONFIG.vocab_size, 2000, p=skewed / skewed.sum()).astype(np.uint16)
+    fast = training.make_optimizer(learning_rate=0.01)
+
+    def sample(step):
+        size = {"batch_size": tiny.BATCH_SIZE, "context_length": tiny.CONFIG.context_length}
+        return sample_batch(tokens, **size, seed=0, step=step)
+
+    def train_with(step):
+        state = training.init_state(tiny.apply_fn(), tiny.params(), fast, batch_size=tiny.BATCH_SIZE)
+        *_, last = training.train(state, step, sample, tiny.key(), steps=80)
+        inputs_BT, targets_BT = sample(1000)
+        logits_BTV = tiny.apply_fn()({"params": last.state.params}, inputs_BT)
+        return last.loss, float(losses.next_token_loss(logits_BTV, targets_BT))
+
+    uniform = np.log(tiny.CONFIG.vocab_size)
+    _, right = train_with(tiny.jax_step("all"))
+    wrong_loss, wrong = train_with(training.make_train_step(lambda logits, y: losses.nll_loss(logits, y)))
+    assert right < uniform - 0.5
+    assert wrong_loss < -10
+    assert wrong > uniform
 
 
 def test_step_takes_time():
