@@ -1,0 +1,213 @@
+"""One training run in both frameworks: the same weights, batches and dropout masks, step for step.
+
+Shapes: S steps, B batch, T time.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+from functools import cache, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import torch
+
+import jaxloss.model5 as jax_model5
+import torch_ref.model5 as torch_model5
+from jaxloss.losses import next_token_loss
+from jaxloss.model5 import Model5Config
+from jaxloss.testing import EPS, inject_masks
+from torch_ref.losses import next_token_loss as torch_next_token_loss
+
+CONFIG = Model5Config(vocab_size=61, context_length=16, embed_dim=32, num_heads=4, num_blocks=2)
+BATCH_SIZE = 4
+NUM_STEPS = 200
+
+Arrays = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What a run leaves behind.
+
+    Args:
+        losses: the training loss before each update.
+        weights: the parameters after the last one, named and laid out as Hugging Face's GPT-2.
+    """
+
+    losses: np.ndarray
+    weights: Arrays
+
+    def worst_loss_error(self, other: "Run") -> float:
+        """The largest relative difference between two loss curves."""
+        return float(np.max(np.abs(self.losses - other.losses) / np.abs(other.losses)))
+
+    def worst_weight_error(self, other: "Run") -> float:
+        """The largest difference between two sets of weights, relative to the largest weight of each array.
+
+        Without the keys' part of the attention bias: it shifts all scores of a query alike, which the softmax
+        undoes, so its gradient is zero but for rounding, and Adam divides that noise by its own size.
+        """
+        return max(
+            float(np.max(np.abs(_without_key_bias(name, self.weights[name] - other.weights[name]))))
+            / float(np.max(np.abs(other.weights[name])))
+            for name in other.weights
+        )
+
+
+@contextlib.contextmanager
+def x64_for(dtype: str) -> Iterator[None]:
+    """float64 on for float64 runs only: optax computes its bias correction in the widest dtype it may."""
+    with jax.enable_x64(dtype == "float64"):
+        yield
+
+
+@cache
+def initial_weights() -> Arrays:
+    """Weights that float32 holds exactly, so that both dtypes start from the same numbers."""
+    return jax_model5.to_arrays(jax_model5.init_params(CONFIG, jax.random.key(0)))
+
+
+@cache
+def batches() -> tuple[np.ndarray, np.ndarray]:
+    """Inputs and targets [S, B, T] of a language in which most tokens follow from the one before."""
+    rng = np.random.default_rng(1)
+    follows = rng.permutation(CONFIG.vocab_size)
+    stream = np.empty((NUM_STEPS, BATCH_SIZE, CONFIG.context_length + 1), np.int32)
+    stream[..., 0] = rng.integers(CONFIG.vocab_size, size=stream.shape[:2])
+    for t in range(CONFIG.context_length):
+        random = rng.integers(CONFIG.vocab_size, size=stream.shape[:2])
+        stream[..., t + 1] = np.where(rng.random(stream.shape[:2]) < 0.8, follows[stream[..., t]], random)
+    return stream[..., :-1], stream[..., 1:]
+
+
+@cache
+def masks() -> Any:
+    """The dropout masks of every step, [S, ...], as `make_train_step` draws them: from `fold_in(key, "
+    "step)`."""
+
+    def of_step(step: jax.Array) -> Any:
+        options = {"rngs": {"dropout": jax.random.fold_in(key(), step)}, "mutable": ["dropout_masks"]}
+        variables = {"params": jax_params("float32")}
+        _, collections = apply(variables, batches()[0][0], deterministic=False, **options)
+        return collections["dropout_masks"]
+
+    with jax.enable_x64(False):
+        return jax.tree.map(np.asarray, jax.jit(jax.vmap(of_step))(jnp.arange(NUM_STEPS)))
+
+
+def key() -> jax.Array:
+    """The dropout key of the run."""
+    return jax.random.key(2)
+
+
+apply = jax_model5.Model5(CONFIG).apply
+
+
+def jax_params(dtype: str, *, moved: bool = False) -> Any:
+    """The initial parameters, or each of them moved by one eps up or down."""
+    rng = np.random.default_rng(3)
+    arrays = {}
+    for name, array in initial_weights().items():
+        array = array.astype(dtype)
+        signs = rng.choice([-1, 1], array.shape).astype(dtype)
+        arrays[name] = array * (1 + signs * np.asarray(EPS[dtype], dtype)) if moved else array
+    return jax_model5.from_arrays(arrays, CONFIG)
+
+
+@jax.jit
+def loss_and_gradients(params: Any, inputs_BT: Any, targets_BT: Any, step: Any) -> Any:
+    """Loss and gradients with the dropout of a step."""
+
+    def loss(params: Any) -> jax.Array:
+        rngs = {"dropout": jax.random.fold_in(key(), step)}
+        logits_BTV = apply({"params": params}, inputs_BT, deterministic=False, rngs=rngs)
+        return next_token_loss(logits_BTV, targets_BT)
+
+    return jax.value_and_grad(loss)(params)
+
+
+def train_jax(
+    optimizer: optax.GradientTransformation, dtype: str, num_steps: int, *, moved: bool = False
+) -> Run:
+    """Train in JAX with any optimizer; only the optimizer is compiled anew."""
+    with x64_for(dtype):
+        params = jax_params(dtype, moved=moved)
+        state = jax.jit(optimizer.init)(params)
+
+        @jax.jit
+        def update(gradients: Any, state: Any, params: Any) -> Any:
+            updates, state = optimizer.update(gradients, state, params)
+            return optax.apply_updates(params, updates), state
+
+        losses = []
+        for step in range(num_steps):
+            batch = (ids[step] for ids in batches())
+            loss, gradients = loss_and_gradients(params, *batch, step)
+            params, state = update(gradients, state, params)
+            losses.append(loss)
+        return Run(np.asarray(losses, np.float64), jax_model5.to_arrays(params))
+
+
+def torch_model(dtype: str) -> torch_model5.Model5:
+    """The same initial weights in torch, in training mode."""
+    arrays = {name: array.astype(dtype) for name, array in initial_weights().items()}
+    return torch_model5.from_arrays(arrays, CONFIG).train()
+
+
+def train_torch(
+    make_optimizer: Callable[..., torch.optim.Optimizer],
+    dtype: str,
+    num_steps: int,
+    *,
+    clip: float | None = None,
+    model: torch_model5.Model5 | None = None,
+) -> Run:
+    """Train in PyTorch with the masks that JAX draws."""
+    model = torch_model(dtype) if model is None else model
+    optimizer = make_optimizer(model.parameters())
+    losses = []
+    for step in range(num_steps):
+        inputs_BT, targets_BT = (torch.tensor(ids[step], dtype=torch.int64) for ids in batches())
+        with inject_masks(model, jax.tree.map(lambda mask, step=step: mask[step], masks())):
+            loss = torch_next_token_loss(model(inputs_BT), targets_BT)
+        optimizer.zero_grad()
+        loss.backward()
+        if clip is not None:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
+        optimizer.step()
+        losses.append(loss.item())
+    return Run(np.asarray(losses), _arrays(model))
+
+
+def clip_as_torch(max_norm: float) -> optax.GradientTransformation:
+    """Gradient clipping as torch has it: it adds 1e-6 to the norm, which `optax.clip_by_global_norm` does "
+    "not."""
+
+    def update(updates: Any, state: Any, params: Any = None) -> Any:
+        scale = jnp.minimum(
+            1.0, max_norm / (jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(updates))) + 1e-6)
+        )
+        return jax.tree.map(lambda leaf: leaf * scale.astype(leaf.dtype), updates), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+adamw = partial(optax.adamw, b1=0.9, b2=0.999, eps=1e-8)
+
+
+def _arrays(model: torch_model5.Model5) -> Arrays:
+    if model.head.weight is model.wte.weight:
+        return torch_model5.to_arrays(model)
+    model.head.weight = model.wte.weight
+    return torch_model5.to_arrays(model)
+
+
+def _without_key_bias(name: str, array: np.ndarray) -> np.ndarray:
+    if not name.endswith("attn.c_attn.bias"):
+        return array
+    queries, _, values = np.split(array, 3)
+    return np.concatenate([queries, values])

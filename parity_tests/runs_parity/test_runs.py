@@ -1,0 +1,138 @@
+"""Two hundred steps of training end in the same place in both frameworks, and no known mistake does."""
+
+from functools import cache
+
+import jax
+import numpy as np
+import optax
+import pytest
+import torch
+
+import jaxloss.model5 as jax_model5
+from jaxloss import training
+from jaxloss.losses import next_token_loss
+from parity_tests.runs_parity import paired
+from parity_tests.runs_parity.paired import Run
+from torch_ref import training as torch_training
+
+# The largest relative difference allowed in (the loss curve, the final weights).
+ALLOWED = {"float64": (1e-13, 1e-11), "float32": (5e-6, 1e-4)}
+
+# Enough for every mistake below to show, and few enough to try them all.
+FEW_STEPS = 40
+
+
+@cache
+def torch_adamw(dtype: str, num_steps: int) -> Run:
+    return paired.train_torch(torch_training.make_optimizer(), dtype, num_steps)
+
+
+def train_with_make_train_step() -> tuple[Run, Run]:
+    """Two float32 runs of `make_train_step`, from the initial weights and from ones moved by one eps."""
+    train_step, optimizer = training.make_train_step(next_token_loss), training.make_optimizer()
+    runs = []
+    for moved in (False, True):
+        params = paired.jax_params("float32", moved=moved)
+        state = training.init_state(paired.apply, params, optimizer, batch_size=paired.BATCH_SIZE)
+        losses = []
+        for inputs_BT, targets_BT in zip(*paired.batches(), strict=True):
+            state, loss, _ = train_step(state, inputs_BT, targets_BT, paired.key())
+            losses.append(loss)
+        runs.append(Run(np.asarray(losses, np.float64), jax_model5.to_arrays(state.params)))
+    return runs[0], runs[1]
+
+
+def assert_same_run(run: Run, moved: Run, expected: Run, dtype: str) -> None:
+    errors = run.worst_loss_error(expected), run.worst_weight_error(expected)
+    # What the run itself makes of one eps: frameworks that round differently cannot agree much better.
+    own = moved.worst_loss_error(run), moved.worst_weight_error(run)
+    print(f"{dtype}: against torch {errors[0]:.1e} in the loss, {errors[1]:.1e} in the weights;", end=" ")
+    print(f"from weights moved by one eps {own[0]:.1e}, {own[1]:.1e}")
+    assert run.losses[-10:].mean() < run.losses[0] - 0.2
+    for error, allowed, sensitivity in zip(errors, ALLOWED[dtype], own, strict=True):
+        assert error <= min(allowed, 50 * sensitivity)
+
+
+def test_two_hundred_steps_of_adamw_in_float32_give_torchs_losses_and_weights():
+    with paired.x64_for("float32"):
+        assert_same_run(*train_with_make_train_step(), torch_adamw("float32", paired.NUM_STEPS), "float32")
+
+
+def test_two_hundred_steps_of_adamw_in_float64_give_torchs_losses_and_weights():
+    optimizer = training.make_optimizer()
+    runs = [paired.train_jax(optimizer, "float64", paired.NUM_STEPS, moved=moved) for moved in (False, True)]
+    assert_same_run(*runs, torch_adamw("float64", paired.NUM_STEPS), "float64")
+
+
+# optax and torch; both clip where there is a number.
+OPTIMIZERS = {
+    "sgd": (optax.sgd(0.1), lambda p: torch.optim.SGD(p, lr=0.1), None),
+    "momentum": (optax.sgd(0.1, momentum=0.9), lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9), None),
+    "nesterov": (
+        optax.sgd(0.1, momentum=0.9, nesterov=True),
+        lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True),
+        None,
+    ),
+    "adam": (optax.adam(1e-3), lambda p: torch.optim.Adam(p, lr=1e-3), None),
+    "clipped adamw": (
+        optax.chain(paired.clip_as_torch(0.1), paired.adamw(1e-3, weight_decay=0.01)),
+        torch_training.make_optimizer(),
+        0.1,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_optimizer_gives_torchs_losses_and_weights(name):
+    optimizer, make_torch, clip = OPTIMIZERS[name]
+    run = paired.train_jax(optimizer, "float64", FEW_STEPS)
+    expected = paired.train_torch(make_torch, "float64", FEW_STEPS, clip=clip)
+    assert run.worst_loss_error(expected) <= ALLOWED["float64"][0]
+    assert run.worst_weight_error(expected) <= ALLOWED["float64"][1]
+
+
+def _is_matrix(params):
+    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+
+
+# Each is an easy mistake in a port of torch.optim.AdamW(lr=1e-3).
+MISTAKES = {
+    "optax's default weight decay": paired.adamw(1e-3),
+    "decay of matrices only": paired.adamw(1e-3, weight_decay=0.01, mask=_is_matrix),
+    "eps 1e-7": optax.adamw(1e-3, eps=1e-7, weight_decay=0.01),
+    "eps_root for eps": optax.adamw(1e-3, eps=0.0, eps_root=1e-8, weight_decay=0.01),
+    "nesterov": paired.adamw(1e-3, weight_decay=0.01, nesterov=True),
+    "coupled L2": optax.chain(optax.add_decayed_weights(0.01), optax.adam(1e-3)),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistake_in_the_optimizer_is_seen(name):
+    run = paired.train_jax(MISTAKES[name], "float64", FEW_STEPS)
+    expected = torch_adamw("float64", FEW_STEPS)
+    assert run.worst_loss_error(expected) > 1e4 * ALLOWED["float64"][0]
+    assert run.worst_weight_error(expected) > 1e4 * ALLOWED["float64"][1]
+
+
+def test_optaxs_clipping_is_not_torchs():
+    """It leaves out the 1e-6 that torch adds to the norm; small, and still above the tolerance."""
+    adamw = paired.adamw(1e-3, weight_decay=0.01)
+    run = paired.train_jax(optax.chain(optax.clip_by_global_norm(0.1), adamw), "float64", FEW_STEPS)
+    expected = paired.train_torch(torch_training.make_optimizer(), "float64", FEW_STEPS, clip=0.1)
+    assert run.worst_weight_error(expected) > 10 * ALLOWED["float64"][1]
+
+
+def test_fake_tying_is_seen():
+    model = paired.torch_model("float64")
+    model.head.weight = torch.nn.Parameter(model.wte.weight)
+    run = paired.train_torch(torch_training.make_optimizer(), "float64", FEW_STEPS, model=model)
+    expected = torch_adamw("float64", FEW_STEPS)
+    assert run.worst_loss_error(expected) > 1e4 * ALLOWED["float64"][0]
+
+
+def test_another_dropout_key_is_seen(monkeypatch):
+    expected = torch_adamw("float64", FEW_STEPS)
+    shifted = jax.tree.map(lambda mask: np.roll(mask, 1, axis=0), paired.masks())
+    monkeypatch.setattr(paired, "masks", lambda: shifted)
+    run = paired.train_torch(torch_training.make_optimizer(), "float64", FEW_STEPS)
+    assert run.worst_loss_error(expected) > 1e4 * ALLOWED["float64"][0]
