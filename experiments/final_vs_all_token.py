@@ -3,13 +3,22 @@
     python experiments/final_vs_all_token.py
     python experiments/final_vs_all_token.py --preset model5        # full size, FineWeb: for an accelerator
 
-QUESTION_AND_RESULT
+Both objectives start from the same weights and see the same batches with the same dropout keys, a step
+each in turn. Each batch gives one training signal a sequence to the one, and one a token to the other: 64
+times as many, 256 at the full size. The default (2.6 M parameters, 800 steps, the prose that comes with
+Python) takes about three minutes on two CPU cores.
+
+To expect, from seed 0: the test loss falls from ln 4096 = 8.32 nats to 5.89 with all tokens and to 6.7
+with the final token, each measured as it was trained; 2 nats are gained after 336 steps and not within
+800. The final-token train loss scatters by 0.76 nats around its mean, the other by 0.14. A final-token
+step is about a quarter cheaper, because only one position goes through the head; with GPT-2's vocabulary
+of 50,257, several times. The texts of both are of English words without sense: at this size, the share of
+tokens that begin with a space does not tell them apart, their perplexity under the other model does
+(1,522 for all, 2,086 for final). Runs of one seed are equal to the last bit.
 """
 
 import dataclasses
 import sys
-from collections.abc import Callable
-from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -43,7 +52,7 @@ OWN_LOSS = {"all": "all", "final": "final"}  # the test loss that each objective
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Train Model 5 on all tokens and on the final token only, side by side, and compare the two."""
+    """Train Model 5 on all tokens and on the final token only, and compare the two."""
 
     model: Model5Config
     train: TrainConfig
@@ -58,7 +67,7 @@ class Config:
 PRESETS = {
     "small": Config(
         model=Model5Config(context_length=64, embed_dim=256, num_heads=4, num_blocks=2),
-        train=TrainConfig(steps=800, batch_size=8, eval_crops=256),
+        train=TrainConfig(steps=800, batch_size=8),
         data=DataConfig(),
     ),
     "model5": Config(
@@ -70,15 +79,10 @@ PRESETS = {
 }
 
 
-def held_out(data: TokenData, config: Config) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Evenly spaced crops, and one random batch as the article evaluates on."""
+def held_out_crops(data: TokenData, config: Config, num_crops: int) -> tuple[np.ndarray, np.ndarray]:
+    """Evenly spaced crops of the test tokens, as many as there are if they are fewer."""
     length = config.model.context_length
-    num_crops = min(config.train.eval_crops, len(data.test) - length)
-    batch = {"batch_size": config.train.batch_size, "seed": config.train.seed, "step": 0}
-    return {
-        "": eval_crops(data.test, num_crops=num_crops, context_length=length),
-        " of one batch": sample_batch(data.test, context_length=length, **batch),
-    }
+    return eval_crops(data.test, num_crops=min(num_crops, len(data.test) - length), context_length=length)
 
 
 def write_texts(
@@ -92,12 +96,13 @@ def write_texts(
     crops = ids[:, -config.model.context_length - 1 :]
     judged = evaluate(other, eval_step, crops[:, :-1], crops[:, 1:], batch_size=batch_size)
     measures = measure_text(tokenizer.decode, ids[:, prompt.shape[1] :])
-    measures["perplexity_under_other"] = float(np.exp(judged["all"].mean))
+    with np.errstate(over="ignore"):  # a model that has diverged finds anything infinitely surprising
+        measures["perplexity_under_other"] = float(np.exp(judged["all"].mean))
     return [tokenizer.decode(row) for row in ids], measures
 
 
 def write_results(
-    folder: RunFolder, outcome: Outcome, config: Config, data: TokenData, write: Callable
+    folder: RunFolder, outcome: Outcome, config: Config, data: TokenData, eval_step: EvalStep, key: jax.Array
 ) -> None:
     """Weights, plot, texts and table of both models, however far they came."""
     for name, state in outcome.states.items():
@@ -108,13 +113,15 @@ def write_results(
 
     summaries, texts = {}, {}
     for name, other in (("all", "final"), ("final", "all")):
-        texts[LABELS[name]], measures = write(outcome.states[name], outcome.states[other])
+        models = outcome.states[name], outcome.states[other]
+        texts[LABELS[name]], measures = write_texts(*models, eval_step, config, data.tokenizer, key)
         summaries[name] = summarise(records, name) | {"text": measures}
+        # A crop has one final token but many tokens, so that loss takes more crops to be as certain.
+        crops = held_out_crops(data, config, 8 * config.train.eval_crops)
+        precise = evaluate(outcome.states[name], eval_step, *crops, batch_size=config.train.batch_size)
+        summaries[name]["test_losses"]["final"] = precise["final"]._asdict()
         print(f"\n{LABELS[name]}:\n{wrap(texts[LABELS[name]][0])}")
-    crops, _ = eval_crops(
-        data.test, num_crops=config.sample.num_texts, context_length=config.model.context_length
-    )
-    real_text = measure_text(data.tokenizer.decode, crops)
+    real_text = measure_text(data.tokenizer.decode, held_out_crops(data, config, config.sample.num_texts)[0])
     table = comparison_table(summaries, LABELS, real_text)
     print(f"\n{table}\n\nwritten to {folder.path}/")
     results = {"stopped_early": outcome.reason, "steps": outcome.steps, "real_text": real_text, **summaries}
@@ -127,7 +134,6 @@ def main(config: Config) -> int:
     folder = RunFolder(config.out, "final_vs_all_token")
     data = config.data.prepare(config.model.context_length)
     config = dataclasses.replace(config, model=fit_vocabulary(config.model, data.tokenizer.vocab_size))
-    tests = held_out(data, config)
     folder.create()
     folder.write_json("config.json", dataclasses.asdict(config))
     data.tokenizer.save(folder.file("tokenizer.json"))
@@ -143,6 +149,12 @@ def main(config: Config) -> int:
     def sample(step: int) -> tuple[np.ndarray, np.ndarray]:
         size = {"batch_size": settings.batch_size, "context_length": context_length}
         return sample_batch(data.train, **size, seed=settings.seed, step=step)
+
+    one_batch = {"batch_size": settings.batch_size, "seed": settings.seed, "step": 0}
+    tests = {
+        "": held_out_crops(data, config, settings.eval_crops),
+        " of one batch": sample_batch(data.test, context_length=context_length, **one_batch),
+    }
 
     def measure(state):
         return {
@@ -167,8 +179,7 @@ def main(config: Config) -> int:
     outcome = drive(
         trainings, folder, steps=settings.steps, tokens_per_step=tokens_per_step, test_losses=OWN_LOSS
     )
-    write = partial(write_texts, eval_step=eval_step, config=config, tokenizer=data.tokenizer, key=text_key)
-    write_results(folder, outcome, config, data, write)
+    write_results(folder, outcome, config, data, eval_step, text_key)
     return outcome.exit_code
 
 

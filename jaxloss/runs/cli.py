@@ -31,12 +31,17 @@ def run_cli(
 
     Returns:
         The exit code: that of `main`; 2 after a mistake in the arguments, the files they name or the data
-        (`ValueError`, `TypeError`, `OSError`, told in one line on stderr); 130 after Ctrl-C.
+        (`ValueError`, `TypeError`, `OSError`, told in one line on stderr); 130 after Ctrl-C; 141 if whoever
+        reads the output went away. With `JAXLOSS_TRACEBACK` set, a mistake keeps its traceback.
     """
     quieten_libraries()
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         return main(_parse(config_type, presets or {}, arguments)) or 0
+    except BrokenPipeError:
+        # The reader of our output is gone (`| head`): there is nobody to tell, also not at interpreter exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except (ValueError, TypeError, OSError) as error:
         if os.environ.get("JAXLOSS_TRACEBACK"):
             raise

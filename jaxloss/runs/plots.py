@@ -59,7 +59,7 @@ def plot_losses(
         title: of the figure.
         test_losses: objective -> name of the test loss drawn for it.
         labels: objective -> its name in the legend.
-        window: steps that the smoothed curve averages over.
+        window: steps that the smoothed curve averages over, at most a tenth of the run.
     """
     figure, (train_axis, test_axis) = new_figure(2, title=title)
     for colour, (objective, label) in zip(COLOURS, labels.items(), strict=False):
@@ -69,6 +69,8 @@ def plot_losses(
         if train:
             steps, losses = zip(*train, strict=True)
             train_axis.plot(steps, losses, color=colour, alpha=0.25, linewidth=0.6)
+            # In a short run, an average over many steps would hide the curve.
+            window = min(window, max(1, len(losses) // 10))
             train_axis.plot(steps, smooth(losses, window), color=colour, linewidth=1.8, label=label)
         if test:
             mean = np.array([loss["mean"] for _, loss in test])
