@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import hashlib
 import os
-import platform
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,8 +51,7 @@ class Corpus:
         if not isinstance(self.source, str | os.PathLike):
             return identity | {"dataset": _digest(self.load())}
         if self.name == "python-docs":
-            version = f"{platform.python_version()}-{python_docs.EXTRACTION_VERSION}"
-            return identity | {"python-docs": version}
+            return identity | {"python-docs": python_docs.version()}
         if self.name == "fineweb":
             return {"num_documents": self._num_fineweb(), "fineweb": fineweb.SUBSET}
         return identity | {"text_column": self.text_column, "files": files.digest(self._paths())}

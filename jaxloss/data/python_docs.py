@@ -24,9 +24,6 @@ from jaxloss.data.progress import progress_bar
 if TYPE_CHECKING:
     from datasets import Dataset
 
-# Part of the cache key: raise it whenever the extracted text changes.
-EXTRACTION_VERSION = 1
-
 # Tests and samples repeat the documentation that they test; site-packages is not the standard library.
 _SKIPPED_FOLDERS = frozenset(
     ("dist-packages", "idle_test", "idlelib", "lib2to3", "site-packages", "test", "tests", "turtledemo")
@@ -88,14 +85,19 @@ def order(named: tuple[str, object]) -> bytes:
     return hashlib.sha256(named[0].encode()).digest()
 
 
+def version() -> str:
+    """Return what the text depends on: Python's version and this file's own source, as cache keys need it."""
+    source = Path(__file__).read_bytes()
+    return f"{platform.python_version()}-{hashlib.sha256(source).hexdigest()[:12]}"
+
+
 def load(cache_dir: Path, *, num_documents: int | None) -> Dataset:
     """Return the corpus as a dataset, extracted once and cached for this Python version."""
     import pyarrow as pa
     import pyarrow.parquet as pq
     from datasets import Dataset
 
-    version = f"{platform.python_version()}-{EXTRACTION_VERSION}"
-    path = cache_dir / "corpora" / f"python-docs-{version}.parquet"
+    path = cache_dir / "corpora" / f"python-docs-{version()}.parquet"
     if not path.exists():
         with atomic_path(path) as temporary:
             pq.write_table(pa.table({"text": python_docs()}), temporary)
