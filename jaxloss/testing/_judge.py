@@ -104,3 +104,18 @@ def compare_arrays(
             )
         )
     return found
+
+
+def relative_l2(
+    jax_result: Result, torch_result: Result, truth: Result, dtype: str
+) -> tuple[float, float | None]:
+    """How far all gradients together are from the truth, relative to its length: JAX's, and torch's own."""
+    names = list(truth.gradients)
+
+    def flat(result: Result) -> np.ndarray:
+        return np.concatenate([np.ravel(result.gradients[name]).astype(np.float64) for name in names])
+
+    expected = flat(truth)
+    length = np.linalg.norm(expected)
+    ours, theirs = (float(np.linalg.norm(flat(r) - expected) / length) for r in (jax_result, torch_result))
+    return ours, None if dtype == "float64" else theirs

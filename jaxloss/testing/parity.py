@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from jaxloss.testing._jax_side import has_arrays, run_jax
-from jaxloss.testing._judge import check_meaning, compare_arrays, draw_cotangents, gradient_scale
+from jaxloss.testing._judge import check_meaning, compare_arrays, draw_cotangents, gradient_scale, relative_l2
 from jaxloss.testing._params import make_converter
 from jaxloss.testing._run import Arrays, Leaves, OutputMismatchError, Result, differentiable
 from jaxloss.testing._torch_side import check_reproducible, is_module, module_parameters, run_torch
@@ -110,6 +110,7 @@ def check_parity(
 
     comparisons: list[Comparison] = []
     cause: str | None = None
+    l2: dict[str, tuple[float, float | None]] = {}
     for dtype in sorted(dtypes, key=lambda dtype: EPS[dtype]):
         allowed = (
             VALUE_EPS_OF_MAX[dtype] if value_eps is None else value_eps,
@@ -120,7 +121,9 @@ def check_parity(
             evidence.agreed_in_float64 = bool(comparisons)
             cause = likely_cause(evidence, found)
         comparisons += found
-    return ParityReport(title, tuple(comparisons), cause)
+        if evidence.jax_result is not None and evidence.truth.gradients:
+            l2[dtype] = relative_l2(evidence.jax_result, evidence.torch_result, evidence.truth, dtype)
+    return ParityReport(title, tuple(comparisons), cause, l2)
 
 
 def assert_parity(

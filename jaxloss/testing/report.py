@@ -1,7 +1,7 @@
 """What a comparison found, as objects, as text and as tables."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -48,11 +48,14 @@ class ParityReport:
         name: of the pair.
         comparisons: all that were made.
         cause: the likely cause of the first failure, where a known trap matches.
+        gradient_l2: for each dtype, the relative L2 distance of all gradients together from the float64
+            truth, of JAX and of torch; in float64, of JAX from torch.
     """
 
     name: str
     comparisons: tuple[Comparison, ...]
     cause: str | None = None
+    gradient_l2: Mapping[str, tuple[float, float | None]] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool:

@@ -21,7 +21,6 @@ from parity_tests.report.samples import NO_LOSSES, SAMPLES, Sample
 
 SMALL = Model5Config(vocab_size=61, context_length=16, embed_dim=32, num_heads=4, num_blocks=4)
 _BATCH = 3
-_IDS = [integers(_BATCH, SMALL.context_length, high=SMALL.vocab_size)] * 2
 _MASKS_KEY = 3
 
 
@@ -44,7 +43,7 @@ def loss_pairs() -> list[Pair]:
 
 def layer_pairs() -> list[Pair]:
     """Each layer of Model 5 with the gradients of its parameters and its input."""
-    params = _params()
+    params = _params(SMALL)
     block, x = params["h_0"], normal(_BATCH, SMALL.context_length, SMALL.embed_dim)
     far = normal(_BATCH, SMALL.context_length, SMALL.embed_dim, mean=1000.0)
     jax_block = jaxloss.model5.Block(SMALL)
@@ -66,14 +65,15 @@ def layer_pairs() -> list[Pair]:
     ]
 
 
-def model_pairs() -> list[Pair]:
+def model_pairs(config: Model5Config = SMALL) -> list[Pair]:
     """Model 5 under both objectives, dropout off and on: logits, loss and every parameter's gradient."""
-    params, pairs = _params(), []
-    for objective in ("next_token_loss", "final_token_loss"):
-        pairs.append(_model_pair(f"Model 5, {objective}", objective, params, []))
-        masks = _masks(params)
-        pairs.append(_model_pair(f"Model 5, {objective}, dropout on", objective, params, [masks]))
-    return pairs
+    params = _params(config)
+    masks = _masks(config, params)
+    return [
+        _model_pair(f"Model 5, {objective}{dropout}", config, objective, params, given)
+        for objective in ("next_token_loss", "final_token_loss")
+        for dropout, given in (("", []), (", dropout on", [masks]))
+    ]
 
 
 def _loss_pair(name: str, sample: Sample) -> Pair:
@@ -85,18 +85,18 @@ def _loss_pair(name: str, sample: Sample) -> Pair:
     return Pair(title, of(jaxloss.losses), of(torch_ref.losses), sample.inputs, {"wrt": sample.wrt})
 
 
-def _params() -> Any:
+def _params(config: Model5Config) -> Any:
     """Weights with no special values: biases and LayerNorm scales are random as well."""
     rng = np.random.default_rng(5)
-    params = jaxloss.model5.init_params(SMALL, jax.random.key(0))
+    params = jaxloss.model5.init_params(config, jax.random.key(0))
     return jax.tree.map(
         lambda leaf: np.asarray(leaf, np.float64) + 0.1 * rng.standard_normal(leaf.shape), params
     )
 
 
-def _masks(params: Any) -> Any:
-    ids = np.zeros((_BATCH, SMALL.context_length), np.int32)
-    apply_fn = jaxloss.model5.Model5(SMALL).apply
+def _masks(config: Model5Config, params: Any) -> Any:
+    ids = np.zeros((_BATCH, config.context_length), np.int32)
+    apply_fn = jaxloss.model5.Model5(config).apply
     return draw_masks(apply_fn, {"params": params}, ids, key=jax.random.key(_MASKS_KEY))
 
 
@@ -104,16 +104,18 @@ def _apply(layer: Any) -> Callable[..., Any]:
     return lambda params, x_BTD: layer.apply({"params": params}, x_BTD)
 
 
-def _model_pair(title: str, objective: str, params: Any, masks: list[Any]) -> Pair:
+def _model_pair(title: str, config: Model5Config, objective: str, params: Any, masks: list[Any]) -> Pair:
     loss = getattr(jaxloss.losses, objective)
 
     def jax_fn(params: Any, ids_BT: jax.Array, targets_BT: jax.Array, *masks: Any) -> Any:
         variables = {"params": params, **({"dropout_masks": masks[0]} if masks else {})}
-        logits_BTV = jaxloss.model5.Model5(SMALL).apply(variables, ids_BT, deterministic=not masks)
-        return {"logits": logits_BTV, "loss": loss(logits_BTV, targets_BT)}
+        logits_BTV = jaxloss.model5.Model5(config).apply(variables, ids_BT, deterministic=not masks)
+        # The logits are compared as values; the gradients are those of the objective alone.
+        return {"logits": jax.lax.stop_gradient(logits_BTV), "loss": loss(logits_BTV, targets_BT)}
 
-    module = _WithObjective(SMALL, getattr(torch_ref.losses, objective)).train(bool(masks))
-    return Pair(title, jax_fn, module, [*_IDS, *masks], {"params": params})
+    module = _WithObjective(config, getattr(torch_ref.losses, objective)).train(bool(masks))
+    ids = integers(_BATCH, config.context_length, high=config.vocab_size)
+    return Pair(title, jax_fn, module, [ids, ids, *masks], {"params": params})
 
 
 class _WithObjective(torch_ref.model5.Model5):
@@ -129,4 +131,4 @@ class _WithObjective(torch_ref.model5.Model5):
         else:
             with inject_masks(self, masks[0]):
                 logits_BTV = super().forward(ids_BT)
-        return {"logits": logits_BTV, "loss": self.loss(logits_BTV, targets_BT)}
+        return {"logits": logits_BTV.detach(), "loss": self.loss(logits_BTV, targets_BT)}
