@@ -1,5 +1,6 @@
 """What every loss promises beyond parity, as assertions: masks delete, precision, accuracy against mpmath."""
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -10,6 +11,9 @@ import numpy as np
 from parity_tests.compare import assert_same, assert_within
 from parity_tests.losses.harness import cast, run_jax, run_torch
 from parity_tests.tolerances import EPS, GRADIENT_EPS_OF_MAX, VALUE_EPS_OF_MAX
+
+# Compiling takes nearly all the time of these tests, and half of that is optimisation.
+compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 REDUCTIONS = ("mean", "sum", "none")
 OUT_OF_RANGE = 10**6
@@ -27,7 +31,7 @@ def assert_masking_deletes(loss: Callable, arrays: dict, mask: np.ndarray, optio
         keep = mask.reshape(mask.shape + (1,) * (array.ndim - mask.ndim))
         poisoned[name] = np.where(keep, array, nothing).astype(array.dtype)
 
-    @jax.jit
+    @compiled
     def run(arrays):
         given = options or {}
         return [run_jax(loss, arrays, given | {"reduction": each}, wrt) for each in ("none", "mean")]
@@ -55,7 +59,7 @@ def _as_jax(arrays: dict) -> dict:
 def assert_class_axis_is_free(loss: Callable, input: np.ndarray, *rest, **options):
     """The first axis as class axis gives the same as the last."""
 
-    @jax.jit
+    @compiled
     def both(x, *rest):
         rows = loss(x, *rest, reduction="none", **options)
         turned = [r.T if r.shape == x.shape else r for r in rest]
@@ -75,7 +79,7 @@ def assert_transforms(loss: Callable, input: np.ndarray, *rest, **options):
     def scalar(x):
         return loss(x, *rest, **options)
 
-    @jax.jit
+    @compiled
     def everything(x):
         points = jnp.stack([x, x + step * direction, x - step * direction])
         batched = jax.vmap(jax.value_and_grad(jax.checkpoint(scalar)))(points)
@@ -104,7 +108,7 @@ def assert_parity(
         typed = cast(arrays, dtype)
         truths = [_truth(torch_loss, cast(typed, "float64"), options, wrt) for options in cases]
 
-        @jax.jit
+        @compiled
         def run_all(typed, truths=truths):
             pairs = zip(cases, truths, strict=True)
             return [run_jax(jax_loss, typed, options, wrt, cotangent) for options, (cotangent, *_) in pairs]
@@ -134,7 +138,7 @@ def assert_half_precision_is_rounded_once(loss: Callable, *arrays, num_floats: i
     rest = [jnp.asarray(a) for a in arrays[num_floats:]]
     differentiate = jax.value_and_grad(loss, tuple(range(num_floats)))
 
-    @jax.jit
+    @compiled
     def both(half, rest):
         return differentiate(*half, *rest), differentiate(*(a.astype(jnp.float32) for a in half), *rest)
 
@@ -168,7 +172,7 @@ def assert_accurate(
     The exact gradient is a central difference at a precision that makes it so.
     """
     argnums = tuple(range(len(arrays)))
-    values, gradients = jax.jit(jax.vmap(jax.value_and_grad(loss, argnums)))(*map(jnp.asarray, arrays))
+    values, gradients = compiled(jax.vmap(jax.value_and_grad(loss, argnums)))(*map(jnp.asarray, arrays))
     # Wide enough for exp(-1000) beside 1, and for differences over a step of 1e-200.
     with mpmath.workdps(1100):
         for row in range(len(values)):

@@ -69,7 +69,7 @@ def test_divergences_match_torch(loss):
     # Near-uniform pairs are left to mpmath below: torch's gradient of a small divergence is noise.
     input, target = PAIRS["spread"]
     arrays = {"input": input, "target": target, "sample_weight": SAMPLE_WEIGHT}
-    cases = [{"reduction": reduction} for reduction in ("mean", "sum", "none")]
+    cases = [{"reduction": reduction} for reduction in ("mean", "none")]
     theirs = getattr(torch_side, loss.__name__)
     assert_parity(loss, theirs, arrays, cases, wrt=("input", "target", "sample_weight"))
 

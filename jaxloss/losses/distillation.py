@@ -1,0 +1,102 @@
+"""Training a student on a teacher's logits."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxloss import _checks, _log_ratio, _rows, _softmax
+from jaxloss._reduction import compute_dtype, select
+
+__all__ = ["distillation_loss"]
+
+_DIVERGENCES = ("forward_kl", "reverse_kl", "jensen_shannon")
+
+
+def distillation_loss(
+    input: Float[Array, "..."],
+    teacher: Float[Array, "..."],
+    target: Int[Array, "..."] | None = None,
+    temperature: float = 2.0,
+    hard_weight: float = 0.0,
+    divergence: str = "forward_kl",
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    *,
+    where: Bool[Array, "..."] | None = None,
+    sample_weight: Float[Array, "..."] | None = None,
+    axis: int = -1,
+) -> Float[Array, "..."]:
+    r"""Pull a student's distribution towards its teacher's, both softened, and optionally towards true
+    labels.
+
+    $$\ell_n = (1 - \lambda)\, T^2\, D\!\left(\mathrm{softmax}(y_n / T), \mathrm{softmax}(x_n / T)\right)
+    - \lambda \log \mathrm{softmax}(x_n)_{t_n}$$
+
+    Gradients of the softened term shrink as $1 / T^2$; the factor $T^2$ keeps the mix the same at every
+    temperature. No gradient is stopped: wrap the teacher in `jax.lax.stop_gradient` if it shares parameters
+    with the student.
+
+    Args:
+        input: the student's logits $x$, classes along `axis`.
+        teacher: the teacher's logits $y$, of the same shape.
+        target: true labels $t$ in `[0, C)`, of the shape of `input` without `axis`. Rows with `ignore_index`
+            take no part in either term, so that a padded batch needs no mask.
+        temperature: $T > 0$.
+        hard_weight: $\lambda$ in [0, 1], the share of the labels' cross entropy; above 0 it needs `target`.
+        divergence: $D$: "forward_kl", $\mathrm{KL}(p \| q)$, which covers all that the teacher does;
+            "reverse_kl", $\mathrm{KL}(q \| p)$, which keeps to what it does most; or "jensen_shannon".
+        ignore_index: rows with this label take no part.
+        reduction: "mean" (over the rows that take part), "sum" or "none".
+        where: rows that take part; the others count as deleted.
+        sample_weight: a factor for each row (each token); the mean divides by their sum.
+        axis: the class axis.
+
+    Returns:
+        The loss in nats, at least float32: a scalar, or one value for each row with "none". Without any row,
+        "mean" gives NaN and "sum" 0. A label outside `[0, C)` gives NaN, in value and gradient.
+
+    Raises:
+        TypeError: logits are not floating point or `target` not integer.
+        ValueError: a shape, option or range is wrong, or `hard_weight` has no labels to weigh.
+
+    Differs from torch: torch has no such function.
+
+    Reference: Hinton et al. 2015, "Distilling the Knowledge in a Neural Network", section 2
+    (https://arxiv.org/abs/1503.02531), whose cross entropy with soft targets differs from the forward
+    divergence by the teacher's entropy, a constant; Gu et al. 2024 (https://arxiv.org/abs/2306.08543) for the
+    reverse one.
+
+    >>> import jax.numpy as jnp
+    >>> student, teacher = jnp.zeros((1, 2), jnp.float32), jnp.array([[2.0, 0.0]], jnp.float32)
+    >>> print(distillation_loss(student, teacher, temperature=1.0))
+    0.32781333
+    """
+    student, teacher = _checks.as_floats("input", input), _checks.as_floats("teacher", teacher)
+    _checks.check_shape("teacher", teacher, student.shape, "that of input")
+    temperature = _checks.check_number("temperature", temperature, low=0.0, open_low=True)
+    hard_weight = _checks.check_number("hard_weight", hard_weight, low=0.0, high=1.0)
+    _checks.check_choice("divergence", divergence, _DIVERGENCES)
+    class_axis, where, sample_weight = _rows.check_rows(student, reduction, where, sample_weight, axis)
+    if target is None and hard_weight > 0.0:
+        raise ValueError(f"target must hold labels when hard_weight is above 0; got None with {hard_weight}.")
+    dtype = compute_dtype(student, teacher, sample_weight)
+    student = student.astype(dtype)
+    if target is not None:
+        rows = _rows.label_rows(student, target, None, ignore_index, where, sample_weight, axis)
+        where, sample_weight = rows.kept, rows.weight
+
+    taking_part = None if where is None else jnp.expand_dims(where, class_axis)
+    soft_student = select(taking_part, student) / temperature
+    soft_teacher = select(taking_part, teacher.astype(dtype)) / temperature
+    loss = _softened(divergence, soft_student, soft_teacher, class_axis) * (1 - hard_weight) * temperature**2
+    if hard_weight > 0.0:
+        loss += hard_weight * _softmax.label_cross_entropy(student, rows.labels, rows.kept, class_axis)
+    return _rows.reduce_weighted(loss, reduction, where, sample_weight)
+
+
+def _softened(divergence: str, student: jax.Array, teacher: jax.Array, axis: int) -> jax.Array:
+    if divergence == "forward_kl":
+        return _log_ratio.kl(student, teacher, axis)
+    if divergence == "reverse_kl":
+        return _log_ratio.kl(teacher, student, axis)
+    return _log_ratio.jensen_shannon(student, teacher, axis)

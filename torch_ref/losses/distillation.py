@@ -1,0 +1,45 @@
+"""Training a student on a teacher's logits, on torch.nn.functional's kl_div and cross_entropy."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from torch_ref.losses.softmax_divergence import forward_kl_div, jensen_shannon_div, reverse_kl_div
+
+__all__ = ["distillation_loss"]
+
+
+def distillation_loss(
+    input: Tensor,
+    teacher: Tensor,
+    target: Tensor | None = None,
+    temperature: float = 2.0,
+    hard_weight: float = 0.0,
+    divergence: str = "forward_kl",
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    *,
+    where: Tensor | None = None,
+    sample_weight: Tensor | None = None,
+    axis: int = -1,
+) -> Tensor:
+    """The softened divergence times T squared, mixed with the cross entropy of the labels."""
+    chosen = {
+        "forward_kl": forward_kl_div,
+        "reverse_kl": reverse_kl_div,
+        "jensen_shannon": jensen_shannon_div,
+    }[divergence]
+    student, teacher = input.movedim(axis, -1), teacher.movedim(axis, -1)
+    keep = torch.ones(student.shape[:-1], dtype=torch.bool) if where is None else where
+    if target is not None:
+        keep = keep & (target != ignore_index)
+    student, teacher = student[keep], teacher[keep]
+    soft = chosen(student / temperature, teacher / temperature, reduction="none") * temperature**2
+    loss = (1 - hard_weight) * soft
+    if hard_weight > 0.0 and target is not None:
+        loss = loss + hard_weight * F.cross_entropy(student, target[keep], reduction="none")
+    weight = torch.ones_like(loss) if sample_weight is None else sample_weight[keep]
+    if reduction == "none":
+        return torch.zeros(keep.shape, dtype=loss.dtype).masked_scatter(keep, loss * weight)
+    total = (loss * weight).sum()
+    return total if reduction == "sum" else total / weight.sum()
