@@ -1,0 +1,51 @@
+"""The odds of single classes under a softmax, computed without cancelling."""
+
+import jax
+import jax.numpy as jnp
+
+from jaxloss import _softmax
+
+
+@jax.custom_jvp
+def label_margins(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """`log(p / (1 - p))` of several labels for each row, `[..., K]`, under the softmax of `[..., V]`.
+
+    That is the label's logit minus the log-sum-exp of the others. `1 - p` cancels only for a single largest
+    logit, so only for that one are the others summed by themselves. Labels must be valid.
+    """
+    own = jnp.take_along_axis(logits, labels, -1, mode="promise_in_bounds")
+    peak = jnp.max(logits, -1, keepdims=True, initial=-jnp.inf)
+    peak = jnp.where(peak < jnp.inf, peak, jnp.nan)
+    leads, others = _split_leader(logits, labels)
+    runner_up = jnp.max(others, -1, keepdims=True, initial=-jnp.inf)
+    runner_up = jnp.where(runner_up == -jnp.inf, peak, runner_up)
+    gap, error = _softmax._difference(peak, runner_up)
+    leader_margin = gap + (error - jnp.log(jnp.sum(jnp.exp(others - runner_up), -1, keepdims=True)))
+
+    share = jnp.where(leads, 0.0, jnp.exp(own - peak))
+    total = jnp.sum(jnp.exp(logits - peak), -1, keepdims=True)
+    return jnp.where(leads, leader_margin, (own - peak) - jnp.log(total - share))
+
+
+@label_margins.defjvp
+def _label_margins_jvp(primals, tangents):
+    logits, labels = primals
+    own_dot = jnp.take_along_axis(tangents[0], labels, -1, mode="promise_in_bounds")
+    leads, others = _split_leader(logits, labels)
+    softmax = _softmax.softmax(logits, -1)
+    own_share = jnp.where(leads, 0.0, jnp.take_along_axis(softmax, labels, -1, mode="promise_in_bounds"))
+    others_dot = (jnp.sum(softmax * tangents[0], -1, keepdims=True) - own_share * own_dot) / (1 - own_share)
+    # A row without any other class has no one to lose to: its margin is infinite, and flat.
+    has_others = jnp.any(others > -jnp.inf, -1, keepdims=True)
+    others_share = _softmax.softmax(jnp.where(has_others, others, 0.0), -1)
+    others_share = jnp.where(others == -jnp.inf, 0.0, others_share)
+    leader_dot = jnp.sum(others_share * tangents[0], -1, keepdims=True)
+    return label_margins(logits, labels), own_dot - jnp.where(leads, leader_dot, others_dot)
+
+
+def _split_leader(logits, labels):
+    """Whether each label has the single largest logit of its row; and the logits without that one."""
+    is_peak = logits == jnp.max(logits, -1, keepdims=True, initial=-jnp.inf)
+    alone = jnp.sum(is_peak, -1, keepdims=True) == 1
+    leads = alone & (labels == jnp.argmax(logits, -1, keepdims=True))
+    return leads, jnp.where(is_peak & alone, -jnp.inf, logits)

@@ -1,0 +1,238 @@
+"""Penalties on what a language model's logits say, beside the loss of its targets.
+
+They are added to a loss with a factor, e.g. `next_token_loss(...) + 1e-4 * z_loss(...)`, or through
+`make_hybrid_loss`. Shapes: B batch (any number of axes), T time, V vocabulary, K tokens to avoid.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxloss import _checks, _log_ratio, _rows
+from jaxloss._label_margin import label_margins
+from jaxloss._reduction import compute_dtype, select
+
+__all__ = ["previous_tokens", "token_set_loss", "unlikelihood_loss", "z_loss"]
+
+
+def z_loss(
+    input: Float[Array, "..."],
+    reduction: str = "mean",
+    *,
+    where: Bool[Array, "..."] | None = None,
+    sample_weight: Float[Array, "..."] | None = None,
+    axis: int = -1,
+) -> Float[Array, "..."]:
+    r"""Penalise logits whose softmax normaliser is far from 1, so that they do not drift.
+
+    $$\ell_n = \Big(\log \sum_c \exp x_{nc}\Big)^2$$
+
+    Cross entropy does not see a constant added to all logits; in bfloat16 a large one costs precision. The
+    usual factor is 1e-4 for a model's head and 1e-3 for the router of a mixture of experts.
+
+    Args:
+        input: logits $x$, classes along `axis`.
+        reduction: "mean" (over rows), "sum" or "none".
+        where: rows (the shape of `input` without `axis`) that take part; the others count as deleted.
+        sample_weight: a factor for each row (each token); the mean divides by their sum.
+        axis: the class axis.
+
+    Returns:
+        The penalty in squared nats, at least float32: a scalar, or one value for each row with "none".
+        Without any row, "mean" gives NaN and "sum" 0.
+
+    Raises:
+        TypeError: `input` is not floating point.
+        ValueError: a shape or option is wrong.
+
+    Differs from torch: torch has no such function.
+
+    Reference: Chowdhery et al. 2022, "PaLM", its auxiliary loss (https://arxiv.org/abs/2204.02311); Zoph et
+    al. 2022, "ST-MoE", the router z-loss (https://arxiv.org/abs/2202.08906).
+
+    >>> import jax.numpy as jnp
+    >>> print(z_loss(jnp.zeros((3, 50), jnp.float32)))  # (ln 50) ** 2
+    15.303925
+    """
+    logits = _checks.as_floats("input", input)
+    axis, where, sample_weight = _rows.check_rows(logits, reduction, where, sample_weight, axis)
+    logits = logits.astype(compute_dtype(logits, sample_weight))
+    logits = select(None if where is None else jnp.expand_dims(where, axis), logits)
+    loss = jnp.square(jax.nn.logsumexp(logits, axis))
+    return _rows.reduce_weighted(loss, reduction, where, sample_weight)
+
+
+def unlikelihood_loss(
+    input: Float[Array, "*B V"],
+    target: Int[Array, "*B K"],
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    *,
+    where: Bool[Array, "*B"] | None = None,
+    sample_weight: Float[Array, "*B"] | None = None,
+) -> Float[Array, "..."]:
+    r"""Penalise the probability of tokens that should not come next, such as repetitions.
+
+    $$\ell_n = -\sum_{k} \log\left(1 - p_{n t_{nk}}\right), \qquad p_n = \mathrm{softmax}(x_n)$$
+
+    Its gradient stays finite and useful when the model is sure of a token to avoid, where $\log(1 - p)$ as
+    written gives infinity.
+
+    Args:
+        input: logits $x$ of the next token.
+        target: tokens to avoid, K for each row; `previous_tokens` makes them from a text.
+        ignore_index: fills up rows that have fewer than K tokens to avoid.
+        reduction: "mean" (over rows, also those without any token to avoid), "sum" or "none".
+        where: rows that take part; the others count as deleted.
+        sample_weight: a factor for each row (each position); the mean divides by their sum.
+
+    Returns:
+        The loss in nats, at least float32: a scalar, or one value for each row with "none". Without any row,
+        "mean" gives NaN and "sum" 0. A token outside the vocabulary gives NaN, in value and gradient.
+
+    Raises:
+        TypeError: `input` is not floating point or `target` not integer.
+        ValueError: a shape or option is wrong.
+
+    Differs from torch: torch has no such function.
+
+    Reference: Welleck et al. 2020, "Neural Text Generation With Unlikelihood Training", the token-level
+    unlikelihood loss (https://arxiv.org/abs/1908.04319).
+
+    >>> import jax.numpy as jnp
+    >>> logits = jnp.array([[1e4, 0.0, 0.0]], jnp.float32)
+    >>> print(unlikelihood_loss(logits, jnp.array([[0]])))  # 1e4 - ln 2
+    9999.307
+    """
+    logits, labels = _checks.as_floats("input", input), _checks.as_labels("target", target)
+    if logits.ndim < 1 or labels.ndim != logits.ndim or labels.shape[:-1] != logits.shape[:-1]:
+        raise ValueError(
+            f"target must have shape {[*logits.shape[:-1], 'K']}, K tokens for each row of input; "
+            f"got {_checks.describe(labels)}."
+        )
+    ignore_index = _checks.check_integer("ignore_index", ignore_index)
+    _, where, sample_weight = _rows.check_rows(logits, reduction, where, sample_weight, -1)
+    logits = logits.astype(compute_dtype(logits, sample_weight))
+    row_mask = None if where is None else where[..., None]
+    kept = _rows.not_ignored(labels, ignore_index)
+    kept = kept if row_mask is None else kept & row_mask
+    in_range = (labels >= 0) & (labels < logits.shape[-1])
+    margins = label_margins(select(row_mask, logits), jnp.where(kept & in_range, labels, 0))
+    # Ignored before the softplus, whose gradient at an infinite margin is not 0.
+    terms = jax.nn.softplus(jnp.where(kept, margins, 0.0)) * jnp.where(in_range, 1.0, jnp.nan).astype(
+        logits.dtype
+    )
+    return _rows.reduce_weighted(jnp.sum(jnp.where(kept, terms, 0.0), -1), reduction, where, sample_weight)
+
+
+def previous_tokens(target: Int[Array, "*B T"], ignore_index: int = -100) -> Int[Array, "*B T T"]:
+    r"""The tokens that a text already has before each position, without the one that truly comes: what to
+    avoid.
+
+    $$\mathcal{C}_t = \{x_1, \ldots, x_{t-1}\} \setminus \{x_t\}$$
+
+    Args:
+        target: tokens $x$ in order, `ignore_index` where there is none.
+        ignore_index: fills up the rows; also read in `target`.
+
+    Returns:
+        For each position, the set as a row of `unlikelihood_loss`'s `target`, every token once,
+        `ignore_index` elsewhere.
+
+    Raises:
+        TypeError: `target` is not integer.
+        ValueError: `target` has no time axis.
+
+    Differs from torch: torch has no such function.
+
+    Reference: Welleck et al. 2020, "Neural Text Generation With Unlikelihood Training", the candidates
+    "previous context tokens" (https://arxiv.org/abs/1908.04319).
+
+    >>> import jax.numpy as jnp
+    >>> print(previous_tokens(jnp.array([7, 8, 7, 9]), ignore_index=-1))
+    [[-1 -1 -1 -1]
+     [ 7 -1 -1 -1]
+     [-1  8 -1 -1]
+     [ 7  8 -1 -1]]
+    """
+    tokens = _checks.as_labels("target", target)
+    ignore_index = _checks.check_integer("ignore_index", ignore_index)
+    if tokens.ndim < 1:
+        raise ValueError(f"target must have shape [..., T]; got {_checks.describe(tokens)}.")
+    earlier = np.tri(tokens.shape[-1], k=-1, dtype=bool)
+    same = tokens[..., :, None] == tokens[..., None, :]
+    is_first = ~jnp.any(same & earlier, -1)
+    avoid = earlier & ~same & (is_first & _rows.not_ignored(tokens, ignore_index))[..., None, :]
+    return jnp.where(avoid, tokens[..., None, :], ignore_index)
+
+
+def token_set_loss(
+    input: Float[Array, "*B V"],
+    token_set: Bool[Array, " V"] | Bool[Array, "*B V"],
+    mass: float = 1.0,
+    reduction: str = "mean",
+    *,
+    where: Bool[Array, "*B"] | None = None,
+    sample_weight: Float[Array, "*B"] | None = None,
+) -> Float[Array, "..."]:
+    r"""Pull the probability that a model gives to a set of tokens towards a wanted mass.
+
+    $$\ell_n = \rho \log \frac{\rho}{P_n} + (1 - \rho) \log \frac{1 - \rho}{1 - P_n}, \qquad
+    P_n = \sum_{c \in S} \mathrm{softmax}(x_n)_c$$
+
+    That is the least Kullback-Leibler divergence to the model from any distribution with mass $\rho$ on the
+    set. With $\rho = 1$ it is $-\log P$, which draws the model to the set without choosing among its tokens;
+    with $\rho = 0$ it is $-\log(1 - P)$, which drives it away.
+
+    Args:
+        input: logits $x$.
+        token_set: True for the tokens of the set $S$; one set, or one for each row. To make one from token
+            ids: `jnp.zeros(V, bool).at[ids].set(True)`.
+        mass: $\rho$ in [0, 1], the wanted probability of the set.
+        reduction: "mean" (over rows), "sum" or "none".
+        where: rows that take part; the others count as deleted.
+        sample_weight: a factor for each row (each position); the mean divides by their sum.
+
+    Returns:
+        The loss in nats, at least float32: a scalar, or one value for each row with "none". Without any row,
+        "mean" gives NaN and "sum" 0. A set of no tokens, or of all, gives infinity if the wanted mass is out
+        of reach.
+
+    Raises:
+        TypeError: `input` is not floating point or `token_set` not boolean.
+        ValueError: a shape, option or range is wrong.
+
+    Differs from torch: torch has no such function.
+
+    Reference: Csiszar 1975, "I-Divergence Geometry of Probability Distributions and Minimization Problems",
+    section 3, for the least divergence under a constraint on mass.
+
+    >>> import jax.numpy as jnp
+    >>> token_set = jnp.array([True, False, False, False])
+    >>> print(token_set_loss(jnp.zeros((1, 4), jnp.float32), token_set))  # ln 4
+    1.3862944
+    """
+    logits = _checks.as_floats("input", input)
+    mass = _checks.check_number("mass", mass, low=0.0, high=1.0)
+    _, where, sample_weight = _rows.check_rows(logits, reduction, where, sample_weight, -1)
+    shape = logits.shape if getattr(token_set, "ndim", 1) > 1 else logits.shape[-1:]
+    members = _checks.as_mask(
+        "token_set", token_set, shape, "one flag for each token, of one set or of each row's"
+    )
+    if members is None:
+        raise TypeError("token_set must be a boolean array; got None.")
+    logits = logits.astype(compute_dtype(logits, sample_weight))
+    logits = select(None if where is None else where[..., None], logits)
+    lumped = jnp.stack([_log_sum(logits, members), _log_sum(logits, ~members)], -1)
+    with np.errstate(divide="ignore"):
+        wanted = jnp.asarray(np.log([mass, 1 - mass]), logits.dtype)
+    loss = _log_ratio.kl(lumped, jnp.broadcast_to(wanted, lumped.shape), -1)
+    return _rows.reduce_weighted(loss, reduction, where, sample_weight)
+
+
+def _log_sum(logits: jax.Array, members: jax.Array) -> jax.Array:
+    """Log-sum-exp over the members; -inf, with a gradient of 0, without any."""
+    is_empty = ~jnp.any(members & (logits != -jnp.inf), -1)
+    chosen = jnp.where(members | is_empty[..., None], logits, -jnp.inf)
+    return jnp.where(is_empty, -jnp.inf, jax.nn.logsumexp(jnp.where(is_empty[..., None], 0.0, chosen), -1))
