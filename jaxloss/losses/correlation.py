@@ -1,0 +1,106 @@
+"""Losses on how two series move together."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float
+
+from jaxloss import _checks, _rows
+from jaxloss._reduction import REDUCTIONS, compute_dtype, reduce_loss, select
+
+__all__ = ["correlation_loss"]
+
+
+def correlation_loss(
+    input: Float[Array, "..."],
+    target: Float[Array, "..."],
+    reduction: str = "mean",
+    *,
+    where: Bool[Array, "..."] | None = None,
+    sample_weight: Float[Array, "..."] | None = None,
+    axis: int | Sequence[int] | None = -1,
+) -> Float[Array, "..."]:
+    r"""One minus Pearson's correlation: predictions should rise and fall with the target, whatever their
+    scale.
+
+    $$\ell = 1 - r, \qquad r = \frac{\sum_i w_i (x_i - \bar x)(y_i - \bar y)}
+    {\sqrt{\sum_i w_i (x_i - \bar x)^2}\, \sqrt{\sum_i w_i (y_i - \bar y)^2}}$$
+
+    0 for a perfect, 1 for no, 2 for a perfectly inverse linear relation. Computed as half the squared
+    distance of the standardised series, which does not cancel near 0; neither a large mean nor a huge or tiny
+    scale costs accuracy.
+
+    Args:
+        input: predictions $x$.
+        target: true values $y$, of the same shape.
+        reduction: "mean" (over the series), "sum" or "none".
+        where: elements that take part; the others count as deleted, and a series without any element as well.
+        sample_weight: a factor $w_i \ge 0$ for each element.
+        axis: the axis, or axes, along which a series runs; None for all, a single series.
+
+    Returns:
+        The loss in [0, 2], without a unit, at least float32: a scalar, or one value for each series with
+        "none". A series whose input or target has no variance (a single element, a constant) has no
+        correlation: its loss is 1 and its gradient 0. Without any series, "mean" gives NaN and "sum" 0.
+
+    Raises:
+        TypeError: an argument is not floating point.
+        ValueError: shapes differ, or an option is wrong.
+
+    Differs from torch: torch has no such function; `torch.corrcoef` gives NaN without variance.
+
+    Reference: Pearson 1896, "Mathematical Contributions to the Theory of Evolution. III", section 4.
+
+    >>> import jax.numpy as jnp
+    >>> target = jnp.array([[1.0, 2.0, 4.0], [1.0, 2.0, 4.0], [3.0, 3.0, 3.0]], jnp.float32)
+    >>> print(correlation_loss(target * jnp.array([[2.0], [-1.0], [1.0]]) + 5, target, reduction="none"))
+    [0. 2. 1.]
+    """
+    input, target = _checks.as_floats("input", input), _checks.as_floats("target", target)
+    _checks.check_shape("target", target, input.shape, "that of input")
+    _checks.check_choice("reduction", reduction, REDUCTIONS)
+    where = _checks.as_mask("where", where, input.shape, "that of input")
+    sample_weight = _rows.as_sample_weight(sample_weight, input.shape, "that of input")
+    axes = _axes(input, axis)
+    dtype = compute_dtype(input, target, sample_weight)
+
+    weight = jnp.ones(input.shape, dtype) if sample_weight is None else sample_weight.astype(dtype)
+    weight = select(where, weight)
+    x, has_x = _standardise(select(where, input.astype(dtype)), weight, axes)
+    y, has_y = _standardise(select(where, target.astype(dtype)), weight, axes)
+    distance = jnp.sum(weight * jnp.square(x - y), axes) / 2
+    loss = jnp.where(has_x & has_y, distance, 1.0)
+    return reduce_loss(loss, reduction, None if where is None else jnp.any(where, axes))
+
+
+def _standardise(series: jax.Array, weight: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+    """The series with weighted mean 0 and norm 1, and whether it has any variance."""
+    counts = weight > 0.0
+    # Relative to one of its own elements, a constant series is exactly 0, as its variance then is.
+    first = jnp.max(jnp.where(counts, series, -jnp.inf), axes, keepdims=True, initial=-jnp.inf)
+    series = series - lax.stop_gradient(jnp.where(first == -jnp.inf, 0.0, first))
+    scale = jnp.max(jnp.where(counts, jnp.abs(series), 0.0), axes, keepdims=True, initial=0.0)
+    # The scale cancels out of the result, and keeps the squares from overflowing and underflowing.
+    series = series / lax.stop_gradient(jnp.where(scale == 0.0, 1.0, scale))
+    total = jnp.sum(weight, axes, keepdims=True)
+    mean = jnp.sum(weight * series, axes, keepdims=True) / jnp.where(total == 0.0, 1.0, total)
+    series = series - mean
+    variance = jnp.sum(weight * jnp.square(series), axes, keepdims=True)
+    varies = variance != 0.0
+    return series / jnp.sqrt(jnp.where(varies, variance, 1.0)), jnp.squeeze(varies, axes)
+
+
+def _axes(input: jax.Array, axis) -> tuple[int, ...]:
+    if axis is None:
+        return tuple(range(input.ndim))
+    axes = [_checks.check_integer("axis", a) for a in (axis if isinstance(axis, Sequence) else [axis])]
+    if any(not -input.ndim <= a < input.ndim for a in axes):
+        raise ValueError(
+            f"axis must be in [{-input.ndim}, {input.ndim}) for input {_checks.describe(input)}; got {axis}."
+        )
+    axes = [a % input.ndim for a in axes]
+    if len(set(axes)) < len(axes):
+        raise ValueError(f"axis must name each axis once; got {axis}.")
+    return tuple(axes)
