@@ -1,0 +1,100 @@
+"""Penalties on treating groups of examples differently."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxloss import _checks, _rows
+from jaxloss._reduction import compute_dtype, select
+
+__all__ = ["group_gap_penalty"]
+
+_MEASURES = ("range", "variance")
+
+
+def group_gap_penalty(
+    input: Float[Array, "*dims"],
+    group: Int[Array, "*dims"],
+    num_groups: int,
+    measure: str = "range",
+    ignore_index: int = -100,
+    *,
+    where: Bool[Array, "*dims"] | None = None,
+    sample_weight: Float[Array, "*dims"] | None = None,
+) -> Float[Array, ""]:
+    r"""Penalise the gap of the mean loss between groups of examples.
+
+    $$\text{range: } \max_g \mu_g - \min_g \mu_g, \qquad
+    \text{variance: } \frac1G \sum_g (\mu_g - \bar\mu)^2, \qquad
+    \mu_g = \frac{\sum_{i \in g} w_i \ell_i}{\sum_{i \in g} w_i}$$
+
+    with $\bar\mu$ the mean of the $\mu_g$, each group counting the same however small. To be added to the
+    mean loss itself: a gap alone is also closed by serving everyone badly. The range pulls at the two extreme
+    groups with a constant force; the variance has a continuous derivative.
+
+    Args:
+        input: the losses $\ell_i$ of the examples, e.g. of `cross_entropy` with `reduction="none"`.
+        group: the group of each example, in `[0, num_groups)`.
+        num_groups: the number of groups $G$ that there are; those without an example in the batch take no
+            part.
+        measure: "range" or "variance".
+        ignore_index: examples with this group take no part.
+        where: examples that take part; the others count as deleted.
+        sample_weight: a factor $w_i \ge 0$ for each example within its group.
+
+    Returns:
+        A scalar in the unit of the losses ("range") or its square ("variance"), at least float32; 0 with a
+        gradient of 0 if fewer than two groups have an example. A group outside `[0, num_groups)` gives NaN,
+        in value and gradient.
+
+    Raises:
+        TypeError: `input` is not floating point or `group` not integer.
+        ValueError: shapes differ, or an option is out of range.
+
+    Differs from torch: torch has no such function.
+
+    Reference: Krueger et al. 2021, "Out-of-Distribution Generalization via Risk Extrapolation", V-REx
+    (https://arxiv.org/abs/2003.00688), for the variance.
+
+    >>> import jax.numpy as jnp
+    >>> losses, groups = jnp.array([1.0, 2.0, 3.0, 8.0], jnp.float32), jnp.array([0, 0, 1, 2])
+    >>> print(group_gap_penalty(losses, groups, 3), group_gap_penalty(losses, groups, 2 + 2))
+    6.5 6.5
+    """
+    losses, groups = _checks.as_floats("input", input), _checks.as_labels("group", group)
+    _checks.check_shape("group", groups, losses.shape, "that of input")
+    num_groups = _checks.check_integer("num_groups", num_groups)
+    if num_groups < 1:
+        raise ValueError(f"num_groups must be at least 1; got {num_groups}.")
+    _checks.check_choice("measure", measure, _MEASURES)
+    ignore_index = _checks.check_integer("ignore_index", ignore_index)
+    where = _checks.as_mask("where", where, losses.shape, "that of input")
+    sample_weight = _rows.as_sample_weight(sample_weight, losses.shape, "that of input")
+    dtype = compute_dtype(losses, sample_weight)
+
+    kept = _rows.not_ignored(groups, ignore_index)
+    kept = kept if where is None else kept & where
+    in_range = (groups >= 0) & (groups < num_groups)
+    # A product, so that a group that is none poisons the gradient too.
+    losses = select(kept, losses.astype(dtype)) * jnp.where(in_range | ~kept, 1.0, jnp.nan).astype(dtype)
+    weight = jnp.ones(losses.shape, dtype) if sample_weight is None else sample_weight.astype(dtype)
+    weight = select(kept, weight)
+    index = jnp.where(kept & in_range, groups, 0).ravel()
+
+    def of_groups(values: jax.Array) -> jax.Array:
+        return jax.ops.segment_sum(values.ravel(), index, num_groups)
+
+    total = of_groups(weight)
+    has_any = total > 0.0
+    mean = of_groups(weight * losses) / jnp.where(has_any, total, 1.0)
+    return _gap(mean, has_any, measure)
+
+
+def _gap(mean: jax.Array, has_any: jax.Array, measure: str) -> jax.Array:
+    if measure == "range":
+        highest = jnp.max(jnp.where(has_any, mean, -jnp.inf))
+        lowest = jnp.min(jnp.where(has_any, mean, jnp.inf))
+        return jnp.where(jnp.any(has_any), highest - lowest, 0.0)
+    count = jnp.maximum(jnp.sum(has_any), 1).astype(mean.dtype)
+    deviation = jnp.where(has_any, mean - jnp.sum(jnp.where(has_any, mean, 0.0)) / count, 0.0)
+    return jnp.sum(jnp.square(deviation)) / count
