@@ -1,0 +1,205 @@
+"""Hybrid losses: several combined, with weights that are fixed, change during training, or are learnt.
+
+A loss is anything called with `(y_hat, y)` that returns a scalar: the losses of this package and a user's
+own.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxloss import _checks
+
+__all__ = ["init_log_variances", "make_hybrid_loss", "make_linear_weight", "make_uncertainty_weighted_loss"]
+
+_LIKELIHOODS = ("gaussian", "softmax")
+
+
+def make_hybrid_loss(
+    losses: Mapping[str, Callable],
+    weights: Mapping[str, float | jax.Array | Callable],
+) -> Callable:
+    r"""Make the weighted sum of several losses, with weights that are fixed or depend on the step.
+
+    $$L = \sum_k w_k(\text{step})\, L_k(\hat y, y)$$
+
+    Args:
+        losses: functions of `(y_hat, y)` that return a scalar, by name.
+        weights: for each name a number; an array, which may be traced; or a function from the step to one,
+            such as `make_linear_weight` or any optax schedule. A loss whose weight is the number 0 is not
+            computed.
+
+    Returns:
+        `hybrid(y_hat, y, *, step=None, return_terms=False, **options)`, itself a loss. `options`, such as
+        `where=`, go to every loss. With `return_terms` it returns the sum and a dict of the losses before
+        weighting, for `jax.value_and_grad(..., has_aux=True)`.
+
+    Raises:
+        TypeError: a loss is not callable, or a weight neither a number, an array nor callable.
+        ValueError: the names differ or there are none; when called, a weight needs a step, or a loss is no
+            scalar.
+
+    Differs from torch: torch has no such function.
+
+    Reference: Goodfellow et al. 2016, "Deep Learning", equation 7.1, for a loss with a weighted penalty.
+
+    >>> import jax.numpy as jnp
+    >>> from jaxloss.losses import l1_loss, mse_loss
+    >>> weights = {"l1": 0.5, "l2": make_linear_weight(0, 1, 100)}
+    >>> hybrid = make_hybrid_loss({"l1": l1_loss, "l2": mse_loss}, weights)
+    >>> y_hat, y = jnp.array([2.0], jnp.float32), jnp.array([5.0], jnp.float32)
+    >>> print(hybrid(y_hat, y, step=0), hybrid(y_hat, y, step=100))
+    1.5 10.5
+    """
+    losses, weights = dict(losses), dict(weights)
+    _check_losses(losses)
+    _check_names("weights", weights, losses)
+    for name, weight in weights.items():
+        if not callable(weight) and not hasattr(weight, "shape"):
+            _checks.check_number(f"weights[{name!r}]", weight)
+
+    def hybrid(y_hat: Any, y: Any, *, step=None, return_terms: bool = False, **options):
+        for name, weight in weights.items():
+            if callable(weight) and step is None:
+                raise ValueError(f"step must be given: the weight of {name!r} depends on it.")
+        used = {name: loss for name, loss in losses.items() if not _is_zero(weights[name])}
+        terms = _terms(used, y_hat, y, options)
+        total = jnp.zeros((), jnp.float32)
+        for name, term in terms.items():
+            weight = weights[name]
+            total = total + (weight(step) if callable(weight) else weight) * term
+        return (total, terms) if return_terms else total
+
+    return hybrid
+
+
+def make_uncertainty_weighted_loss(
+    losses: Mapping[str, Callable], likelihoods: Mapping[str, str]
+) -> Callable:
+    r"""Make a sum of losses whose weights are learnt: each loss is scaled by its own noise, as the data shows
+    it.
+
+    $$L = \sum_k c_k\, e^{-s_k} L_k(\hat y, y) + \tfrac12 s_k, \qquad s_k = \log \sigma_k^2$$
+
+    with $c_k = \tfrac12$ for a squared error (Gaussian likelihood) and $1$ for a cross entropy (softmax
+    likelihood). At the optimum, $e^{-s_k} = 1 / (2 c_k L_k)$: a loss weighs the less, the larger it stays.
+
+    Args:
+        losses: functions of `(y_hat, y)` that return a scalar, by name.
+        likelihoods: for each name "gaussian" or "softmax".
+
+    Returns:
+        `hybrid(y_hat, y, log_variances, *, return_terms=False, **options)`. `log_variances` is a dict of the
+        $s_k$ by name, from `init_log_variances`, to be trained with the model's parameters and without weight
+        decay. `options` and `return_terms` are as for `make_hybrid_loss`.
+
+    Raises:
+        TypeError: a loss is not callable.
+        ValueError: names differ or there are none, or a likelihood is unknown; when called, a loss is no
+            scalar.
+
+    Differs from torch: torch has no such function.
+
+    Reference: Kendall et al. 2018, "Multi-Task Learning Using Uncertainty to Weigh Losses for Scene Geometry
+    and Semantics" (https://arxiv.org/abs/1705.07115).
+
+    >>> import jax.numpy as jnp
+    >>> from jaxloss.losses import mse_loss
+    >>> hybrid = make_uncertainty_weighted_loss({"l2": mse_loss}, {"l2": "gaussian"})
+    >>> log_variances = {"l2": jnp.log(jnp.array(9.0, jnp.float32))}
+    >>> print(hybrid(jnp.array([2.0]), jnp.array([5.0]), log_variances))  # (1 + ln 9) / 2
+    1.5986123
+    """
+    losses, likelihoods = dict(losses), dict(likelihoods)
+    _check_losses(losses)
+    _check_names("likelihoods", likelihoods, losses)
+    for name, likelihood in likelihoods.items():
+        _checks.check_choice(f"likelihoods[{name!r}]", likelihood, _LIKELIHOODS)
+
+    def hybrid(y_hat: Any, y: Any, log_variances: Mapping, *, return_terms: bool = False, **options):
+        _check_names("log_variances", log_variances, losses)
+        terms = _terms(losses, y_hat, y, options)
+        total = jnp.zeros((), jnp.float32)
+        for name, term in terms.items():
+            scale = 0.5 if likelihoods[name] == "gaussian" else 1.0
+            total = total + scale * jnp.exp(-log_variances[name]) * term + log_variances[name] / 2
+        return (total, terms) if return_terms else total
+
+    return hybrid
+
+
+def init_log_variances(losses: Mapping[str, Callable]) -> dict:
+    """The parameters of `make_uncertainty_weighted_loss` at the start: every log-variance 0, in float32.
+
+    Args:
+        losses: the losses, or anything else with their names as keys.
+
+    Returns:
+        A dict of float32 scalars by name.
+
+    Reference: as for `make_uncertainty_weighted_loss`.
+
+    >>> print({name: float(value) for name, value in init_log_variances({"l1": None}).items()})
+    {'l1': 0.0}
+    """
+    return {name: jnp.zeros((), jnp.float32) for name in losses}
+
+
+def make_linear_weight(start: float, end: float, num_steps: int) -> Callable:
+    r"""Make a weight that moves from one value to another over the first steps, and then stays.
+
+    $$w(\text{step}) = a + (b - a) \min(\text{step} / n, 1)$$
+
+    Args:
+        start: $a$, the weight at step 0.
+        end: $b$, the weight from step $n$ on.
+        num_steps: $n$, at least 1.
+
+    Returns:
+        A function from the step, a number or a traced scalar, to the weight.
+
+    Raises:
+        TypeError: an argument is not a number.
+        ValueError: `num_steps` is below 1.
+
+    Reference: optax's `linear_schedule`, which does the same.
+
+    >>> print([float(make_linear_weight(1.0, 3.0, 4)(step)) for step in (0, 1, 4, 9)])
+    [1.0, 1.5, 3.0, 3.0]
+    """
+    start, end = _checks.check_number("start", start), _checks.check_number("end", end)
+    num_steps = _checks.check_integer("num_steps", num_steps)
+    if num_steps < 1:
+        raise ValueError(f"num_steps must be at least 1; got {num_steps}.")
+
+    def weight(step):
+        return start + (end - start) * jnp.clip(jnp.asarray(step, jnp.float32) / num_steps, 0.0, 1.0)
+
+    return weight
+
+
+def _terms(losses: Mapping[str, Callable], y_hat, y, options) -> dict:
+    terms = {name: jnp.asarray(loss(y_hat, y, **options)) for name, loss in losses.items()}
+    for name, term in terms.items():
+        if term.ndim:
+            raise ValueError(f"losses[{name!r}] must return a scalar; got {_checks.describe(term)}.")
+    return terms
+
+
+def _is_zero(weight) -> bool:
+    return not callable(weight) and not hasattr(weight, "shape") and weight == 0
+
+
+def _check_losses(losses: Mapping[str, Callable]) -> None:
+    if not losses:
+        raise ValueError("losses must hold at least one loss; got none.")
+    for name, loss in losses.items():
+        if not callable(loss):
+            raise TypeError(f"losses[{name!r}] must be callable with (y_hat, y); got {type(loss).__name__}.")
+
+
+def _check_names(what: str, named: Mapping, losses: Mapping) -> None:
+    if set(named) != set(losses):
+        raise ValueError(f"{what} must have the names of losses, {sorted(losses)}; got {sorted(named)}.")
