@@ -50,7 +50,11 @@ def write_weights(path: str | os.PathLike[str], arrays: Arrays, config: Model5Co
     unfinished = target.with_name(target.name + ".part")
     # safetensors reads the buffer of an array, whatever its strides.
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    unfinished.touch()
+    mode = unfinished.stat().st_mode
     save_file(contiguous, unfinished, metadata={"format": "pt", "config": config_text})
+    # safetensors makes files that only their owner can read, whatever the umask.
+    unfinished.chmod(mode)
     unfinished.replace(target)
 
 

@@ -144,6 +144,13 @@ def test_names_with_prefix_stored_masks_and_a_tied_head_are_understood():
             side.from_arrays(arrays | {"lm_head.weight": arrays["lm_head.weight"] + 1}, TINY)
 
 
+def test_saved_weights_are_as_readable_as_any_new_file(tmp_path):
+    path, other = tmp_path / "model.safetensors", tmp_path / "other"
+    other.touch()
+    jax_side.save_weights(path, jax_params("float32"), TINY)
+    assert path.stat().st_mode == other.stat().st_mode
+
+
 def test_wrong_arrays_are_named():
     arrays = weights()
     wrong = dict(arrays)
