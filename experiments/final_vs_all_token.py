@@ -110,7 +110,14 @@ def write_results(
         save_weights(folder.file(f"weights_{name}.safetensors"), state.params, config.model)
     records = folder.read_metrics()
     title = f"Model 5 trained on all tokens and on the final token only: {config.data.corpus}"
-    plot_losses(folder.file("loss.png"), records, title=title, test_losses=OWN_LOSS, labels=LABELS)
+    plot_losses(
+        folder.file("loss.png"),
+        records,
+        title=title,
+        test_losses=OWN_LOSS,
+        labels=LABELS,
+        common_loss="all",
+    )
 
     summaries, texts = {}, {}
     for name, other in (("all", "final"), ("final", "all")):

@@ -47,6 +47,7 @@ def plot_losses(
     title: str,
     test_losses: Mapping[str, str],
     labels: Mapping[str, str],
+    common_loss: str | None = None,
     window: int = 40,
 ) -> None:
     """Plot train and test loss over the steps, each objective in its colour.
@@ -59,29 +60,25 @@ def plot_losses(
         title: of the figure.
         test_losses: objective -> name of the test loss drawn for it.
         labels: objective -> its name in the legend.
+        common_loss: objective whose test loss is drawn for the others as well, dashed.
         window: steps that the smoothed curve averages over, at most a tenth of the run.
     """
     figure, (train_axis, test_axis) = new_figure(2, title=title)
     for colour, (objective, label) in zip(COLOURS, labels.items(), strict=False):
         own = [record for record in records if record["objective"] == objective]
         train = [(r["step"], r["loss"]) for r in own if r["kind"] == "train"]
-        test = [(r["step"], r["losses"][test_losses[objective]]) for r in own if r["kind"] == "test"]
         if train:
             steps, losses = zip(*train, strict=True)
             train_axis.plot(steps, losses, color=colour, alpha=0.25, linewidth=0.6)
             # In a short run, an average over many steps would hide the curve.
             window = min(window, max(1, len(losses) // 10))
             train_axis.plot(steps, smooth(losses, window), color=colour, linewidth=1.8, label=label)
-        if test:
-            mean = np.array([loss["mean"] for _, loss in test])
-            error = 2 * np.array([loss["standard_error"] for _, loss in test])
-            test_steps = [step for step, _ in test]
-            test_axis.fill_between(
-                test_steps, mean - error, mean + error, color=colour, alpha=0.2, linewidth=0
-            )
-            test_axis.plot(
-                test_steps, mean, color=colour, marker="o", markersize=3.5, linewidth=1.8, label=label
-            )
+        own_loss = test_losses[objective]
+        _draw_test_loss(test_axis, own, own_loss, color=colour, marker="o", markersize=3.5, label=label)
+        if common_loss is not None and common_loss != objective:
+            measured = f"{label}, measured on {labels[common_loss]}"
+            common = test_losses[common_loss]
+            _draw_test_loss(test_axis, own, common, color=colour, linestyle="--", label=measured)
     train_axis.set_title(f"train loss: each batch, and its mean over {window} steps", fontsize=10)
     test_axis.set_title("test loss: mean over held-out crops ± 2 standard errors", fontsize=10)
     for axis in (train_axis, test_axis):
@@ -91,3 +88,14 @@ def plot_losses(
             axis.legend(frameon=False)
     test_axis.sharey(train_axis)
     figure.savefig(path)
+
+
+def _draw_test_loss(axis: Any, records: Sequence[Mapping[str, Any]], name: str, **style: Any) -> None:
+    """One test loss over the steps, in a band of two standard errors."""
+    test = [(r["step"], r["losses"][name]) for r in records if r["kind"] == "test"]
+    if test:
+        steps = [step for step, _ in test]
+        mean = np.array([loss["mean"] for _, loss in test])
+        error = 2 * np.array([loss["standard_error"] for _, loss in test])
+        axis.fill_between(steps, mean - error, mean + error, color=style["color"], alpha=0.2, linewidth=0)
+        axis.plot(steps, mean, linewidth=1.8, **style)
