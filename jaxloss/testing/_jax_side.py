@@ -14,11 +14,11 @@ from jaxloss.testing.measure import to_numpy
 
 
 @contextlib.contextmanager
-def jax_settings(dtype: str) -> Iterator[None]:
-    """float64 where it is compared and full matmul precision; afterwards the caller's own again."""
+def jax_settings(dtype: str, matmul_precision: str = "highest") -> Iterator[None]:
+    """float64 where it is compared, and a matmul precision; afterwards the caller's own again."""
     x64 = contextlib.nullcontext() if dtype != "float64" else jax.enable_x64(True)
-    # Without this, accelerators multiply float32 matrices in TF32 or bfloat16.
-    with x64, jax.default_matmul_precision("highest"):
+    # By default, accelerators multiply float32 matrices in TF32 or bfloat16.
+    with x64, jax.default_matmul_precision(matmul_precision):
         yield
 
 
@@ -32,10 +32,11 @@ def run_jax(
     params_to_torch: Callable[[Any], Arrays] | None = None,
     dtype: str,
     jit: bool,
+    matmul_precision: str = "highest",
 ) -> Result:
     """Outputs and gradients of the JAX function, whose outputs must have the cotangents' shapes."""
     taken = Leaves.of(inputs)
-    with jax_settings(dtype):
+    with jax_settings(dtype, matmul_precision):
         arrays = {name: jnp.asarray(_fitting(array)) for name, array in taken.arrays().items()}
         moving = {name: arrays.pop(name) for name in wrt}
         params = jax.tree.map(jnp.asarray, params)

@@ -42,6 +42,7 @@ class _Problem:
     converter: Callable[[Any], Arrays] | None
     jit: bool
     device: str | None
+    matmul_precision: str
 
     def torch(
         self, inputs: tuple[Any, ...], cotangents: Arrays | None, dtype: str, params: Any, **options: Any
@@ -73,6 +74,7 @@ def check_parity(
     allow_nonfinite: bool = False,
     jit: bool = True,
     device: str | None = None,
+    matmul_precision: str = "highest",
     seed: int = 0,
     name: str | None = None,
 ) -> ParityReport:
@@ -105,7 +107,7 @@ def check_parity(
     )
     wrt_names = differentiable(drawn, wrt, params is not None)
     check_reproducible(torch_fn, drawn, device)
-    problem = _Problem(jax_fn, torch_fn, drawn, wrt_names, params, converter, jit, device)
+    problem = _Problem(jax_fn, torch_fn, drawn, wrt_names, params, converter, jit, device, matmul_precision)
     title = str(name or getattr(jax_fn, "__name__", type(jax_fn).__name__))
 
     comparisons: list[Comparison] = []
@@ -152,6 +154,8 @@ def assert_parity(
         allow_nonfinite: NaN and infinities may appear, and must appear in the same places.
         jit: compile the JAX function; False for one that looks at its values.
         device: of torch, such as "cuda"; by default where the module is, or the CPU.
+        matmul_precision: of JAX's matrix products; "default" is coarser on accelerators (TF32 or bfloat16),
+            and wants a `value_eps` and `gradient_eps` to match. Torch always multiplies in full precision.
         seed: of the random inputs and cotangents.
         name: to use in the report.
 
@@ -199,6 +203,7 @@ def _compare(
             params_to_torch=problem.converter,
             dtype=dtype,
             jit=problem.jit,
+            matmul_precision=problem.matmul_precision,
         )
     except OutputMismatchError as error:
         return [Comparison("value", dtype, np.inf, allowed[0], mismatch=str(error))], evidence

@@ -4,7 +4,7 @@
     JAX_PLATFORMS=cpu python -m parity_tests.report --only losses
     python -m parity_tests.report --torch-device cuda
 
-About two minutes on two CPU cores.
+About five minutes on two CPU cores.
 """
 
 import argparse
@@ -16,12 +16,13 @@ import jax
 
 from jaxloss.testing import EPS, Pair, ParityReport
 from parity_tests.report.document import write_document
-from parity_tests.report.pairs import layer_pairs, loss_pairs, model_pairs
+from parity_tests.report.pairs import coarse_model_pairs, layer_pairs, loss_pairs, model_pairs
+from parity_tests.report.runs import training_runs
 
 SECTIONS: dict[str, Callable[[], list[Pair]]] = {
     "losses": loss_pairs,
     "layers": layer_pairs,
-    "model": model_pairs,
+    "model": lambda: [*model_pairs(), *coarse_model_pairs()],
 }
 
 
@@ -33,15 +34,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"--output must be in a folder that exists; got {options.output}", file=sys.stderr)
         return 2
     sections = {}
-    for name in options.only:
+    for name in (name for name in options.only if name in SECTIONS):
         sections[name] = [_check(pair, dtypes, options.torch_device) for pair in SECTIONS[name]()]
-    write_document(options.output, sections, dtypes, options.torch_device)
+    runs = training_runs() if "runs" in options.only else None
+    write_document(options.output, sections, dtypes, options.torch_device, runs)
     reports = [report for section in sections.values() for report in section]
     failed = [report for report in reports if not report.passed]
     for report in failed:
         print(f"\n{report.text()}")
+    if runs is not None:
+        print(f"\n{runs}")
     print(f"{len(reports) - len(failed)} of {len(reports)} agree; written to {options.output}")
-    return 1 if failed else 0
+    return 1 if failed or (runs is not None and any(row[-1] == "NO" for row in runs.rows)) else 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -52,7 +56,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--dtypes", nargs="+", choices=EPS, default=["float64", "float32", "bfloat16"], help="to compare in"
     )
-    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="what to compare")
+    parser.add_argument(
+        "--only", nargs="+", choices=[*SECTIONS, "runs"], default=[*SECTIONS, "runs"], help="what to compare"
+    )
     parser.add_argument(
         "--torch-device", default=None, help="where torch runs, such as cuda; the CPU by default"
     )

@@ -15,6 +15,14 @@ from jaxloss.testing.parity import GRADIENT_EPS_OF_MAX, VALUE_EPS_OF_MAX
 
 _TITLES = {"losses": "Losses", "layers": "Layers of Model 5", "model": "Model 5"}
 _PACKAGES = ("jax", "jaxlib", "flax", "numpy", "torch")
+_RUNS = (
+    "Model 5 with two blocks, trained from the same weights on the same batches with the same dropout "
+    "masks: the "
+    "largest relative difference of the losses, and of the weights relative to the largest of their array "
+    "(without "
+    "the bias of the keys, whose gradient is zero but for rounding, which Adam divides by its own size). "
+    "Beside them the same JAX run from weights moved by one eps."
+)
 
 
 def write_document(
@@ -22,19 +30,22 @@ def write_document(
     sections: Mapping[str, Sequence[ParityReport]],
     dtypes: Sequence[str],
     torch_device: str | None,
+    runs: Table | None = None,
 ) -> None:
-    """Write the report as Markdown."""
+    """Write the report as Markdown; `runs` is the table of training runs."""
     parts = ["# Parity with PyTorch", _conditions(torch_device), _how_to_read(dtypes)]
-    parts += ["## Summary", "The worst error of each group.", summary(sections, dtypes).markdown()]
+    if sections:
+        parts += ["## Summary", "The worst error of each group.", summary(sections, dtypes).markdown()]
     for name, reports in sections.items():
         parts += [f"## {_TITLES[name]}", table_of(reports).markdown()]
         parts += [f"```\n{report.text()}\n```" for report in reports if not report.passed]
+    if runs is not None:
+        parts += ["## Training runs", _RUNS, runs.markdown()]
     path.write_text("\n\n".join(parts) + "\n")
 
 
 def summary(sections: Mapping[str, Sequence[ParityReport]], dtypes: Sequence[str]) -> Table:
-    """A row for each group, a pair of columns for each dtype; ill-conditioned cases have rows of their "
-    "own."""
+    """A row for each group, and a pair of columns for each dtype; ill-conditioned cases stand alone."""
     header = ("", *(f"{dtype} {what}" for dtype in dtypes for what in ("value", "gradient")), "agree")
     rows = []
     for group, reports in _groups(sections).items():

@@ -4,6 +4,7 @@ Shapes: B batch, T time, D width, V vocabulary.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from types import ModuleType
 from typing import Any
@@ -17,6 +18,7 @@ import torch_ref.losses
 import torch_ref.model5
 from jaxloss.model5 import Model5Config
 from jaxloss.testing import Pair, draw_masks, inject_masks, integers, normal
+from jaxloss.testing.parity import GRADIENT_EPS_OF_MAX, VALUE_EPS_OF_MAX
 from parity_tests.report.samples import NO_LOSSES, SAMPLES, Sample
 
 SMALL = Model5Config(vocab_size=61, context_length=16, embed_dim=32, num_heads=4, num_blocks=4)
@@ -73,6 +75,27 @@ def model_pairs(config: Model5Config = SMALL) -> list[Pair]:
         _model_pair(f"Model 5, {objective}{dropout}", config, objective, params, given)
         for objective in ("next_token_loss", "final_token_loss")
         for dropout, given in (("", []), (", dropout on", [masks]))
+    ]
+
+
+def coarse_model_pairs() -> list[Pair]:
+    """On an accelerator, the model with JAX's own matmul precision, held to what that precision can give.
+
+    TF32 has 10 bits after the point, a single bfloat16 pass 7, where float32 has 23. On a CPU there is none.
+    """
+    bits = {"cpu": 23, "gpu": 10, "tpu": 7}[jax.default_backend()]
+    if bits == 23:
+        return []
+    loss = 2.0 ** (23 - bits)
+    options = {
+        "dtypes": "float32",
+        "matmul_precision": "default",
+        "value_eps": VALUE_EPS_OF_MAX["float32"] * loss,
+        "gradient_eps": GRADIENT_EPS_OF_MAX["float32"] * loss,
+    }
+    return [
+        replace(pair, name=f"{pair.name}, matmul in {bits} bits", options={**pair.options, **options})
+        for pair in model_pairs()
     ]
 
 

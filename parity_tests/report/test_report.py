@@ -1,5 +1,6 @@
 """The report covers every public loss, and its file says what was compared and what disagrees."""
 
+import jax
 import jax.numpy as jnp
 import pytest
 import torch
@@ -7,7 +8,8 @@ import torch
 from jaxloss import losses
 from jaxloss.testing import Pair, normal
 from parity_tests.report import __main__ as command
-from parity_tests.report.pairs import loss_names, loss_pairs
+from parity_tests.report import pairs
+from parity_tests.report.pairs import coarse_model_pairs, loss_names, loss_pairs
 from parity_tests.report.samples import NO_LOSSES, SAMPLES
 
 
@@ -28,11 +30,11 @@ def test_sample_names_are_unique():
 
 
 def test_report_file_has_versions_summary_and_the_failure(tmp_path, monkeypatch, capsys):
-    pairs = [
+    compared = [
         Pair("square", jnp.square, torch.square, [normal(8)]),
         Pair("wrong", jnp.sum, torch.mean, [normal(8)]),
     ]
-    monkeypatch.setitem(command.SECTIONS, "losses", lambda: pairs)
+    monkeypatch.setitem(command.SECTIONS, "losses", lambda: compared)
     output = tmp_path / "report.md"
     assert command.main(["--only", "losses", "--dtypes", "float64", "--output", str(output)]) == 1
     text = output.read_text()
@@ -45,6 +47,19 @@ def test_report_file_has_versions_summary_and_the_failure(tmp_path, monkeypatch,
     ):
         assert expected in text
     assert "1 of 2 agree" in capsys.readouterr().out
+
+
+def test_default_matmul_precision_is_compared_on_accelerators_with_its_own_tolerance(monkeypatch):
+    assert coarse_model_pairs() == []
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(pairs, "model_pairs", lambda: [Pair("model", jnp.square, torch.square, [normal(8)])])
+    (pair,) = coarse_model_pairs()
+    assert pair.name == "model, matmul in 10 bits"
+    report = pair.check(dtypes=("float64",))
+    assert [(c.dtype, c.allowed) for c in report.comparisons] == [
+        ("float32", 16 * 2.0**13),
+        ("float32", 64 * 2.0**13),
+    ]
 
 
 def test_report_into_a_missing_folder_is_refused_before_any_work(tmp_path, capsys):

@@ -12,11 +12,8 @@ import jaxloss.model5 as jax_model5
 from jaxloss import training
 from jaxloss.losses import next_token_loss
 from parity_tests.runs_parity import paired
-from parity_tests.runs_parity.paired import Run
+from parity_tests.runs_parity.paired import ALLOWED, Run
 from torch_ref import training as torch_training
-
-# The largest relative difference allowed in (the loss curve, the final weights).
-ALLOWED = {"float64": (1e-13, 1e-11), "float32": (5e-6, 1e-4)}
 
 # Enough for every mistake below to show, and few enough to try them all.
 FEW_STEPS = 40
