@@ -12,13 +12,14 @@ STAMPED := pyproject.toml constraints.txt
 JOBS ?= $(shell $(PYTHON) -c 'import os; print(min(8, os.cpu_count() or 1))' 2>/dev/null)
 ARGS ?=
 
-.PHONY: help train test check lint types bench clean python
+.PHONY: help train test check lint types bench parity clean python
 
 help:
 	@echo "make train   train Model 5 under both objectives on the embedded corpus (ARGS='--help' for options)"
 	@echo "make test    run every test: parity with PyTorch, accuracy, data, training, experiments"
 	@echo "make check   lint and types"
 	@echo "make bench   benchmarks against the peers, side by side"
+	@echo "make parity  compare everything with PyTorch on this device and write parity_report.md"
 	@echo "make clean   remove the virtual environment and caches"
 
 python:
@@ -52,6 +53,9 @@ types: .venv/.test-$(VERSION)
 
 bench: .venv/.test-$(VERSION)
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script $(ARGS) || exit 1; done
+
+parity: .venv/.test-$(VERSION)
+	@$(BIN)/python -m parity_tests.report $(ARGS)
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
