@@ -1,0 +1,206 @@
+"""Cross entropy of a linear head, without its logits in memory."""
+
+from typing import Any
+
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxloss import _checks
+from jaxloss._chunk_size import make_chunks
+from jaxloss._chunked import varying_axes
+from jaxloss._chunked_head import chunked_loss
+from jaxloss._head_arguments import IMPLEMENTATIONS, HeadArguments, head_arguments
+from jaxloss._head_loss import HeadCrossEntropy, LogitMap
+from jaxloss._reduction import REDUCTIONS
+from jaxloss.fused.reference import TokenStatistics as TokenStatistics
+from jaxloss.fused.reference import linear_cross_entropy_reference
+
+__all__ = ["TokenStatistics", "linear_cross_entropy", "linear_log_prob"]
+
+
+def linear_cross_entropy(
+    input: Float[Array, "*N D"],
+    linear_weight: Float[Array, "V ... D"],
+    target: Int[Array, "..."] | Float[Array, "... V"],
+    *,
+    linear_bias: Float[Array, "V ..."] | None = None,
+    weight: Float[Array, " V"] | None = None,
+    reduction: str = "mean",
+    ignore_index: int | None = None,
+    label_smoothing: float = 0.0,
+    where: Bool[Array, "..."] | None = None,
+    token_weight: Float[Array, "..."] | None = None,
+    z_loss: float = 0.0,
+    logit_softcap: float | None = None,
+    logit_scale: float | Float[Array, ""] | None = None,
+    implementation: str = "auto",
+    chunk_size: int | None = None,
+    axis_name: str | None = None,
+    return_statistics: bool = False,
+) -> Float[Array, "..."] | tuple[Float[Array, "..."], TokenStatistics]:
+    r"""Cross entropy of the logits of a linear head, a chunk of tokens at a time: they are never whole in
+    memory.
+
+    $$z_n = c \tanh\!\big(s\, (W x_n + b) / c\big), \qquad
+    \ell_n = a_n \Big({-\sum_v} w_v\, y_{nv} \log \frac{\exp z_{nv}}{\sum_j \exp z_{nj}}
+    + \zeta \log^2 \sum_j \exp z_{nj}\Big)$$
+
+    with $y$ as in `cross_entropy`, label smoothing included; without a softcap $c$, $z_n = s\,(W x_n + b)$.
+    Equal to the product followed by `cross_entropy`, confident logits included, under every JAX transform:
+    the gradients are made with the loss, at three matrix products, and with "none" at four.
+
+    Args:
+        input: hidden states $x$, one for each token.
+        linear_weight: the head $W$, one row for each class; with further axes, several heads for each token.
+        target: labels in `[0, V)`, or class probabilities.
+        linear_bias: the head's bias $b$.
+        weight: a factor $w_v \ge 0$ for each class.
+        reduction: "mean" (divides by the sum of the tokens' weights, times those of their labels' classes),
+            "sum" or "none".
+        ignore_index: tokens with this label take no part; None means -100.
+        label_smoothing: share of the target spread evenly over the classes, in [0, 1].
+        where: tokens that take part; the others count as deleted, and may hold NaN.
+        token_weight: a factor $a_n$ for each token.
+        z_loss: the factor $\zeta$ of the squared log-partition, which keeps logits from drifting; 1e-4 is
+            usual.
+        logit_softcap: the bound $c$ of the logits' absolute value.
+        logit_scale: the factor $s$ of the logits; an array may be learnt.
+        implementation: "chunked"; "reference", with the logits whole; or "auto", which is chunked where
+            that saves memory.
+        chunk_size: the most tokens whose logits are in memory at once; by default measured for the backend.
+        axis_name: inside `shard_map`, the mesh axis that the vocabulary is split over, in order:
+            `linear_weight`, `linear_bias`, `weight` and probabilities are this device's slice, and labels
+            count the whole.
+        return_statistics: return `TokenStatistics` too, of the shape of the labels.
+
+    Returns:
+        The loss in nats, at least float32: a scalar, or one value for each token with "none". Without any
+        token, "mean" gives NaN and "sum" 0. A label outside `[0, V)` gives NaN, in value and gradient.
+
+    Raises:
+        TypeError: an argument's dtype is wrong.
+        ValueError: a shape, option or range is wrong.
+
+    Differs from torch: `input` may have any number of axes, and the class axis of probabilities is the last;
+    otherwise as for `cross_entropy`. Torch's chunked path has no second derivative, forward mode, `vmap`,
+    label smoothing or probabilities.
+
+    Reference: Wijmans et al. 2024, "Cut Your Losses in Large-Vocabulary Language Models"
+    (https://arxiv.org/abs/2411.09009), for the problem; Chowdhery et al. 2022, "PaLM", section 5, for the
+    z-loss.
+
+    >>> import jax, jax.numpy as jnp
+    >>> hidden, head = jnp.ones((4, 8), jnp.float32), jnp.zeros((50, 8), jnp.float32)
+    >>> print(linear_cross_entropy(hidden, head, jnp.arange(4)))  # ln 50
+    3.912023
+    >>> jax.grad(linear_cross_entropy, 1)(hidden, head, jnp.arange(4)).shape
+    (50, 8)
+    """
+    _checks.check_choice("reduction", reduction, REDUCTIONS)
+    _checks.check_choice("implementation", implementation, IMPLEMENTATIONS)
+    label_smoothing = _checks.check_number("label_smoothing", label_smoothing, low=0.0, high=1.0)
+    z_loss = _checks.check_number("z_loss", z_loss, low=0.0)
+    if logit_softcap is not None:
+        logit_softcap = _checks.check_number("logit_softcap", logit_softcap, low=0.0, open_low=True)
+    arguments = head_arguments(
+        input, linear_weight, linear_bias, target, weight, ignore_index, where, token_weight, logit_scale
+    )
+    chunks = make_chunks(arguments.shape, arguments.weight.shape[0], chunk_size, axis_name)
+    _check_axis(axis_name, implementation, arguments)
+    if axis_name is None and (
+        implementation == "reference" or (implementation == "auto" and chunks.num_chunks == 1)
+    ):
+        return linear_cross_entropy_reference(
+            input,
+            linear_weight,
+            target,
+            linear_bias=linear_bias,
+            weight=weight,
+            reduction=reduction,
+            ignore_index=ignore_index,
+            label_smoothing=label_smoothing,
+            where=where,
+            token_weight=token_weight,
+            z_loss=z_loss,
+            logit_softcap=logit_softcap,
+            logit_scale=logit_scale,
+            return_statistics=return_statistics,
+        )
+    per_token = HeadCrossEntropy(
+        label_smoothing, z_loss, LogitMap(logit_softcap), return_statistics, axis_name
+    )
+    loss, statistics = chunked_loss(per_token, chunks, arguments, reduction)
+    return (loss, TokenStatistics(**statistics)) if return_statistics else loss
+
+
+def linear_log_prob(
+    input: Float[Array, "*N D"],
+    linear_weight: Float[Array, "V ... D"],
+    target: Int[Array, "..."],
+    *,
+    linear_bias: Float[Array, "V ..."] | None = None,
+    ignore_index: int | None = None,
+    where: Bool[Array, "..."] | None = None,
+    logit_softcap: float | None = None,
+    logit_scale: float | Float[Array, ""] | None = None,
+    implementation: str = "auto",
+    chunk_size: int | None = None,
+    axis_name: str | None = None,
+) -> Float[Array, "..."]:
+    r"""Log-probability of each given label under a linear head: what preference losses and policy gradients
+    sum.
+
+    $$\log \frac{\exp z_{n t_n}}{\sum_j \exp z_{nj}}$$
+
+    Args:
+        input, linear_weight, target, linear_bias, ignore_index, where, logit_softcap, logit_scale,
+        implementation,
+            chunk_size, axis_name: as for `linear_cross_entropy`.
+
+    Returns:
+        Nats, at most 0, at least float32, of the shape of `target`; 0 for tokens that take no part, so that
+        a sum over a sequence is the log-probability of what was kept. A label outside `[0, V)` gives NaN.
+
+    Raises:
+        TypeError: an argument's dtype is wrong.
+        ValueError: a shape, option or range is wrong.
+
+    Differs from torch: torch has no such function.
+
+    Reference: Rafailov et al. 2023, "Direct Preference Optimization", equation 7
+        (https://arxiv.org/abs/2305.18290),
+    for the use.
+
+    >>> import jax.numpy as jnp
+    >>> hidden, head = jnp.ones((2, 8), jnp.float32), jnp.zeros((50, 8), jnp.float32)
+    >>> print(linear_log_prob(hidden, head, jnp.array([3, 4])))  # -ln 50
+    [-3.912023 -3.912023]
+    """
+    labels = _checks.as_labels("target", target)
+    losses: Any = linear_cross_entropy(
+        input,
+        linear_weight,
+        labels,
+        linear_bias=linear_bias,
+        reduction="none",
+        ignore_index=ignore_index,
+        where=where,
+        logit_softcap=logit_softcap,
+        logit_scale=logit_scale,
+        implementation=implementation,
+        chunk_size=chunk_size,
+        axis_name=axis_name,
+    )
+    return -losses
+
+
+def _check_axis(axis_name, implementation: str, arguments: HeadArguments) -> None:
+    if axis_name is None:
+        return
+    if implementation == "reference":
+        raise ValueError('implementation must be "auto" or "chunked" with axis_name; got "reference".')
+    if axis_name not in varying_axes(arguments.weight):
+        known = sorted(varying_axes(arguments.weight)) or "no axis"
+        raise ValueError(
+            f"axis_name must be a mesh axis that linear_weight is split over, inside jax.shard_map with "
+            f"check_vma; got {axis_name!r}, and linear_weight differs along {known}."
+        )

@@ -1,0 +1,215 @@
+"""Distillation between two linear heads, without the logits of either in memory."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxloss import _checks, _log_ratio, _softmax
+from jaxloss._chunk_size import make_chunks
+from jaxloss._chunked import product
+from jaxloss._chunked_head import chunked_loss
+from jaxloss._head_arguments import IMPLEMENTATIONS, check_head, head_arguments
+from jaxloss._reduction import REDUCTIONS, select
+
+__all__ = ["linear_distillation_loss", "linear_kl_div"]
+
+_DIVERGENCES = ("forward_kl", "reverse_kl", "jensen_shannon")
+
+
+def linear_distillation_loss(
+    input: Float[Array, "*N D"],
+    linear_weight: Float[Array, "V D"],
+    teacher_input: Float[Array, "*N E"],
+    teacher_linear_weight: Float[Array, "V E"],
+    target: Int[Array, "*N"] | None = None,
+    *,
+    temperature: float = 2.0,
+    hard_weight: float = 0.0,
+    divergence: str = "forward_kl",
+    linear_bias: Float[Array, " V"] | None = None,
+    teacher_linear_bias: Float[Array, " V"] | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    where: Bool[Array, "*N"] | None = None,
+    token_weight: Float[Array, "*N"] | None = None,
+    implementation: str = "auto",
+    chunk_size: int | None = None,
+) -> Float[Array, "..."]:
+    r"""Pull a student's distribution towards its teacher's, and optionally towards true labels, from hidden
+    states.
+
+    $$\ell_n = (1 - \lambda)\, T^2\, D\!\left(\mathrm{softmax}(V y_n / T), \mathrm{softmax}(W x_n / T)\right)
+    - \lambda \log \mathrm{softmax}(W x_n)_{t_n}$$
+
+    Equal to `distillation_loss` of the two heads' logits, of which only a chunk's are in memory at once. The
+    teacher is a constant: neither its hidden states nor its head get a gradient.
+
+    Args:
+        input: the student's hidden states $x$.
+        linear_weight: the student's head $W$.
+        teacher_input: the teacher's hidden states $y$, of its own width.
+        teacher_linear_weight: the teacher's head $V$, over the same classes.
+        target: true labels $t$; tokens with `ignore_index` take no part in either term.
+        temperature: $T > 0$.
+        hard_weight: $\lambda$ in [0, 1], the share of the labels' cross entropy; above 0 it needs `target`.
+        divergence: $D$: "forward_kl", $\mathrm{KL}(p \| q)$ of teacher from student; "reverse_kl",
+            $\mathrm{KL}(q \| p)$; or "jensen_shannon".
+        linear_bias: the student's bias.
+        teacher_linear_bias: the teacher's bias.
+        ignore_index: tokens with this label take no part.
+        reduction: "mean" (divides by the sum of the tokens' weights), "sum" or "none".
+        where: tokens that take part; the others count as deleted.
+        token_weight: a factor for each token.
+        implementation: "chunked", "reference" (one chunk), or "auto".
+        chunk_size: the most tokens whose logits are in memory at once.
+
+    Returns:
+        The loss in nats, at least float32: a scalar, or one value for each token with "none". Without any
+        token, "mean" gives NaN and "sum" 0. A label outside `[0, V)` gives NaN when `hard_weight` is above 0.
+
+    Raises:
+        TypeError: an argument's dtype is wrong.
+        ValueError: a shape, option or range is wrong, or `hard_weight` has no labels to weigh.
+
+    Differs from torch: torch has no such function.
+
+    Reference: Hinton et al. 2015, "Distilling the Knowledge in a Neural Network", section 2
+    (https://arxiv.org/abs/1503.02531); Gu et al. 2024 (https://arxiv.org/abs/2306.08543) for the reverse
+    divergence.
+
+    >>> import jax.numpy as jnp
+    >>> hidden, head = jnp.ones((2, 1), jnp.float32), jnp.zeros((2, 1), jnp.float32)
+    >>> teacher_head = jnp.array([[2.0], [0.0]], jnp.float32)
+    >>> print(linear_distillation_loss(hidden, head, hidden, teacher_head, temperature=1.0))
+    0.32781333
+    """
+    _checks.check_choice("reduction", reduction, REDUCTIONS)
+    _checks.check_choice("implementation", implementation, IMPLEMENTATIONS)
+    _checks.check_choice("divergence", divergence, _DIVERGENCES)
+    temperature = _checks.check_number("temperature", temperature, low=0.0, open_low=True)
+    hard_weight = _checks.check_number("hard_weight", hard_weight, low=0.0, high=1.0)
+    if target is None and hard_weight > 0.0:
+        raise ValueError(f"target must hold labels when hard_weight is above 0; got None with {hard_weight}.")
+    target = None if target is None else _checks.as_labels("target", target)
+    arguments = head_arguments(
+        input, linear_weight, linear_bias, target, None, ignore_index, where, token_weight, needs_target=False
+    )
+    if arguments.weight.shape[1] != 1 or len(jnp.shape(linear_weight)) != 2:
+        raise ValueError(f"linear_weight must have shape [V, D]; got {_checks.describe(linear_weight)}.")
+    teacher_input, teacher_weight, teacher_bias = check_head(
+        teacher_input, teacher_linear_weight, teacher_linear_bias, "teacher_"
+    )
+    num_classes = arguments.weight.shape[0]
+    _checks.check_shape(
+        "teacher_linear_weight",
+        teacher_weight,
+        (num_classes, teacher_weight.shape[-1]),
+        "the student's classes",
+    )
+    _checks.check_shape(
+        "teacher_input", teacher_input, (*arguments.shape, teacher_input.shape[-1]), "the student's tokens"
+    )
+    teacher = {"teacher_weight": teacher_weight, "teacher_bias": teacher_bias}
+    teacher = {name: lax.stop_gradient(array) for name, array in teacher.items() if array is not None}
+    teacher_input = lax.stop_gradient(teacher_input).reshape(-1, teacher_input.shape[-1])
+    chunk_size = arguments.kept.size or 1 if implementation == "reference" else chunk_size
+    chunks = make_chunks(arguments.shape, num_classes, chunk_size)
+    loss = _Distillation(temperature, hard_weight, divergence)
+    return chunked_loss(loss, chunks, arguments, reduction, teacher, {"teacher_input": teacher_input})[0]
+
+
+def linear_kl_div(
+    input: Float[Array, "*N D"],
+    linear_weight: Float[Array, "V D"],
+    teacher_input: Float[Array, "*N E"],
+    teacher_linear_weight: Float[Array, "V E"],
+    *,
+    divergence: str = "forward_kl",
+    linear_bias: Float[Array, " V"] | None = None,
+    teacher_linear_bias: Float[Array, " V"] | None = None,
+    reduction: str = "mean",
+    where: Bool[Array, "*N"] | None = None,
+    token_weight: Float[Array, "*N"] | None = None,
+    implementation: str = "auto",
+    chunk_size: int | None = None,
+) -> Float[Array, "..."]:
+    r"""Divergence between the distributions of two linear heads over the same classes, from hidden states.
+
+    $$\ell_n = D\!\left(\mathrm{softmax}(V y_n), \mathrm{softmax}(W x_n)\right)$$
+
+    `linear_distillation_loss` at temperature 1 and without labels; with "reverse_kl", the penalty for moving
+    away from a reference policy.
+
+    Args:
+        input, linear_weight, linear_bias: hidden states, head and bias that are trained.
+        teacher_input, teacher_linear_weight, teacher_linear_bias: those of the reference, which is a
+            constant.
+        divergence: "forward_kl", "reverse_kl" or "jensen_shannon".
+        reduction, where, token_weight, implementation, chunk_size: as for `linear_distillation_loss`.
+
+    Returns:
+        The loss in nats, at least float32: a scalar, or one value for each token with "none".
+
+    Raises:
+        TypeError: an argument's dtype is wrong.
+        ValueError: a shape or option is wrong.
+
+    Differs from torch: torch has no such function.
+
+    Reference: Kullback and Leibler 1951, "On Information and Sufficiency", equation 2.4.
+
+    >>> import jax.numpy as jnp
+    >>> hidden, head = jnp.ones((2, 1), jnp.float32), jnp.zeros((2, 1), jnp.float32)
+    >>> print(linear_kl_div(hidden, head, hidden, jnp.array([[2.0], [0.0]], jnp.float32)))
+    0.32781333
+    """
+    return linear_distillation_loss(
+        input,
+        linear_weight,
+        teacher_input,
+        teacher_linear_weight,
+        temperature=1.0,
+        divergence=divergence,
+        linear_bias=linear_bias,
+        teacher_linear_bias=teacher_linear_bias,
+        reduction=reduction,
+        where=where,
+        token_weight=token_weight,
+        implementation=implementation,
+        chunk_size=chunk_size,
+    )
+
+
+@dataclass(frozen=True)
+class _Distillation:
+    """Each token's loss, from the student's product and the teacher's hidden state."""
+
+    temperature: float
+    hard_weight: float
+    divergence: str
+
+    def __call__(self, product_CV, shared, rows):
+        dtype = rows["scale"].dtype
+        student = product_CV.astype(dtype)
+        teacher_input = select(rows["kept"][:, None], rows["teacher_input"])
+        teacher = product(teacher_input, shared["teacher_weight"], 1, 1).astype(dtype)
+        if "bias" in shared:
+            student = student + shared["bias"]
+        if "teacher_bias" in shared:
+            teacher = teacher + shared["teacher_bias"].astype(dtype)
+        losses = self._softened(student / self.temperature, teacher / self.temperature)
+        losses = (1 - self.hard_weight) * self.temperature**2 * losses
+        if self.hard_weight > 0.0:
+            everyone = jnp.ones(rows["labels"].shape, bool)
+            losses += self.hard_weight * _softmax.label_cross_entropy(student, rows["labels"], everyone, 1)
+        return losses, {}
+
+    def _softened(self, student: jax.Array, teacher: jax.Array) -> jax.Array:
+        if self.divergence == "forward_kl":
+            return _log_ratio.kl(student, teacher, 1)
+        if self.divergence == "reverse_kl":
+            return _log_ratio.kl(teacher, student, 1)
+        return _log_ratio.jensen_shannon(student, teacher, 1)

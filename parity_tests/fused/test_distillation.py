@@ -1,0 +1,85 @@
+"""Distillation from hidden states equals distillation from logits in PyTorch."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+import torch_ref.fused.distillation as torch_distillation
+from jaxloss.fused import linear_distillation_loss, linear_kl_div
+from parity_tests.compare import assert_within
+from parity_tests.tolerances import GRADIENT_EPS_OF_MAX, VALUE_EPS_OF_MAX
+
+_RNG = np.random.default_rng(6)
+STUDENT = {"input": _RNG.standard_normal((13, 5)), "linear_weight": _RNG.standard_normal((9, 5))}
+TEACHER = {
+    "teacher_input": _RNG.standard_normal((13, 7)),
+    "teacher_linear_weight": _RNG.standard_normal((9, 7)),
+    "teacher_linear_bias": _RNG.standard_normal(9),
+}
+TARGET = _RNG.integers(0, 9, 13)
+TARGET[3] = -100
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("divergence", ["forward_kl", "reverse_kl", "jensen_shannon"])
+def test_values_and_gradients_equal_torchs(divergence, reduction):
+    options = {"temperature": 1.7, "hard_weight": 0.3, "divergence": divergence, "reduction": reduction}
+
+    def loss(student):
+        teacher = jax.tree.map(jnp.asarray, TEACHER)
+        target = jnp.asarray(TARGET)
+        chunked = {"implementation": "chunked", "chunk_size": 4}
+        losses = linear_distillation_loss(**student, **teacher, target=target, **options, **chunked)
+        return jnp.sum(losses * jnp.arange(1.0, losses.size + 1.0))
+
+    value, gradients = jax.jit(jax.value_and_grad(loss))(jax.tree.map(jnp.asarray, STUDENT))
+    tensors = {name: torch.tensor(array, requires_grad=True) for name, array in STUDENT.items()}
+    teacher = {name: torch.tensor(array) for name, array in TEACHER.items()}
+    losses = torch_distillation.linear_distillation_loss(
+        **tensors, **teacher, target=torch.asarray(TARGET), **options
+    )
+    expected = (losses * torch.arange(1.0, losses.numel() + 1.0, dtype=torch.float64)).sum()
+    expected.backward()
+    assert_within(value, expected, VALUE_EPS_OF_MAX)
+    for name, gradient in gradients.items():
+        assert_within(gradient, tensors[name].grad, GRADIENT_EPS_OF_MAX, what=name)
+
+
+def test_kl_div_of_a_head_with_itself_is_zero():
+    hidden, head = (jnp.asarray(a) for a in STUDENT.values())
+    value, gradient = jax.value_and_grad(lambda h: linear_kl_div(h, head, hidden, head, chunk_size=4))(hidden)
+    assert value == 0.0
+    assert jnp.all(gradient == 0.0)
+
+
+def test_the_teacher_has_no_gradient():
+    hidden, head = (jnp.asarray(a) for a in STUDENT.values())
+    gradient = jax.grad(lambda t: linear_kl_div(hidden, head, t, 2 * head, chunk_size=4))(hidden)
+    assert jnp.all(gradient == 0.0)
+
+
+def test_bad_arguments_are_named():
+    hidden, head = (jnp.asarray(a) for a in STUDENT.values())
+    for message, arguments in {
+        r"teacher_linear_weight must have shape \[9, 7\]": (
+            hidden,
+            head,
+            jnp.ones((13, 7)),
+            jnp.ones((8, 7)),
+        ),
+        r"teacher_input must have shape \[13, 7\]": (hidden, head, jnp.ones((12, 7)), jnp.ones((9, 7))),
+        r"teacher_linear_weight must have shape \[V, 7\]": (
+            hidden,
+            head,
+            jnp.ones((13, 7)),
+            jnp.ones((9, 6)),
+        ),
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            linear_distillation_loss(*arguments)
+    with pytest.raises(ValueError, match="target must hold labels"):
+        linear_distillation_loss(hidden, head, hidden, head, hard_weight=0.5)
+    with pytest.raises(ValueError, match="divergence must be one of"):
+        linear_kl_div(hidden, head, hidden, head, divergence="kl")
