@@ -6,6 +6,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxloss import _checks, _softmax
 from jaxloss._reduction import REDUCTIONS, compute_dtype, reduce_loss, select
+from jaxloss._rows import as_sample_weight, reduce_weighted
 
 __all__ = ["cross_entropy", "nll_loss"]
 
@@ -19,6 +20,7 @@ def cross_entropy(
     label_smoothing: float = 0.0,
     *,
     where: Bool[Array, "..."] | None = None,
+    sample_weight: Float[Array, "..."] | None = None,
     axis: int = -1,
 ) -> Float[Array, "..."]:
     r"""Penalise the surprise, in nats, at the true class under the softmax of the logits.
@@ -40,6 +42,7 @@ def cross_entropy(
             probabilities, by the number of rows.
         label_smoothing: $\varepsilon$ in [0, 1].
         where: rows (shape of `input` without `axis`) that take part; the others count as deleted.
+        sample_weight: a factor for each row (each token), also in the denominator of the mean.
         axis: the class axis; 1 for torch's layout `[N, C, d_1, ...]`.
 
     Returns:
@@ -72,13 +75,15 @@ def cross_entropy(
     weight = _checks.as_class_weight(weight, logits.shape[axis])
     rows = logits.shape[:axis] + logits.shape[axis + 1 :]
     where = _checks.as_mask("where", where, rows, "one value for each row")
+    sample_weight = as_sample_weight(sample_weight, rows)
     if _is_probabilities(target, logits.shape):
         if ignore_index >= 0:
             raise ValueError(f"ignore_index must be negative with class probabilities; got {ignore_index}.")
-        return _probability_loss(logits, target, weight, label_smoothing, reduction, where, axis)
+        loss = _probability_loss(logits, target, weight, label_smoothing, where, axis)
+        return reduce_weighted(loss, reduction, where, sample_weight)
     labels = _labels("target", target, rows)
 
-    dtype = compute_dtype(logits, weight)
+    dtype = compute_dtype(logits, weight, sample_weight)
     labels, where = _split_ignored(labels, ignore_index, where)
     logits = logits.astype(dtype)
     row_weight = _row_weight(weight, labels, logits.shape[axis], dtype)
@@ -88,7 +93,7 @@ def cross_entropy(
         logits = select(jnp.expand_dims(where, axis), logits)
         smoothed = _smooth(labels, row_weight, weight, label_smoothing, logits.shape, axis)
         loss = _softmax.soft_cross_entropy(logits, smoothed, axis)
-    return reduce_loss(loss, reduction, where, jnp.sum(select(where, row_weight)))
+    return _reduce(loss, row_weight, sample_weight, reduction, where)
 
 
 def nll_loss(
@@ -99,6 +104,7 @@ def nll_loss(
     reduction: str = "mean",
     *,
     where: Bool[Array, "..."] | None = None,
+    sample_weight: Float[Array, "..."] | None = None,
     axis: int = -1,
 ) -> Float[Array, "..."]:
     r"""Negative log-likelihood of the labels, from log-probabilities.
@@ -115,6 +121,7 @@ def nll_loss(
         ignore_index: rows with this label take no part.
         reduction: "mean" (divides by the sum of the labels' weights), "sum" or "none".
         where: rows (the shape of `target`) that take part; the others count as deleted.
+        sample_weight: a factor for each row (each token), also in the denominator of the mean.
         axis: the class axis; 1 for torch's layout `[N, C, d_1, ...]`.
 
     Returns:
@@ -141,15 +148,25 @@ def nll_loss(
     weight = _checks.as_class_weight(weight, log_probs.shape[axis])
     rows = log_probs.shape[:axis] + log_probs.shape[axis + 1 :]
     where = _checks.as_mask("where", where, rows, "one value for each row")
+    sample_weight = as_sample_weight(sample_weight, rows)
     labels = _labels("target", target, rows)
 
-    dtype = compute_dtype(log_probs, weight)
+    dtype = compute_dtype(log_probs, weight, sample_weight)
     labels, where = _split_ignored(labels, ignore_index, where)
     row_weight = _row_weight(weight, labels, log_probs.shape[axis], dtype)
     index = jnp.expand_dims(jnp.clip(labels, 0, log_probs.shape[axis] - 1), axis)
     own = jnp.squeeze(jnp.take_along_axis(log_probs, index, axis, mode="promise_in_bounds"), axis)
     # Selected before the product, so that an ignored row's NaN does not reach the weights' gradient.
     loss = -row_weight * select(where, own.astype(dtype))
+    return _reduce(loss, row_weight, sample_weight, reduction, where)
+
+
+def _reduce(
+    loss: jax.Array, row_weight: jax.Array, sample_weight, reduction: str, where: jax.Array
+) -> jax.Array:
+    if sample_weight is not None:
+        sample_weight = select(where, sample_weight.astype(loss.dtype))
+        loss, row_weight = select(where, loss) * sample_weight, row_weight * sample_weight
     return reduce_loss(loss, reduction, where, jnp.sum(select(where, row_weight)))
 
 
@@ -204,7 +221,7 @@ def _smooth(labels, row_weight, weight, label_smoothing: float, shape, axis: int
     return jnp.where(is_label, own, jnp.where(jnp.isnan(own), jnp.nan, 0.0)) + spread
 
 
-def _probability_loss(logits, target, weight, label_smoothing, reduction, where, axis):
+def _probability_loss(logits, target, weight, label_smoothing, where, axis):
     probabilities = _checks.as_floats("target", target)
     dtype = compute_dtype(logits, probabilities, weight)
     row_mask = None if where is None else jnp.expand_dims(where, axis)
@@ -214,4 +231,4 @@ def _probability_loss(logits, target, weight, label_smoothing, reduction, where,
         probabilities = probabilities * (1 - label_smoothing) + label_smoothing / logits.shape[axis]
     if weight is not None:
         probabilities = probabilities * _along(weight.astype(dtype), logits.ndim, axis)
-    return reduce_loss(_softmax.soft_cross_entropy(logits, probabilities, axis), reduction, where)
+    return _softmax.soft_cross_entropy(logits, probabilities, axis)

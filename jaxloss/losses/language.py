@@ -7,6 +7,7 @@ import jax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxloss import _checks
+from jaxloss._rows import as_sample_weight
 from jaxloss.losses.classification import cross_entropy
 
 __all__ = ["final_token_loss", "next_token_loss"]
@@ -21,6 +22,7 @@ def next_token_loss(
     label_smoothing: float = 0.0,
     *,
     where: Bool[Array, "*B T"] | None = None,
+    sample_weight: Float[Array, "*B T"] | None = None,
 ) -> Float[Array, "..."]:
     r"""Cross entropy of the next token, from every position: the objective of language-model pretraining.
 
@@ -34,6 +36,7 @@ def next_token_loss(
         reduction: "mean" (over the positions that take part), "sum" (the formula above) or "none".
         label_smoothing: share of the target spread evenly over the vocabulary, in [0, 1].
         where: positions that take part; the others count as deleted.
+        sample_weight: a factor for each position's loss, also in the denominator of the mean.
 
     Returns:
         The loss in nats, at least float32: a scalar, or `[*B, T]` with "none". Without any position, "mean"
@@ -53,7 +56,16 @@ def next_token_loss(
     3.912023
     """
     logits, target = _check_tokens(logits, target)
-    return cross_entropy(logits, target, weight, ignore_index, reduction, label_smoothing, where=where)
+    return cross_entropy(
+        logits,
+        target,
+        weight,
+        ignore_index,
+        reduction,
+        label_smoothing,
+        where=where,
+        sample_weight=sample_weight,
+    )
 
 
 def final_token_loss(
@@ -65,6 +77,7 @@ def final_token_loss(
     label_smoothing: float = 0.0,
     *,
     where: Bool[Array, "*B T"] | None = None,
+    sample_weight: Float[Array, "*B T"] | None = None,
 ) -> Float[Array, "..."]:
     r"""Cross entropy of the next token, from the last position only.
 
@@ -81,6 +94,7 @@ def final_token_loss(
         reduction: "mean" (over the sequences that take part), "sum" or "none".
         label_smoothing: share of the target spread evenly over the vocabulary, in [0, 1].
         where: of the shape of `target`; its last position says which sequences take part.
+        sample_weight: of the shape of `target`; its last position is a factor for the sequence's loss.
 
     Returns:
         The loss in nats, at least float32: a scalar, or `[*B]` with "none". Without any sequence, "mean"
@@ -104,9 +118,16 @@ def final_token_loss(
     if target.shape[-1] == 0:
         raise ValueError(f"logits must have at least one position; got {_checks.describe(logits)}.")
     where = _checks.as_mask("where", where, target.shape, "that of target")
-    last = None if where is None else where[..., -1]
+    sample_weight = as_sample_weight(sample_weight, target.shape, "that of target")
     return cross_entropy(
-        logits[..., -1, :], target[..., -1], weight, ignore_index, reduction, label_smoothing, where=last
+        logits[..., -1, :],
+        target[..., -1],
+        weight,
+        ignore_index,
+        reduction,
+        label_smoothing,
+        where=None if where is None else where[..., -1],
+        sample_weight=None if sample_weight is None else sample_weight[..., -1],
     )
 
 

@@ -16,18 +16,25 @@ def cross_entropy(
     label_smoothing: float = 0.0,
     *,
     where: Tensor | None = None,
+    sample_weight: Tensor | None = None,
     axis: int = -1,
 ) -> Tensor:
     """`torch.nn.functional.cross_entropy`; rows where the mask is False are deleted first."""
     rows, chosen, shape = _rows(input, target, where, axis)
-    loss = F.cross_entropy(
-        rows,
-        chosen,
-        weight,
-        ignore_index=ignore_index,
-        reduction=reduction,
-        label_smoothing=label_smoothing,
-    )
+
+    def loss_of(reduction: str) -> Tensor:
+        return F.cross_entropy(
+            rows,
+            chosen,
+            weight,
+            ignore_index=ignore_index,
+            reduction=reduction,
+            label_smoothing=label_smoothing,
+        )
+
+    if sample_weight is not None:
+        return _weigh(loss_of("none"), chosen, weight, ignore_index, reduction, where, sample_weight)
+    loss = loss_of(reduction)
     return _undelete(loss, where, shape) if reduction == "none" else loss
 
 
@@ -39,10 +46,14 @@ def nll_loss(
     reduction: str = "mean",
     *,
     where: Tensor | None = None,
+    sample_weight: Tensor | None = None,
     axis: int = -1,
 ) -> Tensor:
     """`torch.nn.functional.nll_loss`; rows where the mask is False are deleted first."""
     rows, chosen, shape = _rows(input, target, where, axis)
+    if sample_weight is not None:
+        loss = F.nll_loss(rows, chosen, weight, ignore_index=ignore_index, reduction="none")
+        return _weigh(loss, chosen, weight, ignore_index, reduction, where, sample_weight)
     loss = F.nll_loss(rows, chosen, weight, ignore_index=ignore_index, reduction=reduction)
     return _undelete(loss, where, shape) if reduction == "none" else loss
 
@@ -58,6 +69,29 @@ def _rows(
     shape = input.shape[:-1]
     keep = torch.ones(shape, dtype=torch.bool) if where is None else where
     return input[keep], target[keep], shape
+
+
+def _weigh(
+    loss: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    ignore_index: int,
+    reduction: str,
+    where: Tensor | None,
+    sample_weight: Tensor,
+) -> Tensor:
+    """Losses of single rows times their weight; the mean divides by all weights of the labels that count."""
+    chosen = sample_weight.reshape(-1) if where is None else sample_weight[where]
+    loss = loss * chosen
+    if reduction == "none":
+        return _undelete(loss, where, sample_weight.shape)
+    if reduction == "sum":
+        return loss.sum()
+    if not target.is_floating_point():
+        counts = target != ignore_index
+        chosen = torch.where(counts, chosen, 0.0)
+        chosen = chosen if weight is None else chosen * weight[torch.where(counts, target, 0)]
+    return loss.sum() / chosen.sum()
 
 
 def _undelete(loss: Tensor, where: Tensor | None, shape: torch.Size) -> Tensor:

@@ -16,9 +16,19 @@ def next_token_loss(
     label_smoothing: float = 0.0,
     *,
     where: Tensor | None = None,
+    sample_weight: Tensor | None = None,
 ) -> Tensor:
     """Cross entropy of the next token, from every position."""
-    return cross_entropy(logits, target, weight, ignore_index, reduction, label_smoothing, where=where)
+    return cross_entropy(
+        logits,
+        target,
+        weight,
+        ignore_index,
+        reduction,
+        label_smoothing,
+        where=where,
+        sample_weight=sample_weight,
+    )
 
 
 def final_token_loss(
@@ -30,9 +40,16 @@ def final_token_loss(
     label_smoothing: float = 0.0,
     *,
     where: Tensor | None = None,
+    sample_weight: Tensor | None = None,
 ) -> Tensor:
     """Cross entropy of the next token, from the last position only."""
-    last = None if where is None else where[..., -1]
     return cross_entropy(
-        logits[..., -1, :], target[..., -1], weight, ignore_index, reduction, label_smoothing, where=last
+        logits[..., -1, :],
+        target[..., -1],
+        weight,
+        ignore_index,
+        reduction,
+        label_smoothing,
+        where=None if where is None else where[..., -1],
+        sample_weight=None if sample_weight is None else sample_weight[..., -1],
     )
