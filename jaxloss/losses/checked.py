@@ -94,5 +94,5 @@ def _check_labels(logits: jax.Array, labels: jax.Array, ignore_index: int | None
         f"{{num_wrong}} of {labels.size} labels are.",
         label=labels.ravel()[first],
         num_wrong=jnp.sum(is_wrong),
-        **values,  # type: ignore[arg-type]
+        **values,
     )
