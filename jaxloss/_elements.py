@@ -4,10 +4,14 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jaxloss import _checks
 from jaxloss._reduction import REDUCTIONS, compute_dtype, select
+
+# A constant of type float in torch's C++, so that in float64 it is not quite 1e-12.
+TORCH_EPSILON = float(np.float32(1e-12))
 
 
 def as_elements(reduction: str, where, **arrays) -> tuple[list[jax.Array], jax.Array | None]:
@@ -27,12 +31,13 @@ def as_elements(reduction: str, where, **arrays) -> tuple[list[jax.Array], jax.A
     return kept, where
 
 
-def as_signs(name: str, value, shape, of: str) -> jax.Array:
-    """`value` as an array of signs, 1 and -1, of `shape`; integers serve as well."""
+def as_numbers(name: str, value, shape, of: str) -> jax.Array:
+    """`value`, a target of few values such as 1 and -1, as a floating-point array of `shape`; integers serve
+    too."""
     integers = jnp.issubdtype(getattr(value, "dtype", jnp.float32), jnp.integer)
-    signs = _checks.as_labels(name, value) if integers else _checks.as_floats(name, value)
-    _checks.check_shape(name, signs, shape, of)
-    return signs.astype(jnp.float32) if integers else signs
+    numbers = _checks.as_labels(name, value) if integers else _checks.as_floats(name, value)
+    _checks.check_shape(name, numbers, shape, of)
+    return numbers.astype(jnp.float32) if integers else numbers
 
 
 def absolute(x: jax.Array) -> jax.Array:

@@ -53,8 +53,9 @@ def poisson_nll_loss(
     Reference: Cameron and Trivedi 2013, "Regression Analysis of Count Data", section 3.2.
 
     >>> import jax.numpy as jnp
-    >>> print(poisson_nll_loss(jnp.zeros(2, jnp.float32), jnp.array([0.0, 3.0], jnp.float32),
-    reduction="none")) [1. 1.]
+    >>> logs, counts = jnp.zeros(2, jnp.float32), jnp.array([0.0, 3.0], jnp.float32)
+    >>> print(poisson_nll_loss(logs, counts, reduction="none"))
+    [1. 1.]
     """
     _checks.check_flag("log_input", log_input)
     _checks.check_flag("full", full)
@@ -121,7 +122,7 @@ def gaussian_nll_loss(
     (x, y, variance), where = as_elements(reduction, where, input=input, target=target, var=var)
     # The masked variances are 0 by now; 1 keeps their gradient finite.
     variance = variance if where is None else jnp.where(where, variance, 1.0)
-    variance = jnp.where(variance < 0.0, jnp.nan * variance, variance)
+    variance += jnp.where(variance < 0.0, jnp.nan, 0.0).astype(variance.dtype)
     variance += lax.stop_gradient(jnp.maximum(variance, eps) - variance)
     loss = 0.5 * (jnp.log(variance) + jnp.square(x - y) / variance)
     if full:

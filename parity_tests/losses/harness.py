@@ -107,3 +107,30 @@ def assert_transforms(loss: Callable, input: np.ndarray, *rest, **options):
     ahead, behind = (value_and_gradient(x + sign * step * direction, *rest)[1] for sign in (1, -1))
     product = jnp.tensordot(hessian, direction, x.ndim)
     np.testing.assert_allclose(product, (ahead - behind) / (2 * step), atol=1e-8, rtol=1e-5)
+
+
+def assert_where_deletes(
+    jax_loss: Callable,
+    torch_loss: Callable,
+    arrays: Arrays,
+    mask: np.ndarray,
+    options: Arrays | None = None,
+    wrt: Sequence[str] = ("input",),
+):
+    """Fail unless masking equals deletion in torch, for every reduction, with NaN in all that is masked."""
+    poisoned = {name: poison(value, mask) for name, value in arrays.items()}
+    for reduction in ("mean", "sum", "none"):
+        chosen = (options or {}) | {"reduction": reduction}
+        value, gradients = run_torch(torch_loss, arrays, chosen | {"where": torch.tensor(mask)}, wrt)
+        ours, our_gradients = run_jax(jax_loss, poisoned, chosen | {"where": jnp.asarray(mask)}, wrt)
+        assert_within(ours, value, VALUE_EPS_OF_MAX, what=reduction)
+        for name, a, b in zip(wrt, our_gradients, gradients, strict=True):
+            assert_within(a, b, GRADIENT_EPS_OF_MAX, what=f"{reduction}, d/d{name}")
+
+
+def poison(value, mask: np.ndarray):
+    """`value` with NaN in the masked elements or rows; labels and arrays of other shapes as they are."""
+    is_poisonable = isinstance(value, np.ndarray) and value.dtype.kind == "f" and value.ndim >= mask.ndim
+    if not is_poisonable or value.shape[: mask.ndim] != mask.shape:
+        return value
+    return np.where(mask.reshape(mask.shape + (1,) * (value.ndim - mask.ndim)), value, np.nan)

@@ -1,0 +1,240 @@
+"""Losses of yes-or-no targets: logistic losses on probabilities, logits and margins."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Num
+
+from jaxloss import _checks
+from jaxloss._elements import TORCH_EPSILON, as_elements, as_numbers, softplus, times
+from jaxloss._reduction import REDUCTIONS, compute_dtype, reduce_loss, select
+
+__all__ = [
+    "binary_cross_entropy",
+    "binary_cross_entropy_with_logits",
+    "multilabel_soft_margin_loss",
+    "soft_margin_loss",
+]
+
+
+def binary_cross_entropy(
+    input: Float[Array, "*dims"],
+    target: Float[Array, "*dims"],
+    weight: Float[Array, "..."] | None = None,
+    reduction: str = "mean",
+    *,
+    where: Bool[Array, "*dims"] | None = None,
+) -> Float[Array, "..."]:
+    r"""Cross entropy of a yes-or-no target from a predicted probability.
+
+    $$\ell_i = -w_i\, \bigl( y_i \max(\log p_i, -100) + (1 - y_i) \max(\log(1 - p_i), -100) \bigr)$$
+
+    Near 1, probabilities in float32 have 7 digits: prefer `binary_cross_entropy_with_logits`.
+
+    Args:
+        input: probabilities $p$ in [0, 1].
+        target: $y$ in [0, 1], of the same shape.
+        weight: factors $w$, of a shape that broadcasts to that of `input`.
+        reduction: "mean" (divides by the number of elements, whatever their weights), "sum" or "none".
+        where: elements that take part; the others count as deleted.
+
+    Returns:
+        The loss in nats, at least float32: a scalar, or the shape of `input` with "none". Without any
+        element, "mean" gives NaN and "sum" 0.
+
+    Raises:
+        TypeError: an array has the wrong dtype.
+        ValueError: a shape or option is wrong.
+
+    Differs from torch: a probability outside [0, 1] gives NaN, in value and gradient, since under `jit`
+    nothing can be raised.
+
+    Reference: Bishop 2006, "Pattern Recognition and Machine Learning", equation 4.90; the bound of -100 is
+        torch's.
+
+    >>> import jax.numpy as jnp
+    >>> half, yes = jnp.full(2, 0.5, jnp.float32), jnp.array([1.0, 0.0], jnp.float32)
+    >>> print(jnp.round(binary_cross_entropy(half, yes), 4))
+    0.6931
+    """
+    weight = _weight("weight", weight, input)
+    (p, y, w), where = as_elements(reduction, where, input=input, target=target, weight=weight)
+    loss = _of_probabilities(p, y)
+    return reduce_loss(loss if w is None else loss * w, reduction, where)
+
+
+@jax.custom_jvp
+def _of_probabilities(p: jax.Array, y: jax.Array) -> jax.Array:
+    return -y * _bounded_log(p) - (1 - y) * _bounded_log1m(p)
+
+
+@_of_probabilities.defjvp
+def _of_probabilities_jvp(primals, tangents):
+    (p, y), (p_dot, y_dot) = primals, tangents
+    # Torch's bound keeps the slope finite at probabilities of 0 and 1.
+    slope = (p - y) / jnp.maximum((1 - p) * p, TORCH_EPSILON)
+    slope = jnp.where((p < 0.0) | (p > 1.0), jnp.nan, slope)
+    return _of_probabilities(p, y), slope * p_dot + (_bounded_log1m(p) - _bounded_log(p)) * y_dot
+
+
+def _bounded_log(p: jax.Array) -> jax.Array:
+    return jnp.where(p > 1.0, jnp.nan, jnp.maximum(jnp.log(p), -100.0))
+
+
+def _bounded_log1m(p: jax.Array) -> jax.Array:
+    return jnp.where(p < 0.0, jnp.nan, jnp.maximum(jnp.log1p(-p), -100.0))
+
+
+def binary_cross_entropy_with_logits(
+    input: Float[Array, "*dims"],
+    target: Float[Array, "*dims"],
+    weight: Float[Array, "..."] | None = None,
+    reduction: str = "mean",
+    pos_weight: Float[Array, "..."] | None = None,
+    *,
+    where: Bool[Array, "*dims"] | None = None,
+) -> Float[Array, "..."]:
+    r"""Cross entropy of a yes-or-no target from a logit, exact for confident ones.
+
+    $$\ell_i = w_i\, \bigl( q_i\, y_i \log(1 + e^{-x_i}) + (1 - y_i) \log(1 + e^{x_i}) \bigr)$$
+
+    Args:
+        input: logits $x$.
+        target: $y$ in [0, 1], of the same shape.
+        weight: factors $w$, of a shape that broadcasts to that of `input`.
+        reduction: "mean" (divides by the number of elements, whatever their weights), "sum" or "none".
+        pos_weight: factors $q$ of the positive part, of a shape that broadcasts to that of `input`.
+        where: elements that take part; the others count as deleted.
+
+    Returns:
+        The loss in nats, at least float32: a scalar, or the shape of `input` with "none". Without any
+        element, "mean" gives NaN and "sum" 0.
+
+    Raises:
+        TypeError: an array has the wrong dtype.
+        ValueError: a shape or option is wrong.
+
+    Differs from torch: confident negatives do not cancel (at a logit of -40 torch's float32 gives 0); an
+    infinite logit on the right side costs 0, where torch gives NaN.
+
+    Reference: Bishop 2006, "Pattern Recognition and Machine Learning", equation 4.90.
+
+    >>> import jax.numpy as jnp
+    >>> logits, target = jnp.array([0.0, -40.0], jnp.float32), jnp.array([1.0, 0.0], jnp.float32)
+    >>> print([f"{x:.4g}" for x in binary_cross_entropy_with_logits(logits, target, reduction="none")])
+    ['0.6931', '4.248e-18']
+    """
+    weight, pos_weight = _weight("weight", weight, input), _weight("pos_weight", pos_weight, input)
+    (x, y, w, q), where = as_elements(
+        reduction, where, input=input, target=target, weight=weight, pos_weight=pos_weight
+    )
+    loss = times(y if q is None else q * y, softplus(-x)) + times(1 - y, softplus(x))
+    return reduce_loss(loss if w is None else loss * w, reduction, where)
+
+
+def soft_margin_loss(
+    input: Float[Array, "*dims"],
+    target: Num[Array, "*dims"],
+    reduction: str = "mean",
+    *,
+    where: Bool[Array, "*dims"] | None = None,
+) -> Float[Array, "..."]:
+    r"""Logistic loss of a score, for targets of 1 and -1.
+
+    $$\ell_i = \log(1 + e^{-y_i x_i})$$
+
+    Args:
+        input: scores $x$.
+        target: $y$, 1 or -1, of the same shape; integers serve as well.
+        reduction: "mean", "sum" or "none".
+        where: elements that take part; the others count as deleted.
+
+    Returns:
+        The loss in nats, at least float32: a scalar, or the shape of `input` with "none". Without any
+        element, "mean" gives NaN and "sum" 0.
+
+    Raises:
+        TypeError: an array has the wrong dtype.
+        ValueError: a shape or option is wrong.
+
+    Differs from torch: a score of -100 for a positive target costs 100, where torch's float32 overflows to
+    inf.
+
+    Reference: Hastie, Tibshirani and Friedman 2009, "The Elements of Statistical Learning", equation 10.18.
+
+    >>> import jax.numpy as jnp
+    >>> scores = jnp.array([0.0, -100.0], jnp.float32)
+    >>> print([f"{x:.4g}" for x in soft_margin_loss(scores, jnp.array([1, 1]), reduction="none")])
+    ['0.6931', '100']
+    """
+    x = _checks.as_floats("input", input)
+    y = as_numbers("target", target, x.shape, "that of input")
+    (x, y), where = as_elements(reduction, where, input=x, target=y)
+    return reduce_loss(softplus(-y * x), reduction, where)
+
+
+def multilabel_soft_margin_loss(
+    input: Float[Array, "*B C"],
+    target: Num[Array, "*B C"],
+    weight: Float[Array, "..."] | None = None,
+    reduction: str = "mean",
+    *,
+    where: Bool[Array, "*B"] | None = None,
+) -> Float[Array, "..."]:
+    r"""Mean over the classes of the logistic loss of each class's own yes-or-no target.
+
+    $$\ell_n = \frac1C \sum_c w_c\, \bigl( y_{nc} \log(1 + e^{-x_{nc}}) + (1 - y_{nc}) \log(1 + e^{x_{nc}})
+    \bigr)$$
+
+    Args:
+        input: logits $x$, classes along the last axis.
+        target: $y$ in [0, 1], of the same shape; integers serve as well.
+        weight: factors $w$, of a shape that broadcasts to that of `input`; mostly one for each class.
+        reduction: "mean" (over the rows), "sum" or "none".
+        where: rows that take part; the others count as deleted.
+
+    Returns:
+        The loss in nats, at least float32: a scalar, or one value for each row with "none". Without any
+        row, "mean" gives NaN and "sum" 0.
+
+    Raises:
+        TypeError: an array has the wrong dtype.
+        ValueError: a shape or option is wrong.
+
+    Differs from torch: an infinite logit on the right side costs 0, where torch gives NaN.
+
+    Reference: torch.nn.MultiLabelSoftMarginLoss, whose definition this is.
+
+    >>> import jax.numpy as jnp
+    >>> scores, target = jnp.zeros((2, 3), jnp.float32), jnp.array([[1, 0, 1], [0, 0, 0]], jnp.float32)
+    >>> print(multilabel_soft_margin_loss(scores, target, reduction="none").round(4))
+    [0.6931 0.6931]
+    """
+    x = _checks.as_floats("input", input)
+    if x.ndim == 0:
+        raise ValueError(f"input must have a class axis; got the scalar {_checks.describe(x)}.")
+    y = as_numbers("target", target, x.shape, "that of input")
+    _checks.check_choice("reduction", reduction, REDUCTIONS)
+    where = _checks.as_mask("where", where, x.shape[:-1], "one value for each row")
+    weight = _weight("weight", weight, x)
+    dtype = compute_dtype(x, y, weight)
+    rows = None if where is None else where[..., None]
+    x, y = select(rows, x.astype(dtype)), select(rows, y.astype(dtype))
+    loss = times(y, softplus(-x)) + times(1 - y, softplus(x))
+    if weight is not None:
+        loss *= select(rows, weight.astype(dtype))
+    return reduce_loss(jnp.sum(loss, -1) / x.shape[-1], reduction, where)
+
+
+def _weight(name: str, weight, input) -> jax.Array | None:
+    """`weight` spread over the shape of the input, which torch documents for these losses."""
+    if weight is None:
+        return None
+    weight, shape = _checks.as_floats(name, weight), jnp.shape(input)
+    fits = weight.ndim <= len(shape) and all(
+        size in (1, full) for size, full in zip(weight.shape[::-1], shape[::-1], strict=False)
+    )
+    if not fits:
+        raise ValueError(
+            f"{name} must broadcast to the shape of input, {list(shape)}; got {_checks.describe(weight)}."
+        )
+    return jnp.broadcast_to(weight, shape)

@@ -1,0 +1,171 @@
+"""Connectionist temporal classification.
+
+Shapes: T time, N sequences, C classes, S labels of a sequence, L = 2 S + 1 states: the labels with blanks
+    between.
+"""
+
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxloss import _checks
+from jaxloss._reduction import REDUCTIONS, compute_dtype, reduce_loss, select
+
+__all__ = ["ctc_loss"]
+
+
+def ctc_loss(
+    log_probs: Float[Array, "T *N C"],
+    targets: Int[Array, "..."],
+    input_lengths: Int[Array, "*N"] | tuple[int, ...],
+    target_lengths: Int[Array, "*N"] | tuple[int, ...],
+    blank: int = 0,
+    reduction: str = "mean",
+    zero_infinity: bool = False,
+    *,
+    where: Bool[Array, "*N"] | None = None,
+) -> Float[Array, "..."]:
+    r"""Negative log-likelihood of a label sequence, summed over all its alignments to the frames.
+
+    $$\ell_n = -\log \sum_{\pi \in B^{-1}(y_n)} \prod_{t=1}^{T_n} p_{nt}(\pi_t)$$
+
+    where $B$ merges repeated symbols of an alignment $\pi$ and then removes the blanks.
+
+    Args:
+        log_probs: log-probabilities $\log p$ of each frame; one sequence may leave out the axis N.
+        targets: labels $y$ in `[0, C)` without the blank: `[N, S]`, padded with anything, or all labels of
+            all sequences in one row.
+        input_lengths: the number of frames of each sequence, at most T.
+        target_lengths: the number of labels of each sequence.
+        blank: the class of the blank.
+        reduction: "mean" (each loss is divided by its number of labels, at least 1, then averaged), "sum" or
+            "none".
+        zero_infinity: a sequence with fewer frames than its labels need costs 0, not infinity.
+        where: sequences that take part; the others count as deleted.
+
+    Returns:
+        The loss in nats, at least float32: a scalar, or one value for each sequence with "none". Without any
+        sequence, "mean" gives NaN and "sum" 0.
+
+    Raises:
+        TypeError: an array has the wrong dtype.
+        ValueError: a shape or option is wrong.
+
+    Differs from torch: the gradient is the true derivative with respect to `log_probs`. Torch adds
+    `exp(log_probs)`, which makes no difference below a log-softmax. Where the loss is infinite the gradient
+    is 0, not NaN. Labels or lengths out of range give NaN, under `jit` and without.
+
+    Reference: Graves et al. 2006, "Connectionist Temporal Classification", equations 3, 6 and 8
+    (https://www.cs.toronto.edu/~graves/icml_2006.pdf).
+
+    >>> import jax.numpy as jnp
+    >>> frames = jnp.log(jnp.full((3, 1, 2), 0.5, jnp.float32))
+    >>> print(ctc_loss(frames, jnp.array([[1]]), (3,), (1,)).round(4))  # 6 of 8 alignments: -ln(6/8)
+    0.2877
+    """
+    log_probs = _checks.as_floats("log_probs", log_probs)
+    if log_probs.ndim not in (2, 3):
+        raise ValueError(f"log_probs must have shape [T, N, C] or [T, C]; got {_checks.describe(log_probs)}.")
+    _checks.check_choice("reduction", reduction, REDUCTIONS)
+    _checks.check_flag("zero_infinity", zero_infinity)
+    batch = log_probs.shape[1:-1]
+    where = _checks.as_mask("where", where, batch, "one value for each sequence")
+    x_TNC = log_probs if batch else log_probs[:, None]
+    num_sequences, num_classes = x_TNC.shape[1:]
+    blank = _checks.check_integer("blank", blank)
+    if not 0 <= blank < num_classes:
+        raise ValueError(f"blank must be in [0, {num_classes}), a class of log_probs; got {blank}.")
+    frames_N = _lengths("input_lengths", input_lengths, num_sequences)
+    labels_N = _lengths("target_lengths", target_lengths, num_sequences)
+    y_NS = _padded(targets, labels_N, num_sequences, batched=bool(batch))
+    kept_N = None if where is None else where.reshape(num_sequences)
+    x_TNC = select(None if kept_N is None else kept_N[:, None], x_TNC.astype(compute_dtype(log_probs)))
+
+    is_label = jnp.arange(y_NS.shape[1]) < labels_N[:, None]
+    good_N = (frames_N >= 0) & (frames_N <= x_TNC.shape[0]) & (labels_N >= 0) & (labels_N <= y_NS.shape[1])
+    good_N &= jnp.all(~is_label | ((y_NS >= 0) & (y_NS < num_classes)), 1)
+    labels_N = jnp.clip(labels_N, 0, y_NS.shape[1])
+    y_NS = jnp.where(is_label, jnp.clip(y_NS, 0, num_classes - 1), blank)
+    loss_N = -_log_likelihood(x_TNC, y_NS, frames_N, labels_N, blank)
+    if zero_infinity:
+        loss_N = jnp.where(loss_N == jnp.inf, 0.0, loss_N)
+    if reduction == "mean":
+        loss_N = loss_N / jnp.maximum(labels_N, 1).astype(loss_N.dtype)
+    # A product, so that NaN reaches the gradient as well.
+    loss_N = loss_N * jnp.where(good_N, 1.0, jnp.nan).astype(loss_N.dtype)
+    return reduce_loss(loss_N.reshape(batch), reduction, where)
+
+
+@partial(jax.jit, static_argnums=4)
+def _log_likelihood(x_TNC, y_NS, frames_N, labels_N, blank: int) -> jax.Array:
+    """The forward recursion in logarithms; sequences that have run out of frames keep their state."""
+    num_sequences, num_labels = y_NS.shape
+    states_NL = jnp.full((num_sequences, 2 * num_labels + 1), blank, y_NS.dtype).at[:, 1::2].set(y_NS)
+    shifted = jnp.pad(states_NL, ((0, 0), (2, 0)), constant_values=blank)[:, :-2]
+    # From the label before, past the blank between: not into a blank, nor into the same label again.
+    may_skip = (states_NL != blank) & (states_NL != shifted)
+
+    def step(alpha_NL, frame):
+        time, x_NC = frame
+        from_one = jnp.pad(alpha_NL, ((0, 0), (1, 0)), constant_values=-jnp.inf)[:, :-1]
+        from_two = jnp.pad(alpha_NL, ((0, 0), (2, 0)), constant_values=-jnp.inf)[:, :-2]
+        total = _log_sum(alpha_NL, from_one, jnp.where(may_skip, from_two, -jnp.inf))
+        emitted = total + jnp.take_along_axis(x_NC, states_NL, 1, mode="promise_in_bounds")
+        return jnp.where((time < frames_N)[:, None], emitted, alpha_NL), None
+
+    start = jnp.full(states_NL.shape, -jnp.inf, x_TNC.dtype).at[:, 0].set(0.0)
+    alpha_NL, _ = lax.scan(step, start, (jnp.arange(x_TNC.shape[0]), x_TNC))
+    last_blank = jnp.take_along_axis(alpha_NL, 2 * labels_N[:, None], 1)[:, 0]
+    last_label = jnp.take_along_axis(alpha_NL, jnp.maximum(2 * labels_N - 1, 0)[:, None], 1)[:, 0]
+    return _log_sum(last_blank, jnp.where(labels_N > 0, last_label, -jnp.inf))
+
+
+def _log_sum(*terms: jax.Array) -> jax.Array:
+    """`log(sum(exp(terms)))`, with a gradient of 0 where all are -inf."""
+    stacked = jnp.stack(terms)
+    peak = lax.stop_gradient(jnp.max(stacked, 0))
+    nothing = peak == -jnp.inf
+    shifted = jnp.where(nothing, 0.0, stacked) - jnp.where(nothing, 0.0, peak)
+    return jnp.where(nothing, -jnp.inf, jnp.log(jnp.sum(jnp.exp(shifted), 0)) + jnp.where(nothing, 0.0, peak))
+
+
+def _lengths(name: str, value, num_sequences: int) -> jax.Array:
+    array = _checks.as_labels(name, np.asarray(value) if isinstance(value, (tuple, list)) else value)
+    if array.size != num_sequences or array.ndim > 1:
+        raise ValueError(
+            f"{name} must hold one length for each of {num_sequences} sequences; got "
+            f"{_checks.describe(array)}."
+        )
+    return array.reshape(num_sequences)
+
+
+def _padded(targets, lengths_N: jax.Array, num_sequences: int, *, batched: bool) -> jax.Array:
+    """Targets as `[N, S]`, from that or from the labels of all sequences in one row."""
+    labels = _checks.as_labels("targets", targets)
+    if labels.ndim == 2 and labels.shape[0] == num_sequences:
+        return labels
+    if labels.ndim != 1:
+        raise ValueError(
+            f"targets must have shape [{num_sequences}, S], or hold all labels in one row; got "
+            f"{_checks.describe(labels)}."
+        )
+    if not batched:
+        return labels[None]
+    if isinstance(lengths_N, jax.core.Tracer):
+        longest = labels.size
+    else:
+        lengths = np.asarray(lengths_N)
+        longest = int(lengths.max(initial=0))
+        if math.fsum(lengths) != labels.size:
+            raise ValueError(
+                f"targets must hold the sum of target_lengths, {int(lengths.sum())} labels; got "
+                f"{_checks.describe(labels)}."
+            )
+    starts = jnp.cumsum(lengths_N) - lengths_N
+    index = jnp.clip(starts[:, None] + jnp.arange(longest), 0, max(labels.size - 1, 0))
+    return labels[index] if labels.size else jnp.zeros((num_sequences, 0), labels.dtype)

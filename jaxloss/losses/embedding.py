@@ -1,0 +1,208 @@
+"""Losses on vectors: cosine similarity of pairs, distances within triplets."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Num
+
+from jaxloss import _checks
+from jaxloss._elements import TORCH_EPSILON, absolute, as_numbers, hinge
+from jaxloss._reduction import REDUCTIONS, compute_dtype, reduce_loss, select
+
+__all__ = ["cosine_embedding_loss", "triplet_margin_loss", "triplet_margin_with_distance_loss"]
+
+
+def cosine_embedding_loss(
+    input1: Float[Array, "*B D"],
+    input2: Float[Array, "*B D"],
+    target: Num[Array, "*B"],
+    margin: float = 0,
+    reduction: str = "mean",
+    *,
+    where: Bool[Array, "*B"] | None = None,
+) -> Float[Array, "..."]:
+    r"""Penalise the angle of similar pairs of vectors, and of dissimilar pairs the similarity above a margin.
+
+    $$\ell_n = \begin{cases} 1 - \cos(a_n, b_n) & y_n = 1 \\ \max(0,\; \cos(a_n, b_n) - m) & y_n = -1
+    \end{cases}$$
+
+    Args:
+        input1: vectors $a$, along the last axis.
+        input2: vectors $b$, of the same shape.
+        target: $y$: 1 for similar pairs, -1 for dissimilar ones; integers serve as well.
+        margin: $m$ in [-1, 1], the cosine up to which a dissimilar pair costs nothing.
+        reduction: "mean", "sum" or "none".
+        where: pairs that take part; the others count as deleted.
+
+    Returns:
+        The loss, at least float32: a scalar, or one value for each pair with "none". Without any
+        pair, "mean" gives NaN and "sum" 0.
+
+    Raises:
+        TypeError: an array has the wrong dtype.
+        ValueError: a shape or option is wrong.
+
+    Differs from torch: any number of leading axes.
+
+    Reference: torch.nn.CosineEmbeddingLoss, whose definition this is.
+
+    >>> import jax.numpy as jnp
+    >>> a, b = jnp.array([[3.0, 4.0]] * 2, jnp.float32), jnp.array([[4.0, 3.0]] * 2, jnp.float32)
+    >>> print(cosine_embedding_loss(a, b, jnp.array([1, -1]), reduction="none").round(4))
+    [0.04 0.96]
+    """
+    margin = _checks.check_number("margin", margin)
+    (a, b), where = _vectors(reduction, where, input1=input1, input2=input2)
+    y = as_numbers("target", target, a.shape[:-1], "one sign for each pair").astype(a.dtype)
+    # Torch's epsilon gives a zero vector a cosine of 0 with everything.
+    cosine = jnp.sum(a * b, -1) / jnp.sqrt(
+        (jnp.sum(jnp.square(a), -1) + TORCH_EPSILON) * (jnp.sum(jnp.square(b), -1) + TORCH_EPSILON)
+    )
+    loss = select(y == 1, 1 - cosine) + select(y == -1, hinge(cosine - margin))
+    return reduce_loss(loss, reduction, where)
+
+
+def triplet_margin_loss(
+    anchor: Float[Array, "*B D"],
+    positive: Float[Array, "*B D"],
+    negative: Float[Array, "*B D"],
+    margin: float = 1.0,
+    p: float = 2,
+    eps: float = 1e-6,
+    swap: bool = False,
+    reduction: str = "mean",
+    *,
+    where: Bool[Array, "*B"] | None = None,
+) -> Float[Array, "..."]:
+    r"""Penalise an anchor that is not nearer to its positive than to its negative by a margin.
+
+    $$\ell_n = \max(0,\; d(a_n, p_n) - d(a_n, n_n) + m), \qquad d(x, y) = \| x - y + \epsilon \|_p$$
+
+    Args:
+        anchor: vectors $a$, along the last axis.
+        positive: vectors that belong to the anchors, of the same shape.
+        negative: vectors that do not, of the same shape.
+        margin: $m > 0$, the lead from which there is nothing to pay.
+        p: the norm, at least 0; infinity gives the largest difference.
+        eps: added to every difference.
+        swap: where the negative is nearer to the positive than to the anchor, take that distance.
+        reduction: "mean", "sum" or "none".
+        where: triplets that take part; the others count as deleted.
+
+    Returns:
+        The loss, in units of the vectors, at least float32: a scalar, or one value for each triplet with
+        "none". Without any triplet, "mean" gives NaN and "sum" 0.
+
+    Raises:
+        TypeError: an array has the wrong dtype.
+        ValueError: a shape or option is wrong.
+
+    Differs from torch: shapes that differ are an error, never broadcast.
+
+    Reference: Balntas et al. 2016, "Learning shallow convolutional feature descriptors with triplet losses",
+    section 3 (http://www.bmva.org/bmvc/2016/papers/paper119/index.html).
+
+    >>> import jax.numpy as jnp
+    >>> anchor = jnp.zeros((1, 2), jnp.float32)
+    >>> near, far = jnp.array([[0.0, 1.0]], jnp.float32), jnp.array([[3.0, 4.0]], jnp.float32)
+    >>> print(triplet_margin_loss(anchor, far, near, eps=0.0))
+    5.0
+    """
+    p = _checks.check_number("p", p, low=0.0)
+    eps = _checks.check_number("eps", eps)
+    return triplet_margin_with_distance_loss(
+        anchor,
+        positive,
+        negative,
+        distance_function=lambda x, y: _norm(x - y + eps, p),
+        margin=margin,
+        swap=swap,
+        reduction=reduction,
+        where=where,
+    )
+
+
+def triplet_margin_with_distance_loss(
+    anchor: Float[Array, "*B D"],
+    positive: Float[Array, "*B D"],
+    negative: Float[Array, "*B D"],
+    *,
+    distance_function: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
+    margin: float = 1.0,
+    swap: bool = False,
+    reduction: str = "mean",
+    where: Bool[Array, "*B"] | None = None,
+) -> Float[Array, "..."]:
+    r"""`triplet_margin_loss` with a distance of the caller's.
+
+    $$\ell_n = \max(0,\; d(a_n, p_n) - d(a_n, n_n) + m)$$
+
+    Args:
+        anchor: vectors $a$, along the last axis.
+        positive: vectors that belong to the anchors, of the same shape.
+        negative: vectors that do not, of the same shape.
+        distance_function: $d$, of two arrays of vectors; Euclidean, with 1e-6 added to every difference, by
+            default.
+        margin: $m > 0$, the lead from which there is nothing to pay.
+        swap: where the negative is nearer to the positive than to the anchor, take that distance.
+        reduction: "mean", "sum" or "none".
+        where: triplets that take part; the others count as deleted. Has the shape of the distances.
+
+    Returns:
+        The loss, in units of the distance, at least float32: a scalar, or one value for each triplet with
+        "none". Without any triplet, "mean" gives NaN and "sum" 0.
+
+    Raises:
+        TypeError: an array has the wrong dtype.
+        ValueError: a shape or option is wrong.
+
+    Differs from torch: shapes that differ are an error, never broadcast.
+
+    Reference: as for `triplet_margin_loss`.
+
+    >>> import jax.numpy as jnp
+    >>> a, b = jnp.zeros((1, 2), jnp.float32), jnp.ones((1, 2), jnp.float32)
+    >>> manhattan = lambda x, y: jnp.sum(jnp.abs(x - y), -1)
+    >>> print(triplet_margin_with_distance_loss(a, b, a, distance_function=manhattan))
+    3.0
+    """
+    margin = _checks.check_number("margin", margin, low=0.0, open_low=True)
+    _checks.check_flag("swap", swap)
+    (a, p, n), where = _vectors(reduction, where, anchor=anchor, positive=positive, negative=negative)
+    distance = distance_function or (lambda x, y: _norm(x - y + 1e-6, 2.0))
+    to_positive, to_negative = distance(a, p), distance(a, n)
+    if swap:
+        to_negative = jnp.minimum(to_negative, distance(p, n))
+    return reduce_loss(hinge(margin + to_positive - to_negative), reduction, where)
+
+
+def _vectors(reduction: str, where, **arrays) -> tuple[list[jax.Array], jax.Array | None]:
+    """The named arrays in the dtype of the computation, with masked rows selected away, and the mask."""
+    read = {name: _checks.as_floats(name, value) for name, value in arrays.items()}
+    (first, reference), *others = read.items()
+    if reference.ndim == 0:
+        raise ValueError(f"{first} must hold vectors; got the scalar {_checks.describe(reference)}.")
+    for name, array in others:
+        _checks.check_shape(name, array, reference.shape, f"that of {first}")
+    _checks.check_choice("reduction", reduction, REDUCTIONS)
+    where = _checks.as_mask("where", where, reference.shape[:-1], "one value for each row")
+    rows = None if where is None else where[..., None]
+    dtype = compute_dtype(*read.values())
+    return [select(rows, array.astype(dtype)) for array in read.values()], where
+
+
+def _norm(x: jax.Array, p: float) -> jax.Array:
+    """The p-norm along the last axis, with torch's gradients: 0 at 0, and shared by the largest at "
+    "infinity."""
+    if p == 0.0:
+        return jnp.sum(x != 0.0, -1).astype(x.dtype)
+    if p == 1.0:
+        return jnp.sum(absolute(x), -1)
+    if p == jnp.inf:
+        return jnp.max(absolute(x), -1)
+    # The root and, below 2, the power have an infinite slope at 0; selecting 1 before them makes it 0.
+    nonzero = jnp.where(x == 0.0, 1.0, jnp.abs(x))
+    total = jnp.sum(jnp.where(x == 0.0, 0.0, jnp.square(x) if p == 2.0 else nonzero**p), -1)
+    positive = jnp.where(total == 0.0, 1.0, total)
+    return jnp.where(total == 0.0, 0.0, jnp.sqrt(positive) if p == 2.0 else positive ** (1 / p))

@@ -1,0 +1,220 @@
+"""Hinge losses on scores: nothing to pay once the right answer leads by a margin."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Num
+
+from jaxloss import _checks
+from jaxloss._elements import as_elements, as_numbers, hinge, strict_hinge
+from jaxloss._reduction import REDUCTIONS, compute_dtype, reduce_loss, select
+
+__all__ = ["hinge_embedding_loss", "margin_ranking_loss", "multi_margin_loss", "multilabel_margin_loss"]
+
+
+def margin_ranking_loss(
+    input1: Float[Array, "*dims"],
+    input2: Float[Array, "*dims"],
+    target: Num[Array, "*dims"],
+    margin: float = 0,
+    reduction: str = "mean",
+    *,
+    where: Bool[Array, "*dims"] | None = None,
+) -> Float[Array, "..."]:
+    r"""Penalise a pair of scores that is not in the given order by a margin.
+
+    $$\ell_i = \max(0,\; -y_i\, (a_i - b_i) + m)$$
+
+    Args:
+        input1: scores $a$.
+        input2: scores $b$, of the same shape.
+        target: $y$: 1 if `input1` should be the larger, -1 if `input2` should; integers serve as well.
+        margin: $m$, the lead from which there is nothing to pay.
+        reduction: "mean", "sum" or "none".
+        where: pairs that take part; the others count as deleted.
+
+    Returns:
+        The loss, in units of the scores, at least float32: a scalar, or the shape of the inputs with "none".
+        Without any element, "mean" gives NaN and "sum" 0.
+
+    Raises:
+        TypeError: an array has the wrong dtype.
+        ValueError: a shape or option is wrong.
+
+    Differs from torch: shapes that differ are an error, never broadcast.
+
+    Reference: Herbrich, Graepel and Obermayer 2000, "Large Margin Rank Boundaries for Ordinal Regression".
+
+    >>> import jax.numpy as jnp
+    >>> a, b = jnp.array([3.0, 1.0], jnp.float32), jnp.array([1.0, 3.0], jnp.float32)
+    >>> print(margin_ranking_loss(a, b, jnp.array([1, 1]), margin=1.0, reduction="none"))
+    [0. 3.]
+    """
+    margin = _checks.check_number("margin", margin)
+    a = _checks.as_floats("input1", input1)
+    y = as_numbers("target", target, a.shape, "that of input1")
+    (a, b, y), where = as_elements(reduction, where, input1=a, input2=input2, target=y)
+    return reduce_loss(hinge(-y * (a - b) + margin), reduction, where)
+
+
+def hinge_embedding_loss(
+    input: Float[Array, "*dims"],
+    target: Num[Array, "*dims"],
+    margin: float = 1.0,
+    reduction: str = "mean",
+    *,
+    where: Bool[Array, "*dims"] | None = None,
+) -> Float[Array, "..."]:
+    r"""Penalise the distance of similar pairs, and of dissimilar pairs the nearness.
+
+    $$\ell_i = \begin{cases} x_i & y_i = 1 \\ \max(0,\; m - x_i) & y_i = -1 \end{cases}$$
+
+    Args:
+        input: distances $x$.
+        target: $y$: 1 for similar pairs, -1 for dissimilar ones; integers serve as well.
+        margin: $m$, the distance from which a dissimilar pair costs nothing.
+        reduction: "mean", "sum" or "none".
+        where: pairs that take part; the others count as deleted.
+
+    Returns:
+        The loss, in units of the scores, at least float32: a scalar, or the shape of the inputs with "none".
+        Without any element, "mean" gives NaN and "sum" 0.
+
+    Raises:
+        TypeError: an array has the wrong dtype.
+        ValueError: a shape or option is wrong.
+
+    Differs from torch: shapes that differ are an error, never broadcast.
+
+    Reference: torch.nn.HingeEmbeddingLoss, whose definition this is.
+
+    >>> import jax.numpy as jnp
+    >>> distances = jnp.array([0.25, 0.25], jnp.float32)
+    >>> print(hinge_embedding_loss(distances, jnp.array([1, -1]), reduction="none"))
+    [0.25 0.75]
+    """
+    margin = _checks.check_number("margin", margin)
+    x = _checks.as_floats("input", input)
+    y = as_numbers("target", target, x.shape, "that of input")
+    (x, y), where = as_elements(reduction, where, input=x, target=y)
+    similar, dissimilar = select(y != -1, x), select(y != 1, hinge(margin - x))
+    return reduce_loss(similar + dissimilar, reduction, where)
+
+
+def multi_margin_loss(
+    input: Float[Array, "*B C"],
+    target: Int[Array, "*B"],
+    p: int = 1,
+    margin: float = 1.0,
+    weight: Float[Array, " C"] | None = None,
+    reduction: str = "mean",
+    *,
+    where: Bool[Array, "*B"] | None = None,
+) -> Float[Array, "..."]:
+    r"""Multi-class hinge: penalise every class that comes within a margin of the label's score.
+
+    $$\ell_n = \frac{w_{t_n}}{C} \sum_{c \ne t_n} \max(0,\; m - x_{n t_n} + x_{nc})^p$$
+
+    Args:
+        input: scores $x$, classes along the last axis.
+        target: labels $t$ in `[0, C)`.
+        p: the power, 1 or 2.
+        margin: $m$, the lead from which there is nothing to pay.
+        weight: a factor for each class.
+        reduction: "mean" (over the rows, whatever their weights), "sum" or "none".
+        where: rows that take part; the others count as deleted.
+
+    Returns:
+        The loss, in units of the scores, at least float32: a scalar, or one value for each row with "none".
+        Without any row, "mean" gives NaN and "sum" 0.
+
+    Raises:
+        TypeError: an array has the wrong dtype.
+        ValueError: a shape or option is wrong.
+
+    Differs from torch: a label outside `[0, C)` gives NaN, in value and gradient, under `jit` and without.
+
+    Reference: Crammer and Singer 2001, "On the Algorithmic Implementation of Multiclass Kernel-based Vector
+    Machines"; the sum over classes is Weston and Watkins 1999, "Support Vector Machines for Multi-Class
+    Pattern Recognition".
+
+    >>> import jax.numpy as jnp
+    >>> print(multi_margin_loss(jnp.array([0.25, 0.5, 1.0, 0.0], jnp.float32), jnp.array(2)))
+    0.1875
+    """
+    x, labels = _checks.as_floats("input", input), _checks.as_labels("target", target)
+    # As torch has it: a scalar is one class, and the label of a single row may have an axis.
+    x = x.reshape(1) if x.ndim == 0 else x
+    labels = labels.reshape(()) if x.ndim == 1 and labels.shape == (1,) else labels
+    _checks.check_shape("target", labels, x.shape[:-1], "one label for each row")
+    _checks.check_choice("reduction", reduction, REDUCTIONS)
+    if _checks.check_integer("p", p) not in (1, 2):
+        raise ValueError(f"p must be 1 or 2; got {p}.")
+    margin = _checks.check_number("margin", margin)
+    weight = _checks.as_class_weight(weight, x.shape[-1])
+    where = _checks.as_mask("where", where, labels.shape, "that of target")
+    dtype = compute_dtype(x, weight)
+    x = select(None if where is None else where[..., None], x.astype(dtype))
+    in_range = (labels >= 0) & (labels < x.shape[-1])
+    index = jnp.where(in_range, labels, 0)
+    own = jnp.take_along_axis(x, index[..., None], -1, mode="promise_in_bounds")
+    lead = strict_hinge(margin - own + x)
+    others = jnp.arange(x.shape[-1]) != labels[..., None]
+    row_weight = jnp.ones((), dtype) if weight is None else weight.astype(dtype)[index]
+    # A product, so that the NaN of a label out of range reaches the gradient as well.
+    row_weight = jnp.where(in_range, row_weight, jnp.nan)
+    loss = row_weight * jnp.sum(select(others, lead if p == 1 else jnp.square(lead)), -1) / x.shape[-1]
+    return reduce_loss(loss, reduction, where)
+
+
+def multilabel_margin_loss(
+    input: Float[Array, "*B C"],
+    target: Int[Array, "*B C"],
+    reduction: str = "mean",
+    *,
+    where: Bool[Array, "*B"] | None = None,
+) -> Float[Array, "..."]:
+    r"""Multi-label hinge: penalise every other class that comes within 1 of the score of any label.
+
+    $$\ell_n = \frac1C \sum_{t \in T_n} \sum_{c \notin T_n} \max(0,\; 1 - x_{nt} + x_{nc})$$
+
+    Args:
+        input: scores $x$, classes along the last axis.
+        target: the labels $T$ in `[0, C)` at the front of each row; the first -1 ends them.
+        reduction: "mean" (over the rows), "sum" or "none".
+        where: rows that take part; the others count as deleted.
+
+    Returns:
+        The loss, in units of the scores, at least float32: a scalar, or one value for each row with "none".
+        Without any row, "mean" gives NaN and "sum" 0.
+
+    Raises:
+        TypeError: an array has the wrong dtype.
+        ValueError: a shape or option is wrong.
+
+    Differs from torch: a label outside `[-1, C)` gives NaN, in value and gradient, under `jit` and without.
+
+    Reference: torch.nn.MultiLabelMarginLoss, whose definition this is.
+
+    >>> import jax.numpy as jnp
+    >>> scores = jnp.array([0.1, 0.2, 0.4, 0.8], jnp.float32)
+    >>> print(f"{multilabel_margin_loss(scores, jnp.array([3, 0, -1, 1])):.4f}")
+    0.8500
+    """
+    x, labels = _checks.as_floats("input", input), _checks.as_labels("target", target)
+    _checks.check_shape("target", labels, x.shape, "that of input")
+    # One class, as torch has it.
+    x, labels = (x.reshape(1), labels.reshape(1)) if x.ndim == 0 else (x, labels)
+    _checks.check_choice("reduction", reduction, REDUCTIONS)
+    where = _checks.as_mask("where", where, x.shape[:-1], "one value for each row")
+    num_classes = x.shape[-1]
+    x = select(None if where is None else where[..., None], x.astype(compute_dtype(x)))
+    listed = jnp.cumsum(labels < 0, -1) == 0
+    in_range = jnp.all((labels >= -1) & (labels < num_classes), -1)
+    index = jnp.clip(labels, 0, num_classes - 1)
+    own = jnp.take_along_axis(x, index, -1, mode="promise_in_bounds")
+    is_label = jnp.any((index[..., None] == jnp.arange(num_classes)) & listed[..., None], -2)
+    lead = strict_hinge(1.0 - own[..., None] + x[..., None, :])
+    pairs = listed[..., None] & ~is_label[..., None, :]
+    loss = jnp.sum(select(pairs, lead), (-2, -1)) / num_classes
+    # Of the scores, so that the NaN reaches the gradient of rows without a pair as well.
+    poison = jnp.sum(x, -1) * jnp.where(in_range, 0.0, jnp.nan).astype(x.dtype)
+    return reduce_loss(jnp.where(in_range, loss, poison), reduction, where)

@@ -1,0 +1,156 @@
+"""The logistic losses against torch, and where torch overflows or cancels."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import torch_ref.losses
+from jaxloss import losses
+from parity_tests.compare import assert_same, assert_within
+from parity_tests.losses.harness import assert_parity, assert_transforms, assert_where_deletes, run_jax
+
+rng = np.random.default_rng(0)
+SHAPE = (4, 3)
+TARGET = np.array([[0, 1, 0.5], [1, 0, 0.25], [1, 1, 0], [0, 0, 1]])
+SIGNS = np.where(TARGET >= 0.5, 1.0, -1.0)
+PROBABILITIES = np.array([[0, 1, 0.5], [1e-3, 1, 0], [0, 1e-9, 1 - 1e-9], [0.25, 0.5, 0.75]])
+LOGITS = np.concatenate(
+    [rng.integers(-1, 2, (2, 3)), rng.standard_normal((1, 3)) * 0.02, [[30, -30, 500]]]
+).astype(np.float64)
+WEIGHT, ROW_WEIGHT = rng.random(SHAPE), rng.random(3)
+MASK = rng.random(SHAPE) > 0.4
+CASES = {
+    "binary_cross_entropy": {"input": PROBABILITIES, "target": TARGET, "weight": WEIGHT},
+    "binary_cross_entropy_with_logits": {
+        "input": LOGITS,
+        "target": TARGET,
+        "weight": WEIGHT,
+        "pos_weight": ROW_WEIGHT,
+    },
+    "soft_margin_loss": {"input": LOGITS, "target": SIGNS},
+    "multilabel_soft_margin_loss": {"input": LOGITS, "target": TARGET, "weight": ROW_WEIGHT},
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_matches_torch(name, reduction):
+    for arrays in (CASES[name], {key: CASES[name][key] for key in ("input", "target")}):
+        if name == "soft_margin_loss":
+            arrays = arrays | {"input": np.clip(arrays["input"], -50, 50)}
+        ours, theirs = getattr(losses, name), getattr(torch_ref.losses, name)
+        assert_parity(ours, theirs, arrays, {"reduction": reduction})
+
+
+@pytest.mark.parametrize("name", ["binary_cross_entropy_with_logits", "multilabel_soft_margin_loss"])
+def test_gradient_of_the_target_matches_torch(name):
+    wrt = ["input", "target"]
+    assert_parity(getattr(losses, name), getattr(torch_ref.losses, name), CASES[name], wrt=wrt)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_where_equals_deletion_and_keeps_nan_out(name):
+    mask = MASK[:, 0] if name == "multilabel_soft_margin_loss" else MASK
+    arrays = {key: value for key, value in CASES[name].items() if value.shape == SHAPE}
+    if name == "soft_margin_loss":
+        arrays["input"] = np.clip(arrays["input"], -50, 50)
+    assert_where_deletes(getattr(losses, name), getattr(torch_ref.losses, name), arrays, mask)
+
+
+def test_binary_is_cross_entropy_of_two_classes():
+    logits = jnp.asarray(LOGITS[:3].reshape(-1))
+    labels = jnp.asarray((TARGET[:3] > 0.5).reshape(-1))
+    two = jnp.stack([jnp.zeros_like(logits), logits], -1)
+    binary = losses.binary_cross_entropy_with_logits(logits, labels.astype(float), reduction="none")
+    assert_within(binary, losses.cross_entropy(two, labels.astype(int), reduction="none"), 4)
+    signs = jnp.where(labels, 1, -1)
+    assert_within(losses.soft_margin_loss(logits, signs, reduction="none"), binary, 4)
+
+
+@pytest.mark.parametrize("logit", [5.0, 17.0, 40.0, 80.0])
+def test_confident_logits_do_not_cancel(logit):
+    x = jnp.array([logit, -logit], jnp.float32)
+    for name, target in (("binary_cross_entropy_with_logits", [1.0, 0.0]), ("soft_margin_loss", [1.0, -1.0])):
+        arrays = {"input": x, "target": jnp.array(target, jnp.float32)}
+        value, (gradient,) = run_jax(getattr(losses, name), arrays, {"reduction": "none"}, ["input"])
+        np.testing.assert_allclose(value, np.log1p(np.exp(-logit)), rtol=3e-7)
+        np.testing.assert_allclose(np.abs(gradient), 1 / (1 + np.exp(logit)), rtol=3e-7)
+
+
+def test_infinite_logit_on_the_right_side_costs_nothing_and_on_the_wrong_side_everything():
+    logits, target = jnp.array([jnp.inf, -jnp.inf, jnp.inf, -jnp.inf]), jnp.array([1.0, 0.0, 0.0, 1.0])
+    value, gradient = jax.value_and_grad(
+        lambda x: losses.binary_cross_entropy_with_logits(x, target, reduction="none")[:2].sum()
+    )(logits)
+    assert value == 0
+    assert_same(gradient, np.zeros(4))
+    assert_same(
+        losses.binary_cross_entropy_with_logits(logits, target, reduction="none"), [0, 0, np.inf, np.inf]
+    )
+
+
+@pytest.mark.parametrize("probability", [-0.1, 1.1, np.nan])
+def test_probability_out_of_range_poisons(probability):
+    for target in (0.0, 0.5, 1.0):
+        value, gradient = jax.value_and_grad(losses.binary_cross_entropy)(
+            jnp.array(probability), jnp.array(target)
+        )
+        assert jnp.isnan(value)
+        assert jnp.isnan(gradient)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_float16_extremes_stay_finite(name):
+    if name == "binary_cross_entropy":
+        pytest.skip("takes probabilities, which have no extremes in float16")
+    logits = jnp.array([[6e4, -6e4]], jnp.float16)
+    value, gradient = jax.value_and_grad(getattr(losses, name))(logits, jnp.array([[-1.0, 1.0]], jnp.float16))
+    assert value.dtype == jnp.float32
+    assert gradient.dtype == jnp.float16
+    assert jnp.isfinite(value)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_transforms(name):
+    input = np.clip(LOGITS[:2] + 0.3, -2, 2) if name != "binary_cross_entropy" else PROBABILITIES[3:] * 0.9
+    target = SIGNS if name == "soft_margin_loss" else TARGET
+    assert_transforms(getattr(losses, name), input, target[: len(input)])
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "error", "message"),
+    [
+        *(
+            (name, change, error, message)
+            for name, (change, error, message) in itertools.product(
+                CASES,
+                [
+                    ({"target": np.zeros((1, 3))}, ValueError, r"target must have shape \[2, 3\].*\[1, 3\]"),
+                    ({"target": np.zeros((2, 3), bool)}, TypeError, "target must be floating point"),
+                    ({"input": np.zeros((2, 3), int)}, TypeError, "input must be floating point"),
+                    ({"reduction": "sums"}, ValueError, "Did you mean 'sum'"),
+                ],
+            )
+        ),
+        ("binary_cross_entropy", {"weight": np.ones(2)}, ValueError, "weight must broadcast to the shape"),
+        ("binary_cross_entropy", {"weight": np.ones((1, 2, 3))}, ValueError, "weight must broadcast"),
+        (
+            "binary_cross_entropy_with_logits",
+            {"pos_weight": np.ones(2)},
+            ValueError,
+            "pos_weight must broadcast",
+        ),
+        (
+            "multilabel_soft_margin_loss",
+            {"where": np.ones((2, 3), bool)},
+            ValueError,
+            r"where must have shape \[2\]",
+        ),
+    ],
+)
+def test_bad_input_is_named_at_trace_time(name, change, error, message):
+    with pytest.raises(error, match=message):
+        getattr(losses, name)(**({"input": np.zeros((2, 3)), "target": np.zeros((2, 3))} | change))

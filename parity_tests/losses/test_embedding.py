@@ -1,0 +1,98 @@
+"""Cosine and triplet losses against torch, zero vectors and every norm included."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import torch_ref.losses
+from jaxloss import losses
+from parity_tests.compare import assert_same
+from parity_tests.losses.harness import assert_parity, assert_transforms, assert_where_deletes
+
+rng = np.random.default_rng(0)
+A, B, C = (rng.integers(-2, 3, (6, 4)).astype(np.float64) for _ in range(3))
+A[0] = B[1] = 0.0
+C[2] = A[2]
+SIGNS = np.array([1.0, -1.0, 1.0, -1.0, 1.0, -1.0])
+MASK = np.array([True, False, True, True, False, True])
+PAIR = {"input1": A, "input2": B, "target": SIGNS}
+TRIPLET = {"anchor": A, "positive": B, "negative": C}
+REDUCTIONS = ["mean", "sum", "none"]
+
+
+@pytest.mark.parametrize("margin", [0, 0.5, -1.0])
+def test_cosine_matches_torch(margin):
+    for reduction in REDUCTIONS:
+        options = {"margin": margin, "reduction": reduction}
+        assert_parity(
+            losses.cosine_embedding_loss,
+            torch_ref.losses.cosine_embedding_loss,
+            PAIR,
+            options,
+            wrt=["input1", "input2"],
+        )
+
+
+@pytest.mark.parametrize("p", [0.0, 0.5, 1.0, 1.5, 2, 3.0, float("inf")])
+@pytest.mark.parametrize("swap", [False, True])
+def test_triplet_matches_torch_in_every_norm(p, swap):
+    for eps in (0.0, 1e-6):
+        if p in (0.5, 1.5, 3.0) and eps:
+            continue
+        options = {"p": p, "swap": swap, "eps": eps, "margin": 3.0}
+        ours, theirs = losses.triplet_margin_loss, torch_ref.losses.triplet_margin_loss
+        assert_parity(ours, theirs, TRIPLET, options, wrt=list(TRIPLET))
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_triplet_with_distance_matches_torch(reduction):
+    name = "triplet_margin_with_distance_loss"
+    ours, theirs = getattr(losses, name), getattr(torch_ref.losses, name)
+    assert_parity(ours, theirs, TRIPLET, {"reduction": reduction, "swap": True}, wrt=list(TRIPLET))
+
+
+def test_where_equals_deletion_and_keeps_nan_out():
+    ours, theirs = losses.cosine_embedding_loss, torch_ref.losses.cosine_embedding_loss
+    assert_where_deletes(ours, theirs, PAIR, MASK, wrt=["input1", "input2"])
+    ours, theirs = losses.triplet_margin_loss, torch_ref.losses.triplet_margin_loss
+    assert_where_deletes(ours, theirs, TRIPLET, MASK, wrt=list(TRIPLET))
+
+
+def test_coinciding_vectors_have_a_finite_gradient():
+    zero = jnp.zeros((1, 3))
+    gradients = jax.grad(losses.triplet_margin_loss, (0, 1, 2))(zero, zero, zero, eps=0.0)
+    for gradient in gradients:
+        assert_same(gradient, np.zeros((1, 3)))
+
+
+def test_transforms():
+    x, y, z = (rng.standard_normal((2, 3)) for _ in range(3))
+    assert_transforms(losses.cosine_embedding_loss, x, y, SIGNS[:2])
+    assert_transforms(losses.triplet_margin_loss, x, y, z)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "error", "message"),
+    [
+        (
+            "cosine_embedding_loss",
+            {"input2": np.zeros((1, 3))},
+            ValueError,
+            r"input2 must have shape \[2, 3\]",
+        ),
+        ("cosine_embedding_loss", {"target": np.zeros(1)}, ValueError, r"target must have shape \[2\]"),
+        ("cosine_embedding_loss", {"margin": None}, TypeError, "margin must be a number"),
+        ("triplet_margin_loss", {"margin": 0.0}, ValueError, r"margin must be in \(0, inf"),
+        ("triplet_margin_loss", {"p": -1.0}, ValueError, r"p must be in \[0, inf"),
+        ("triplet_margin_loss", {"swap": 1}, TypeError, "swap must be True or False"),
+        ("triplet_margin_loss", {"negative": np.zeros(3)}, ValueError, r"negative must have shape \[2, 3\]"),
+        ("triplet_margin_with_distance_loss", {"margin": -1.0}, ValueError, "margin must be in"),
+    ],
+)
+def test_bad_input_is_named_at_trace_time(name, change, error, message):
+    good = {key: np.zeros((2, 3)) for key in ("anchor", "positive", "negative")}
+    if name == "cosine_embedding_loss":
+        good = {"input1": np.zeros((2, 3)), "input2": np.zeros((2, 3)), "target": np.ones(2)}
+    with pytest.raises(error, match=message):
+        getattr(losses, name)(**(good | change))

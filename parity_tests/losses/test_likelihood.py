@@ -1,0 +1,91 @@
+"""The Gaussian and Poisson likelihoods against torch, at the edges of variance and count."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import torch_ref.losses
+from jaxloss import losses
+from parity_tests.losses.harness import assert_parity, assert_transforms, assert_where_deletes
+
+rng = np.random.default_rng(0)
+MEANS, TARGETS = (
+    rng.integers(-1, 3, (4, 3)).astype(np.float64),
+    rng.integers(-1, 3, (4, 3)).astype(np.float64),
+)
+# Zero, below and at eps: the gradient passes the bound in all.
+VARIANCES = np.array([[0.0, 1e-7, 1e-6], [1.0, 2.0, 0.5], [1e4, 3.0, 0.1], [0.25, 1.0, 1.0]])
+COUNTS = np.array([[0.0, 1.0, 2.0], [1.5, 0.5, 30.0], [0.0, 3.0, 1.0], [7.0, 2.0, 1.0]])
+RATES = rng.random((4, 3)) * 3
+MASK = rng.random((4, 3)) > 0.4
+
+
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_gaussian_matches_torch(full, reduction):
+    options = {"full": full, "reduction": reduction}
+    ours, theirs = losses.gaussian_nll_loss, torch_ref.losses.gaussian_nll_loss
+    arrays = {"input": MEANS, "target": TARGETS, "var": VARIANCES}
+    assert_parity(ours, theirs, arrays, options, wrt=list(arrays))
+    assert_parity(ours, theirs, arrays | {"var": 0.5}, options, wrt=["input", "target"])
+
+
+@pytest.mark.parametrize(("log_input", "full"), list(itertools.product([True, False], [True, False])))
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_poisson_matches_torch(log_input, full, reduction):
+    options = {"log_input": log_input, "full": full, "reduction": reduction}
+    arrays = {"input": MEANS if log_input else RATES, "target": COUNTS}
+    ours, theirs = losses.poisson_nll_loss, torch_ref.losses.poisson_nll_loss
+    assert_parity(ours, theirs, arrays, options)
+
+
+def test_where_equals_deletion_and_keeps_nan_out():
+    arrays = {"input": MEANS, "target": TARGETS, "var": VARIANCES + 1.0}
+    ours, theirs = losses.gaussian_nll_loss, torch_ref.losses.gaussian_nll_loss
+    assert_where_deletes(ours, theirs, arrays, MASK, {"full": True}, list(arrays))
+    arrays = {"input": MEANS, "target": COUNTS}
+    ours, theirs = losses.poisson_nll_loss, torch_ref.losses.poisson_nll_loss
+    assert_where_deletes(ours, theirs, arrays, MASK, {"full": True})
+
+
+def test_negative_variance_poisons_its_element():
+    variances = jnp.array([1.0, -1.0])
+    value, pullback = jax.vjp(
+        lambda v: losses.gaussian_nll_loss(jnp.zeros(2), jnp.ones(2), v, reduction="none"), variances
+    )
+    assert np.isnan(value).tolist() == [False, True]
+    assert np.isfinite(pullback(jnp.ones(2))[0][0])
+
+
+def test_transforms():
+    assert_transforms(losses.poisson_nll_loss, MEANS[:2] * 0.7, COUNTS[:2], full=True)
+    assert_transforms(losses.gaussian_nll_loss, MEANS[:2], TARGETS[:2], VARIANCES[1:3])
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "error", "message"),
+    [
+        (
+            "gaussian_nll_loss",
+            {"var": np.ones((3, 3))},
+            ValueError,
+            r"var must have the shape of input, \[2, 3\]",
+        ),
+        ("gaussian_nll_loss", {"var": np.ones(())}, ValueError, "var must have the shape of input"),
+        ("gaussian_nll_loss", {"var": -1.0}, ValueError, r"var must be in \[0, inf"),
+        ("gaussian_nll_loss", {"eps": -1.0}, ValueError, r"eps must be in \[0, inf"),
+        ("gaussian_nll_loss", {"target": np.ones(3)}, ValueError, r"target must have shape \[2, 3\]"),
+        ("gaussian_nll_loss", {"full": None}, TypeError, "full must be True or False"),
+        ("poisson_nll_loss", {"log_input": "yes"}, TypeError, "log_input must be True or False"),
+        ("poisson_nll_loss", {"target": np.ones((2, 3), int)}, TypeError, "target must be floating point"),
+        ("poisson_nll_loss", {"reduction": "avg"}, ValueError, "reduction must be one of"),
+    ],
+)
+def test_bad_input_is_named_at_trace_time(name, change, error, message):
+    good = {"input": np.zeros((2, 3)), "target": np.zeros((2, 3))}
+    good |= {"var": np.ones((2, 3))} if name == "gaussian_nll_loss" else {}
+    with pytest.raises(error, match=message):
+        getattr(losses, name)(**(good | change))

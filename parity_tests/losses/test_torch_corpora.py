@@ -1,0 +1,253 @@
+"""Torch's own test inputs: every OpInfo sample and ModuleInfo input of its losses, values and gradients.
+
+Samples are run without `jit`: there are a thousand of them on a handful of shapes, so that the primitives'
+programs are shared where a program for each sample would take minutes to compile.
+"""
+
+import functools
+import inspect
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+from torch.testing._internal.common_methods_invocations import op_db
+from torch.testing._internal.common_modules import module_db
+
+from jaxloss import losses
+from parity_tests.compare import error_in_eps
+from parity_tests.tolerances import BFLOAT16_ULP, CTC_GRADIENT_EPS_OF_MAX, GRADIENT_EPS_OF_MAX
+
+DTYPES = ["float64", "float32", "bfloat16"]
+# linear_cross_entropy lives in `jaxloss.fused` and is held against its own samples there.
+OPERATORS = {
+    op.name.removeprefix("nn.functional."): op
+    for op in op_db
+    if op.name.startswith("nn.functional.") and op.name.removeprefix("nn.functional.") in losses.__all__
+}
+FUNCTIONS = {
+    "BCELoss": "binary_cross_entropy",
+    "BCEWithLogitsLoss": "binary_cross_entropy_with_logits",
+    "CTCLoss": "ctc_loss",
+    "CosineEmbeddingLoss": "cosine_embedding_loss",
+    "CrossEntropyLoss": "cross_entropy",
+    "GaussianNLLLoss": "gaussian_nll_loss",
+    "HingeEmbeddingLoss": "hinge_embedding_loss",
+    "HuberLoss": "huber_loss",
+    "KLDivLoss": "kl_div",
+    "L1Loss": "l1_loss",
+    "MSELoss": "mse_loss",
+    "MarginRankingLoss": "margin_ranking_loss",
+    "MultiLabelMarginLoss": "multilabel_margin_loss",
+    "MultiLabelSoftMarginLoss": "multilabel_soft_margin_loss",
+    "MultiMarginLoss": "multi_margin_loss",
+    "NLLLoss": "nll_loss",
+    "PoissonNLLLoss": "poisson_nll_loss",
+    "SmoothL1Loss": "smooth_l1_loss",
+    "SoftMarginLoss": "soft_margin_loss",
+}
+MODULES = {
+    module.name.removeprefix("nn."): module
+    for module in module_db
+    if module.name.removeprefix("nn.") in FUNCTIONS
+}
+
+
+# Torch's gradient is `exp` of a difference of sums over all frames, each of about 150: that many roundings
+# are its own.
+ALLOWED = {"ctc_loss": CTC_GRADIENT_EPS_OF_MAX}
+
+
+class Call(NamedTuple):
+    """The arguments of a function of torch.nn.functional, by name."""
+
+    name: str
+    arguments: dict[str, Any]
+
+
+def bind(name: str, args, kwargs) -> Call:
+    """The call with arguments by name, without the retired ones and without the defaults."""
+    arguments = inspect.signature(getattr(F, name)).bind(*args, **kwargs).arguments
+    return Call(name, {k: v for k, v in arguments.items() if k not in ("size_average", "reduce")})
+
+
+def operator_calls(name: str, dtype) -> Iterator[Call]:
+    operator = OPERATORS[name]
+    for sample in operator.sample_inputs("cpu", dtype, requires_grad=True):
+        yield bind(name, (sample.input, *sample.args), sample.kwargs)
+
+
+def module_call(module, constructor, forward) -> Call:
+    """What a loss module computes, as a call of the function; its constructor's arguments are the options."""
+    name = FUNCTIONS[module.name.removeprefix("nn.")]
+    options = inspect.signature(module.module_cls).bind(*constructor.args, **constructor.kwargs).arguments
+    options = {k: v for k, v in options.items() if k in inspect.signature(getattr(F, name)).parameters}
+    call = bind(name, forward.args, forward.kwargs)
+    return Call(name, call.arguments | {k: v for k, v in options.items() if v is not None})
+
+
+def module_calls(name: str, dtype) -> Iterator[Call]:
+    module = MODULES[name]
+    for inputs in module.module_inputs_func(module, "cpu", dtype, True, training=True):
+        yield module_call(module, inputs.constructor_input, inputs.forward_input)
+
+
+def to_jax(value, dtype: str):
+    if isinstance(value, torch.Tensor):
+        array = jnp.asarray(value.detach().double().numpy() if value.is_floating_point() else value.numpy())
+        return array.astype(dtype) if value.is_floating_point() else array
+    return value
+
+
+def our_loss(name: str) -> Callable:
+    loss = getattr(losses, name)
+    if "axis" in inspect.signature(loss).parameters:
+        loss = functools.partial(loss, axis=1)
+    if name == "ctc_loss":
+        # Torch's gradient is meant for what lies below a log-softmax; only there do the two agree.
+        return lambda log_probs, **rest: loss(jax.nn.log_softmax(at_least_float32(log_probs)), **rest)
+    if name in ("l1_loss", "mse_loss", "smooth_l1_loss", "huber_loss", "gaussian_nll_loss"):
+        return lambda input, target, **rest: loss(*jnp.broadcast_arrays(input, target), **rest)
+    return loss
+
+
+def at_least_float32(x):
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def their_loss(name: str) -> Callable:
+    loss = getattr(F, name)
+    if name == "ctc_loss":
+        return lambda log_probs, **rest: loss(log_probs.log_softmax(-1), **rest)
+    return loss
+
+
+def errors(call: Call, dtype: str) -> list[float]:
+    """The errors of value and gradients against torch, in eps of max; for bfloat16, against torch in "
+    "float64."""
+    rounded = {"bfloat16": torch.bfloat16}.get(dtype)
+    arguments = {}
+    for key, value in call.arguments.items():
+        if isinstance(value, torch.Tensor) and value.is_floating_point():
+            needs_gradient = value.requires_grad
+            value = value.detach() if rounded is None else value.detach().to(rounded).double()
+            value.requires_grad_(needs_gradient)
+        arguments[key] = value
+    wrt = [k for k, v in arguments.items() if isinstance(v, torch.Tensor) and v.requires_grad]
+    expected = their_loss(call.name)(**arguments)
+    random = np.random.default_rng(0).standard_normal(tuple(expected.shape))
+    cotangent = torch.tensor(random, dtype=expected.dtype)
+    expected_gradients = torch.autograd.grad(
+        expected, [arguments[k] for k in wrt], cotangent, materialize_grads=True
+    )
+    ours = {key: to_jax(value, dtype) for key, value in arguments.items()}
+    if "distance_function" in ours:
+        ours["distance_function"] = pairwise_distance
+
+    def of_wrt(*chosen):
+        return our_loss(call.name)(**(ours | dict(zip(wrt, chosen, strict=True))))
+
+    value, pullback = jax.vjp(of_wrt, *(ours[k] for k in wrt))
+    gradients = pullback(jnp.asarray(cotangent.numpy(), value.dtype))
+    pairs = [(value, expected), *zip(gradients, expected_gradients, strict=True)]
+    return [error_in_eps(a, b, dtype) for a, b in pairs]
+
+
+def pairwise_distance(x, y):
+    """`torch.nn.PairwiseDistance`, the distance that torch's samples use."""
+    return jnp.linalg.norm(x - y + 1e-6, axis=-1)
+
+
+def check(calls: Iterator[Call], dtype: str, at_least: int) -> None:
+    wrong, count = [], 0
+    for call in calls:
+        allowed = BFLOAT16_ULP if dtype == "bfloat16" else ALLOWED.get(call.name, GRADIENT_EPS_OF_MAX)
+        count += 1
+        found = errors(call, dtype)
+        if max(found) > allowed:
+            shapes = {
+                key: tuple(value.shape) if isinstance(value, torch.Tensor) else value
+                for key, value in call.arguments.items()
+            }
+            wrong.append(f"{call.name}({shapes}): errors of {[f'{e:.3g}' for e in found]} eps of max")
+    assert count >= at_least, f"only {count} samples"
+    assert not wrong, f"{len(wrong)} of {count} samples differ:\n" + "\n".join(wrong)
+
+
+def torch_dtype(dtype: str):
+    return torch.float32 if dtype == "float32" else torch.float64
+
+
+@pytest.fixture(autouse=True)
+def _quiet_torch():
+    with warnings.catch_warnings():
+        # Torch warns about its own samples: broadcasting targets and kl_div's mean.
+        warnings.simplefilter("ignore")
+        yield
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", OPERATORS)
+def test_operator_samples(name, dtype):
+    check(operator_calls(name, torch_dtype(dtype)), dtype, at_least=4)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", MODULES)
+def test_module_inputs(name, dtype):
+    check(module_calls(name, torch_dtype(dtype)), dtype, at_least=4)
+
+
+def test_every_loss_of_torch_has_its_samples():
+    assert len(OPERATORS) == 21
+    assert set(FUNCTIONS) == set(MODULES)
+
+
+def operator_errors() -> Iterator[Call]:
+    for name, operator in OPERATORS.items():
+        for error in operator.error_inputs("cpu") if operator.error_inputs_func else []:
+            sample = error.sample_input
+            yield bind(name, (sample.input, *sample.args), sample.kwargs)
+
+
+def module_errors() -> Iterator[Call]:
+    for name, module in MODULES.items():
+        if module.module_error_inputs_func is None:
+            continue
+        # A constructor that raises comes without an input; any valid one will do.
+        valid = next(module_calls(name, torch.float64)).arguments
+        for error in module.module_error_inputs_func(module, "cpu", torch.float64, True, training=True):
+            inputs = error.module_error_input
+            if inputs.forward_input is not None:
+                yield module_call(module, inputs.constructor_input, inputs.forward_input)
+                continue
+            constructor = inputs.constructor_input
+            options = (
+                inspect.signature(module.module_cls).bind(*constructor.args, **constructor.kwargs).arguments
+            )
+            yield Call(FUNCTIONS[name], {key: valid[key] for key in ("input", "target")} | options)
+
+
+@pytest.mark.parametrize(("calls", "at_least"), [(operator_errors, 45), (module_errors, 10)])
+def test_error_inputs_raise(calls, at_least):
+    accepted, count = [], 0
+    for call in calls():
+        count += 1
+        weight = call.arguments.get("weight")
+        if weight is not None and weight.dtype == torch.float16:
+            continue  # A weight of another dtype than the input's is promoted here, refused there.
+        loss = getattr(losses, call.name)
+        if "axis" in inspect.signature(loss).parameters:
+            loss = functools.partial(loss, axis=1)
+        try:
+            loss(**{key: to_jax(value, "float64") for key, value in call.arguments.items()})
+        except (TypeError, ValueError):
+            continue
+        accepted.append(str(call))
+    assert count >= at_least
+    assert not accepted, f"{len(accepted)} of {count} accepted:\n" + "\n".join(accepted)
