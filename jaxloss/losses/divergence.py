@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from jaxloss import _checks
+from jaxloss._logarithm import log_minus
 from jaxloss._reduction import REDUCTIONS, compute_dtype, count, reduce_loss, select
 
 __all__ = ["kl_div"]
@@ -74,7 +75,8 @@ def kl_div(
 def _term(input: jax.Array, target: jax.Array) -> jax.Array:
     """`target * (log(target) - input)`, 0 where the target is 0."""
     positive = jnp.where(target == 0.0, 1.0, target)
-    return jnp.where(target == 0.0, 0.0, target * (jnp.log(positive) - input))
+    difference = log_minus(positive, input) if input.dtype == jnp.float32 else jnp.log(positive) - input
+    return jnp.where(target == 0.0, 0.0, target * difference)
 
 
 def _term_jvp(primals, tangents):

@@ -1,0 +1,69 @@
+"""The losses' formulas in mpmath, at 50 digits, transcribed from the docstrings."""
+
+import mpmath
+import numpy as np
+
+mpmath.mp.dps = 50
+
+
+def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> tuple[list, list]:
+    """`-log softmax(logits)[label]` of each row, and its gradient."""
+    values, gradients = [], []
+    for row, label in zip(logits, labels, strict=True):
+        z = [mpmath.mpf(float(x)) for x in row]
+        peak = max(z)
+        weights = [mpmath.exp(x - peak) for x in z]
+        total = mpmath.fsum(weights)
+        others = mpmath.fsum(w for j, w in enumerate(weights) if j != label)
+        values.append(mpmath.log1p(others / weights[label]))
+        gradients.append([-others / total if j == label else w / total for j, w in enumerate(weights)])
+    return values, gradients
+
+
+def nll_of_log_softmax(logits: np.ndarray, labels: np.ndarray) -> list:
+    """The value alone."""
+    return cross_entropy(logits, labels)[0]
+
+
+def binary_cross_entropy_with_logits(logits: np.ndarray, targets: np.ndarray) -> tuple[list, list]:
+    """`y log(1 + exp(-x)) + (1 - y) log(1 + exp(x))` of each element, and its gradient."""
+    values, gradients = [], []
+    for x, y in zip(logits, targets, strict=True):
+        x, y = mpmath.mpf(float(x)), mpmath.mpf(float(y))
+        values.append(y * mpmath.log1p(mpmath.exp(-x)) + (1 - y) * mpmath.log1p(mpmath.exp(x)))
+        gradients.append((1 - y) / (1 + mpmath.exp(-x)) - y / (1 + mpmath.exp(x)))
+    return values, gradients
+
+
+def soft_margin_loss(scores: np.ndarray, signs: np.ndarray) -> tuple[list, list]:
+    """`log(1 + exp(-y x))` of each element, and its gradient."""
+    values, gradients = [], []
+    for x, y in zip(scores, signs, strict=True):
+        x, y = mpmath.mpf(float(x)), mpmath.mpf(float(y))
+        values.append(mpmath.log1p(mpmath.exp(-y * x)))
+        gradients.append(-y / (1 + mpmath.exp(y * x)))
+    return values, gradients
+
+
+def kl_div(log_q: np.ndarray, p: np.ndarray) -> tuple[list, list]:
+    """`p (log p - x)` of each element, and its gradient with respect to `x`."""
+    p = [mpmath.mpf(float(v)) for v in p]
+    x = [mpmath.mpf(float(v)) for v in log_q]
+    return [a * (mpmath.log(a) - b) if a else mpmath.mpf(0) for a, b in zip(p, x, strict=True)], [
+        -a for a in p
+    ]
+
+
+def error_in_ulp(actual, truth) -> np.ndarray:
+    """Elementwise distance in units of the last place of float32; below its normal numbers, of the smallest
+    of them."""
+    actual = np.asarray(actual, np.float32)
+    assert actual.shape == np.shape(truth)
+    flat = []
+    for a, b in zip(actual.ravel(), np.asarray(truth, dtype=object).ravel(), strict=True):
+        rounded = np.float32(float(b)) if abs(b) < 3e38 else np.float32(3e38)
+        unit = float(np.spacing(max(abs(rounded), np.float32(1.17549435e-38))))
+        gap = abs(mpmath.mpf(float(a)) - b) if np.isfinite(a) else mpmath.inf
+        # XLA may flush what is not a normal number to zero.
+        flat.append(0.0 if max(abs(float(a)), abs(float(b))) < 1.18e-38 else float(gap) / unit)
+    return np.array(flat).reshape(actual.shape)
