@@ -109,7 +109,8 @@ def make_uncertainty_weighted_loss(
     >>> from jaxloss.losses import mse_loss
     >>> hybrid = make_uncertainty_weighted_loss({"l2": mse_loss}, {"l2": "gaussian"})
     >>> log_variances = {"l2": jnp.log(jnp.array(9.0, jnp.float32))}
-    >>> print(hybrid(jnp.array([2.0]), jnp.array([5.0]), log_variances))  # (1 + ln 9) / 2
+    >>> y_hat, y = jnp.array([2.0], jnp.float32), jnp.array([5.0], jnp.float32)
+    >>> print(hybrid(y_hat, y, log_variances))  # (1 + ln 9) / 2
     1.5986123
     """
     losses, likelihoods = dict(losses), dict(likelihoods)
@@ -131,7 +132,9 @@ def make_uncertainty_weighted_loss(
 
 
 def init_log_variances(losses: Mapping[str, Callable]) -> dict:
-    """The parameters of `make_uncertainty_weighted_loss` at the start: every log-variance 0, in float32.
+    r"""The parameters of `make_uncertainty_weighted_loss` at the start: every log-variance 0, in float32.
+
+    $$s_k = 0, \qquad \sigma_k = 1$$
 
     Args:
         losses: the losses, or anything else with their names as keys.
@@ -139,7 +142,12 @@ def init_log_variances(losses: Mapping[str, Callable]) -> dict:
     Returns:
         A dict of float32 scalars by name.
 
-    Reference: as for `make_uncertainty_weighted_loss`.
+    Raises:
+        TypeError: `losses` has no names to go through.
+
+    Differs from torch: torch has no such function.
+
+    Reference: Kendall et al. 2018 (https://arxiv.org/abs/1705.07115), which trains the log-variances too.
 
     >>> print({name: float(value) for name, value in init_log_variances({"l1": None}).items()})
     {'l1': 0.0}
@@ -163,6 +171,8 @@ def make_linear_weight(start: float, end: float, num_steps: int) -> Callable:
     Raises:
         TypeError: an argument is not a number.
         ValueError: `num_steps` is below 1.
+
+    Differs from torch: torch has no such function.
 
     Reference: optax's `linear_schedule`, which does the same.
 
