@@ -1,0 +1,112 @@
+"""Value and gradient of cross entropy on float32 logits: jaxloss and optax jitted, torch eager, side by side.
+
+    python benchmarks/losses.py
+    python benchmarks/losses.py --sizes 1024x50257 --rounds 5
+
+The contenders take turns in one process, so that a busy machine slows all of them alike. Time is the median
+of the rounds with its range; memory is what the process holds at its peak beyond the logits, in units of
+their size, measured in a process of its own (the gradient is one unit). On 2 CPU cores both sizes take about
+two minutes.
+"""
+
+import argparse
+import resource
+import statistics
+import subprocess
+import sys
+import time
+
+import numpy as np
+
+CONTENDERS = ["jaxloss", "optax", "torch"]
+
+
+def make_step(name: str, num_rows: int, num_classes: int):
+    """A function without arguments that computes value and gradient and waits for them."""
+    random = np.random.default_rng(0)
+    logits = random.standard_normal((num_rows, num_classes), dtype=np.float32)
+    labels = random.integers(0, num_classes, num_rows)
+    if name == "torch":
+        import torch
+
+        x, y = torch.from_numpy(logits).requires_grad_(), torch.from_numpy(labels)
+
+        def step():
+            x.grad = None
+            torch.nn.functional.cross_entropy(x, y).backward()
+
+        return step
+
+    import jax
+    import jax.numpy as jnp
+
+    if name == "jaxloss":
+        from jaxloss.losses import cross_entropy as loss
+    else:
+        from optax.losses import softmax_cross_entropy_with_integer_labels
+
+        def loss(x, y):
+            return softmax_cross_entropy_with_integer_labels(x, y).mean()
+
+    x, y = jnp.asarray(logits), jnp.asarray(labels, jnp.int32)
+    compiled = jax.jit(jax.value_and_grad(loss)).lower(x, y).compile()
+    return lambda: jax.block_until_ready(compiled(x, y))
+
+
+def peak_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def print_peak(name: str, num_rows: int, num_classes: int) -> None:
+    """For a process of its own: the bytes that one step adds to the peak."""
+    make_step(name, 8, 16)()
+    step = make_step(name, num_rows, num_classes)
+    before = peak_bytes()
+    step()
+    print((peak_bytes() - before) / (4 * num_rows * num_classes))
+
+
+def measure(num_rows: int, num_classes: int, rounds: int) -> None:
+    steps = {name: make_step(name, num_rows, num_classes) for name in CONTENDERS}
+    seconds: dict[str, list[float]] = {name: [] for name in CONTENDERS}
+    for turn in range(rounds + 1):
+        for name, step in steps.items():
+            start = time.perf_counter()
+            step()
+            if turn:  # the first round warms caches and allocators
+                seconds[name].append(time.perf_counter() - start)
+    steps.clear()
+    best_peer = min(statistics.median(seconds[name]) for name in CONTENDERS[1:])
+    print(f"\ncross entropy, value and gradient, float32 [{num_rows}, {num_classes}], {rounds} rounds")
+    print(f"{'':8}  {'seconds':>8}  {'range':>15}  {'of the better peer':>18}  {'peak beyond logits':>18}")
+    for name, times in seconds.items():
+        peak = subprocess.run(
+            [sys.executable, __file__, "--peak", name, "--sizes", f"{num_rows}x{num_classes}"],
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+        middle = statistics.median(times)
+        spread = f"{min(times):.3f} - {max(times):.3f}"
+        print(
+            f"{name:8}  {middle:8.3f}  {spread:>15}  {middle / best_peer:17.2f}x  {float(peak):17.2f}x",
+            flush=True,
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--sizes", nargs="+", default=["4096x50257", "16384x4096"], help="rows x classes")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--peak", choices=CONTENDERS, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    for size in arguments.sizes:
+        num_rows, num_classes = (int(part) for part in size.split("x"))
+        if arguments.peak:
+            print_peak(arguments.peak, num_rows, num_classes)
+        else:
+            measure(num_rows, num_classes, arguments.rounds)
+
+
+if __name__ == "__main__":
+    main()
