@@ -4,6 +4,15 @@ Importing this package imports jax and nothing heavier. The rest is imported by 
 `jaxloss.data` and `jaxloss.training` need `jaxloss[train]`, `jaxloss.testing` needs PyTorch.
 """
 
+from jaxloss.fused import (
+    TokenStatistics,
+    linear_cross_entropy,
+    linear_distillation_loss,
+    linear_final_token_loss,
+    linear_kl_div,
+    linear_log_prob,
+    linear_next_token_loss,
+)
 from jaxloss.losses import (
     binary_cross_entropy,
     binary_cross_entropy_with_logits,
@@ -50,6 +59,7 @@ from jaxloss.losses import (
 )
 
 __all__ = [
+    "TokenStatistics",
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
     "correlation_loss",
@@ -68,6 +78,12 @@ __all__ = [
     "jensen_shannon_div",
     "kl_div",
     "l1_loss",
+    "linear_cross_entropy",
+    "linear_distillation_loss",
+    "linear_final_token_loss",
+    "linear_kl_div",
+    "linear_log_prob",
+    "linear_next_token_loss",
     "make_checked",
     "make_hybrid_loss",
     "make_linear_weight",
