@@ -1,13 +1,13 @@
 """Make torch compute something slightly else: the mistakes that a port to JAX tends to contain.
 
-A `TorchFunctionMode` sees every call of torch's API, inside modules as well, and can change its arguments.
+Each is tried, and named where it makes torch agree with JAX.
 """
 
 import inspect
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
+from jaxloss.testing._torch_calls import Call, Edit, is_setting, only_for, with_argument, with_option
 from jaxloss.testing.factors import number
 
 _EPSILONS = (1e-6, 1e-5, 1e-12, 1e-8, 1e-7, 1e-3, 1e-4, 0.0)
@@ -23,99 +23,40 @@ _ON_LOGITS = (
     "logsumexp",
     "sigmoid",
 )
+_TRANSFORMS = (
+    "softmax",
+    "log_softmax",
+    "sigmoid",
+    "logsigmoid",
+    "log",
+    "exp",
+    "sqrt",
+    "abs",
+    "tanh",
+    "relu",
+    "dropout",
+)
 # Arguments that are data, not options.
 _DATA = {"input", "target", "weight", "bias", "out", "dtype", "_stacklevel", "size_average", "reduce"}
-
-Rewrite = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
-
-
-@dataclass(frozen=True)
-class Call:
-    """One call of a torch function: its name, its positional arguments and its options."""
-
-    name: str
-    function: Callable[..., Any]
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-
-    def options(self) -> dict[str, Any]:
-        """Arguments by name, where the function's signature is known."""
-        try:
-            bound = inspect.signature(self.function).bind(*self.args, **self.kwargs)
-        except (ValueError, TypeError):
-            return dict(self.kwargs)
-        bound.apply_defaults()
-        return dict(bound.arguments)
-
-
-@dataclass(frozen=True)
-class Edit:
-    """A change to the calls of one function, and the sentence to say if it explains the numbers."""
-
-    name: str
-    rewrite: Rewrite
-    words: str
-
-    def mode(self) -> Any:
-        """The context in which the change is made."""
-        return _mode(
-            lambda f, args, kwargs: (
-                self.rewrite(f, args, kwargs) if _name(f) == self.name else f(*args, **kwargs)
-            )
-        )
-
-
-def trace(run: Callable[[Any], Any]) -> list[Call]:
-    """Record the calls that `run(context)` makes inside the context, those with equal options once."""
-    calls: dict[Any, Call] = {}
-
-    def record(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        call = Call(_name(function), function, args, kwargs)
-        settings = [(name, value) for name, value in call.options().items() if _is_setting(value)]
-        calls.setdefault((call.name, repr(settings), repr([a for a in args if _is_setting(a)])), call)
-        return function(*args, **kwargs)
-
-    run(_mode(record))
-    return list(calls.values())
 
 
 def edits(calls: list[Call], scales: list[tuple[float, str]]) -> Iterator[Edit]:
     """The changes worth trying on these calls, the best known traps first."""
-    for make in (_epsilons, _gelu, _correction, _options, _swapped_kl, _axes, _constants, _left_out):
+    for make in (
+        _epsilons,
+        _gelu,
+        _correction,
+        _options,
+        _swapped_kl,
+        _axes,
+        _constants,
+        _identity,
+        _left_out,
+    ):
         for call in calls:
             yield from make(call)
     for call in calls:
         yield from _scaled_logits(call, scales)
-
-
-def _mode(handle: Rewrite) -> Any:
-    from torch.overrides import TorchFunctionMode
-
-    class Mode(TorchFunctionMode):
-        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            return handle(func, args, kwargs or {})
-
-    return Mode()
-
-
-def _name(function: Callable[..., Any]) -> str:
-    return getattr(function, "__name__", "")
-
-
-def _is_setting(value: Any) -> bool:
-    return value is None or isinstance(value, (bool, int, float, str))
-
-
-def _with(name: str, value: Any, changes: dict[str, Any] | None = None) -> Rewrite:
-    """Set an argument, wherever it stands."""
-
-    def rewrite(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        options = Call("", function, args, kwargs).options()
-        options |= {name: value, **(changes or {})}
-        positional = [args[0]] if not options.keys() & {"input", "query"} else []
-        return function(*positional, **options)
-
-    return rewrite
 
 
 def _epsilons(call: Call) -> Iterator[Edit]:
@@ -125,7 +66,7 @@ def _epsilons(call: Call) -> Iterator[Edit]:
         for eps in _EPSILONS:
             if eps != present and present is not None:
                 words = f"{kind} eps: JAX's is {eps:g}, torch's {present:g}"
-                yield Edit(call.name, _with("eps", eps), words)
+                yield Edit(call.name, with_option("eps", eps), words)
 
 
 def _gelu(call: Call) -> Iterator[Edit]:
@@ -135,7 +76,7 @@ def _gelu(call: Call) -> Iterator[Edit]:
         names = {"none": "the exact (erf) form", "tanh": "the tanh approximation"}
         yield Edit(
             "gelu",
-            _with("approximate", other),
+            with_option("approximate", other),
             f"GELU variant: JAX's is {names[other]}, torch's {names[present]}",
         )
 
@@ -186,14 +127,14 @@ def _options(call: Call) -> Iterator[Edit]:
             is_default = (
                 default is inspect.Parameter.empty
                 or default is present
-                or (_is_setting(present) and default == present)
+                or (is_setting(present) and default == present)
             )
             others = [] if is_default else [default]
         for other in others:
             trap = "wrong reduction denominator: " if name == "reduction" else ""
-            shown = f"{name}={present!r}" if _is_setting(present) else f"a {name}"
+            shown = f"{name}={present!r}" if is_setting(present) else f"a {name}"
             words = f"{trap}JAX has {name}={other!r} where torch's {call.name} has {shown}"
-            yield Edit(call.name, _with(name, other), words)
+            yield Edit(call.name, with_option(name, other), words)
 
 
 def _swapped_kl(call: Call) -> Iterator[Edit]:
@@ -217,7 +158,7 @@ def _axes(call: Call) -> Iterator[Edit]:
             rank = call.args[0].dim()
             for other in range(rank):
                 if other != dim % rank:
-                    rewrite = _replaced("dim", 1, other)
+                    rewrite = with_argument("dim", 1, other)
                     yield Edit(
                         call.name,
                         rewrite,
@@ -225,28 +166,9 @@ def _axes(call: Call) -> Iterator[Edit]:
                     )
 
 
-def _replaced(name: str, position: int, value: Any) -> Rewrite:
-    def rewrite(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if len(args) > position:
-            return function(*args[:position], value, *args[position + 1 :], **kwargs)
-        return function(*args, **{**kwargs, name: value})
-
-    return rewrite
-
-
 def _scalar(call: Call) -> float | None:
     scalars = [a for a in call.args if isinstance(a, (int, float)) and not isinstance(a, bool)]
     return float(scalars[0]) if len(scalars) == 1 and len(call.args) == 2 else None
-
-
-def _only_for(scalar: float, change: Callable[..., Any]) -> Rewrite:
-    """Change the calls that have this very number for a scalar argument."""
-
-    def rewrite(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        is_this = any(isinstance(a, (int, float)) and a == scalar for a in args)
-        return change(function, args, kwargs) if is_this else function(*args, **kwargs)
-
-    return rewrite
 
 
 def _constants(call: Call) -> Iterator[Edit]:
@@ -263,7 +185,7 @@ def _constants(call: Call) -> Iterator[Edit]:
             def change(f: Any, args: Any, kwargs: Any, eps: float = eps) -> Any:
                 return f(*[eps if isinstance(a, float) else a for a in args], **kwargs)
 
-            yield Edit(call.name, _only_for(scalar, change), f"epsilon: JAX's is {eps:g}, torch's {scalar:g}")
+            yield Edit(call.name, only_for(scalar, change), f"epsilon: JAX's is {eps:g}, torch's {scalar:g}")
 
 
 def _left_out(call: Call) -> Iterator[Edit]:
@@ -276,7 +198,26 @@ def _left_out(call: Call) -> Iterator[Edit]:
 
     verb = "multiplication by" if call.name in ("mul", "multiply") else "division by"
     words = f"missing scale: the two agree when torch's {verb} {number(scalar)} is left out"
-    yield Edit(call.name, _only_for(scalar, change), words)
+    yield Edit(call.name, only_for(scalar, change), words)
+
+
+def _identity(call: Call) -> Iterator[Edit]:
+    """A function left out; for `cross_entropy`, the log-softmax in it."""
+    if call.name in _TRANSFORMS:
+
+        def unchanged(function: Any, args: Any, kwargs: Any) -> Any:
+            return args[0]
+
+        yield Edit(call.name, unchanged, f"missing {call.name}: JAX leaves out torch's {call.name}")
+    elif call.name == "cross_entropy":
+
+        def without_log_softmax(function: Any, args: Any, kwargs: Any) -> Any:
+            from torch.nn.functional import nll_loss
+
+            return nll_loss(*args, **{k: v for k, v in kwargs.items() if k != "label_smoothing"})
+
+        words = "missing log_softmax: JAX treats the logits as log-probabilities"
+        yield Edit(call.name, without_log_softmax, words)
 
 
 def _scaled_logits(call: Call, scales: list[tuple[float, str]]) -> Iterator[Edit]:
@@ -286,7 +227,7 @@ def _scaled_logits(call: Call, scales: list[tuple[float, str]]) -> Iterator[Edit
         for scale, words in ((1.0, "1"), (width**-0.5, f"1/sqrt({width})"), (1 / width, f"1/{width}")):
             if scale != present:
                 said = f"JAX's attention scores are scaled by {words}, torch's by {number(present)}"
-                yield Edit(call.name, _replaced("scale", 99, scale), f"missing scale: {said}")
+                yield Edit(call.name, with_argument("scale", 99, scale), f"missing scale: {said}")
     if call.name not in _ON_LOGITS:
         return
     for scale, words in scales:

@@ -14,12 +14,28 @@ import numpy as np
 
 from jaxloss.testing._gradient_diagnosis import gradient_cause
 from jaxloss.testing._run import Arrays, Leaves, Result
-from jaxloss.testing._torch_edits import edits, trace
+from jaxloss.testing._torch_calls import trace
+from jaxloss.testing._torch_edits import edits
 from jaxloss.testing.factors import close, common_factor, explain_factor, number, scale_candidates
 from jaxloss.testing.measure import EPS, difference
 from jaxloss.testing.report import Comparison
 
 _MAX_PARAMETERS = 64
+
+
+def _softmax(array: np.ndarray) -> np.ndarray:
+    powers = np.exp(array - array.max(-1, keepdims=True))
+    return powers / powers.sum(-1, keepdims=True)
+
+
+# What is easily applied to an input a second time.
+_TRANSFORMS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "softmax": _softmax,
+    "log_softmax": lambda array: np.log(_softmax(array)),
+    "sigmoid": lambda array: 1 / (1 + np.exp(-array)),
+    "log": np.log,
+    "exp": np.exp,
+}
 
 
 @dataclass
@@ -78,6 +94,7 @@ def likely_cause(evidence: Evidence, comparisons: list[Comparison]) -> str | Non
             _transposed,
             _edited,
             _shifted,
+            _transformed,
             _scaled_input,
             _offset,
             _any_factor,
@@ -232,6 +249,19 @@ def _edited(evidence: Evidence) -> str | None:
     for edit in edits(trace(run), scale_candidates(evidence.inputs)):
         if evidence.agrees(around=edit.mode()):
             return edit.words
+    return None
+
+
+def _transformed(evidence: Evidence) -> str | None:
+    leaves = Leaves.of(evidence.inputs)
+    for name, array in leaves.arrays().items():
+        for function, transform in _TRANSFORMS.items():
+            if array.dtype.kind in "iub" or array.ndim == 0:
+                continue
+            with np.errstate(all="ignore"):
+                changed = transform(array.astype(np.float64)).astype(array.dtype)
+            if evidence.agrees(leaves.rebuild({name: changed})):
+                return f"extra {function}: JAX applies {function} to {name} and torch does not"
     return None
 
 

@@ -105,7 +105,10 @@ def _loss_pair(name: str, sample: Sample) -> Pair:
         return partial(loss, **sample.options)
 
     title = f"{name} ({sample.case})" if sample.case else name
-    return Pair(title, of(jaxloss.losses), of(torch_ref.losses), sample.inputs, {"wrt": sample.wrt})
+    options: dict[str, Any] = {"wrt": sample.wrt}
+    if sample.dtypes is not None:
+        options["dtypes"] = sample.dtypes
+    return Pair(title, of(jaxloss.losses), of(torch_ref.losses), sample.inputs, options)
 
 
 def _params(config: Model5Config) -> Any:

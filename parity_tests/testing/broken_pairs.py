@@ -284,7 +284,34 @@ BROKEN: list[tuple[Pair, str | None]] = [
             F.binary_cross_entropy_with_logits,
             [normal(9), uniform(9)],
         ),
-        None,
+        "extra sigmoid",
+    ),
+    (
+        Pair(
+            "log-softmax left out",
+            lambda z, t: -jnp.mean(jnp.take_along_axis(z, t[:, None], axis=1)),
+            F.cross_entropy,
+            [_logits, _labels],
+        ),
+        "missing log_softmax",
+    ),
+    (
+        Pair(
+            "softmax twice",
+            lambda z, t: -jnp.mean(_log_likelihood(jax.nn.softmax(z), t)),
+            F.cross_entropy,
+            [_logits, _labels],
+        ),
+        "extra softmax",
+    ),
+    (
+        Pair(
+            "huber's delta",
+            lambda x, y: jnp.mean(jnp.where(jnp.abs(x - y) < 1, (x - y) ** 2 / 2, jnp.abs(x - y) - 0.5)),
+            lambda x, y: F.huber_loss(x, y, delta=0.5),
+            [normal(20), normal(20)],
+        ),
+        "delta=1.0",
     ),
     (
         Pair("not reduced", lambda x, y: (x - y) ** 2, F.mse_loss, [normal(8), normal(8)]),
