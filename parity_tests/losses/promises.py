@@ -1,6 +1,7 @@
 """What every loss promises beyond parity, as assertions: masks delete, precision, accuracy against mpmath."""
 
 import functools
+import inspect
 from collections.abc import Callable
 
 import jax
@@ -14,6 +15,15 @@ from parity_tests.tolerances import EPS, GRADIENT_EPS_OF_MAX, VALUE_EPS_OF_MAX
 
 # Compiling takes nearly all the time of these tests, and half of that is optimisation.
 compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
+def as_a_whole(loss: Callable) -> Callable:
+    """The loss compiled in one, for tests that call it in few shapes: operation by operation takes longer."""
+    parameters = inspect.signature(loss).parameters.values()
+    return jax.jit(
+        loss, static_argnames=[p.name for p in parameters if isinstance(p.default, str | int | float)]
+    )
+
 
 REDUCTIONS = ("mean", "sum", "none")
 OUT_OF_RANGE = 10**6
@@ -69,7 +79,7 @@ def assert_class_axis_is_free(loss: Callable, input: np.ndarray, *rest, **option
 
 
 def assert_transforms(loss: Callable, input: np.ndarray, *rest, **options):
-    """jit, vmap, checkpoint, forward mode and second derivatives give what calling and differencing gives.
+    """vmap, checkpoint, forward mode and second derivatives, under jit, give what differencing gives.
 
     `loss` maps `input` and `rest` to a scalar. All is compiled as one, since compiling is what takes time.
     """
@@ -86,7 +96,6 @@ def assert_transforms(loss: Callable, input: np.ndarray, *rest, **options):
         return batched, jax.jvp(jax.value_and_grad(scalar), (x,), (direction,))
 
     (values, gradients), ((value, gradient), (value_dot, gradient_dot)) = everything(x)
-    assert_within(value, scalar(x), GRADIENT_EPS_OF_MAX)
     assert_within(values[0], value, GRADIENT_EPS_OF_MAX)
     assert_within(gradients[0], gradient, GRADIENT_EPS_OF_MAX)
     scale = float(jnp.sum(jnp.abs(gradient * direction)))
@@ -106,16 +115,18 @@ def assert_parity(
     """
     for dtype in ("float64", "float32"):
         typed = cast(arrays, dtype)
-        truths = [_truth(torch_loss, cast(typed, "float64"), options, wrt) for options in cases]
+        # One case says what float32 adds, which is rounding.
+        chosen = cases if dtype == "float64" else cases[:1]
+        truths = [_truth(torch_loss, cast(typed, "float64"), options, wrt) for options in chosen]
 
         @compiled
-        def run_all(typed, truths=truths):
-            pairs = zip(cases, truths, strict=True)
+        def run_all(typed, chosen=chosen, truths=truths):
+            pairs = zip(chosen, truths, strict=True)
             return [run_jax(jax_loss, typed, options, wrt, cotangent) for options, (cotangent, *_) in pairs]
 
         results = run_all(jax.tree.map(jnp.asarray, typed))
         for options, (value, gradients), (_, expected, expected_gradients) in zip(
-            cases, results, truths, strict=True
+            chosen, results, truths, strict=True
         ):
             what = f"{jax_loss.__name__} {options} {dtype}"
             assert value.dtype == dtype, what

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from jaxloss.losses import penalties as sources
 from jaxloss.losses.classification import cross_entropy
-from jaxloss.losses.penalties import previous_tokens, token_set_loss, unlikelihood_loss, z_loss
 from parity_tests.compare import assert_same, assert_within
 from parity_tests.losses.promises import (
+    as_a_whole,
     assert_accurate,
     assert_class_axis_is_free,
     assert_half_precision_is_rounded_once,
@@ -21,6 +22,11 @@ from parity_tests.losses.promises import (
 )
 from parity_tests.tolerances import VALUE_EPS_OF_MAX
 from torch_ref.losses import penalties as torch_side
+
+z_loss = as_a_whole(sources.z_loss)
+unlikelihood_loss = as_a_whole(sources.unlikelihood_loss)
+token_set_loss = as_a_whole(sources.token_set_loss)
+previous_tokens = as_a_whole(sources.previous_tokens)
 
 N, V = 7, 5
 rng = np.random.default_rng(0)
