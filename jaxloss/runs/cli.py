@@ -10,6 +10,8 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
+from jaxloss._checks import check_choice
+
 Config = TypeVar("Config")
 
 
@@ -97,8 +99,7 @@ def _chosen_preset(presets: Mapping[str, Config], arguments: Sequence[str]) -> C
             name = arguments[index + 1]
         elif argument.startswith("--preset="):
             name = argument.removeprefix("--preset=")
-    if name not in presets:
-        raise ValueError(f"--preset must be one of {', '.join(presets)}, got {name!r}")
+    check_choice("--preset", name, tuple(presets))
     return presets[name]
 
 

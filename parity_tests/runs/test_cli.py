@@ -53,7 +53,10 @@ def test_exit_code_is_that_of_main():
     ("argv", "message"),
     [
         (["--model.dropout", "1.5"], "error: dropout must be in [0, 1), got 1.5\n"),
-        (["--preset", "huge"], "error: --preset must be one of small, large, got 'huge'\n"),
+        (
+            ["--preset", "lrage"],
+            "error: --preset must be one of 'small', 'large'; got 'lrage'. Did you mean 'large'?\n",
+        ),
     ],
 )
 def test_value_refused_by_a_config_is_one_line_and_exit_code_2(argv, message, capfd):
