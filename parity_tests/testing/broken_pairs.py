@@ -268,6 +268,16 @@ BROKEN: list[tuple[Pair, str | None]] = [
         ),
         "off by a factor",
     ),
+    # A gradient this small beside the value is still a gradient, not rounding noise.
+    (
+        Pair(
+            "tiny gradient doubled",
+            lambda x: 1e10 + jnp.sum(2e-8 * (x - jax.lax.stop_gradient(x)) + 1e-8 * jax.lax.stop_gradient(x)),
+            lambda x: 1e10 + 1e-8 * x.sum(),
+            [normal(8)],
+        ),
+        "off by a factor",
+    ),
     (
         Pair("kink", lambda x: jnp.maximum(x, 0.0), torch.relu, [grid(30, high=2)]),
         "kink",
