@@ -1,0 +1,203 @@
+"""Value and gradients of a language model's head and loss: jaxloss against its peers, side by side.
+
+    python benchmarks/fused_head.py [--shapes 4096x768x50257 ...] [--rounds 5] [--peers jaxloss naive ...]
+
+All peers run in turn, round after round, so that what else the machine does falls on all of them alike; the
+table gives the median time and the spread (the middle half of the rounds), the memory beyond inputs and
+outputs, and the rate of the 6 N D V operations of the three products, in GFLOP/s and as a share of what a
+bare chain of the products reaches. JAX's memory is the compiler's own figure; PyTorch's is the growth of
+the resident set in a fresh process.
+"""
+
+import argparse
+import resource
+import statistics
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxloss.fused import linear_cross_entropy
+
+SHAPES = ("4096x768x50257", "2048x512x32000", "8192x256x8192")
+
+
+def problem(shape: str):
+    num_tokens, width, vocabulary = map(int, shape.split("x"))
+    rng = np.random.default_rng(0)
+    hidden = rng.standard_normal((num_tokens, width), np.float32)
+    head = 0.02 * rng.standard_normal((vocabulary, width), np.float32)
+    return hidden, head, rng.integers(0, vocabulary, num_tokens)
+
+
+def bare_products(hidden, head, labels):
+    logits = lax.dot_general(hidden, head, (((1,), (1,)), ((), ())))
+    return logits[0, 0], (logits @ head, lax.dot_general(logits, hidden, (((0,), (0,)), ((), ()))))
+
+
+def jaxloss_head(hidden, head, labels):
+    return jax.value_and_grad(linear_cross_entropy, (0, 1))(hidden, head, labels)
+
+
+def naive(hidden, head, labels):
+    import optax
+
+    def loss(hidden, head):
+        return optax.softmax_cross_entropy_with_integer_labels(hidden @ head.T, labels).mean()
+
+    return jax.value_and_grad(loss, (0, 1))(hidden, head)
+
+
+def checkpointed_scan(hidden, head, labels, chunk_size=256):
+    import optax
+
+    @jax.checkpoint
+    def chunk_loss(head, chunk):
+        return optax.softmax_cross_entropy_with_integer_labels(chunk[0] @ head.T, chunk[1]).sum()
+
+    def loss(hidden, head):
+        chunks = hidden.reshape(-1, chunk_size, hidden.shape[1]), labels.reshape(-1, chunk_size)
+        total, _ = lax.scan(lambda total, chunk: (total + chunk_loss(head, chunk), None), 0.0, chunks)
+        return total / labels.size
+
+    return jax.value_and_grad(loss, (0, 1))(hidden, head)
+
+
+def torch_step(options):
+    import torch
+    from torch.nn import functional as F
+
+    def step(hidden, head, labels):
+        hidden.grad = head.grad = None
+        F.linear_cross_entropy(hidden, head, labels, options=options).backward()
+        return hidden.grad, head.grad
+
+    def make(arrays):
+        hidden, head, labels = map(torch.from_numpy, arrays)
+        arguments = hidden.requires_grad_(), head.requires_grad_(), labels
+        return lambda: step(*arguments)
+
+    return make
+
+
+def torch_eager():
+    import torch
+    from torch.nn import functional as F
+
+    def make(arrays):
+        hidden, head, labels = map(torch.from_numpy, arrays)
+        hidden.requires_grad_()
+        head.requires_grad_()
+
+        def step():
+            hidden.grad = head.grad = None
+            F.cross_entropy(hidden @ head.T, labels).backward()
+
+        return step
+
+    return make
+
+
+def torch_chunked():
+    import torch
+
+    return torch_step(torch.nn.LinearCrossEntropyOptions())
+
+
+JAX_PEERS = {
+    "jaxloss": jaxloss_head,
+    "naive": naive,
+    "checkpointed scan": checkpointed_scan,
+    "bare products": bare_products,
+}
+JAX_NAMES = {
+    "jaxloss": "jaxloss",
+    "naive": "JAX + optax, logits whole",
+    "checkpointed scan": "jax.checkpoint'ed scan",
+}
+TORCH_PEERS = {
+    "torch eager": torch_eager,
+    "torch linear_cross_entropy": lambda: torch_step(None),
+    "torch linear_cross_entropy, options": torch_chunked,
+}
+
+
+def jax_runner(function, arrays):
+    """A function that runs one step and waits, and the megabytes that the step holds meanwhile."""
+    arrays = [jnp.asarray(array) for array in arrays]
+    compiled = jax.jit(function).lower(*arrays).compile()
+    memory = compiled.memory_analysis().temp_size_in_bytes / 1e6
+    return lambda: jax.block_until_ready(compiled(*arrays)), memory
+
+
+def torch_memory(name: str, shape: str) -> float:
+    """The megabytes beyond inputs and gradients, from the peak of a process that does nothing else."""
+    command = [sys.executable, __file__, "--memory-of", name, "--shapes", shape]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def print_torch_memory(name: str, shape: str) -> None:
+    arrays = problem(shape)
+    step = TORCH_PEERS[name]()(arrays)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    step()
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    print(max(0.0, grown - arrays[0].nbytes - arrays[1].nbytes) / 1e6)
+
+
+def measure(shape: str, peers: list[str], rounds: int) -> dict[str, tuple[list[float], float]]:
+    arrays, runners = problem(shape), {}
+    for name in peers:
+        if name in JAX_PEERS:
+            runners[name] = jax_runner(JAX_PEERS[name], arrays)
+        else:
+            runners[name] = TORCH_PEERS[name]()(arrays), torch_memory(name, shape)
+    times: dict[str, list[float]] = {name: [] for name in runners}
+    for i in range(rounds + 1):
+        for name, (run, _) in runners.items():
+            start = time.perf_counter()
+            run()
+            if i > 0:  # the first warms up
+                times[name].append(time.perf_counter() - start)
+    return {name: (times[name], runners[name][1]) for name in runners}
+
+
+def print_table(shape: str, results) -> None:
+    num_tokens, width, vocabulary = map(int, shape.split("x"))
+    operations = 6 * num_tokens * width * vocabulary / 1e9
+    bare = statistics.median(results["bare products"][0]) if "bare products" in results else None
+    print(f"\nN = {num_tokens}, D = {width}, V = {vocabulary}, float32\n")
+    print("| | ms | middle half | MB | GFLOP/s | of bare products |")
+    print("|---|---:|---:|---:|---:|---:|")
+    for name, (times, memory) in results.items():
+        low, middle, high = (1e3 * t for t in statistics.quantiles(times, n=4, method="inclusive"))
+        share = f"{bare * 1e3 / middle:.0%}" if bare else ""
+        print(
+            f"| {JAX_NAMES.get(name, name)} | {middle:,.0f} | {low:,.0f} - {high:,.0f} | {memory:,.0f} "
+            f"| {operations / middle * 1e3:,.0f} | {share} |",
+            flush=True,
+        )
+
+
+def main() -> None:
+    everyone = [*JAX_PEERS, *TORCH_PEERS]
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--shapes", nargs="+", default=SHAPES, help="N x D x V")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--peers", nargs="+", choices=everyone, default=everyone)
+    parser.add_argument("--memory-of", choices=list(TORCH_PEERS), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.memory_of:
+        print_torch_memory(arguments.memory_of, arguments.shapes[0])
+        return
+    print(f"jax {jax.__version__} on {jax.devices()[0].device_kind}; {arguments.rounds} rounds")
+    for shape in arguments.shapes:
+        print_table(shape, measure(shape, arguments.peers, arguments.rounds))
+
+
+if __name__ == "__main__":
+    main()
