@@ -1,4 +1,4 @@
-"""The chunked head on four devices: a sharded batch, a sharded vocabulary, both, in a process of their own."""
+"""The chunked head on four devices: a sharded batch, a sharded vocabulary, both; in a process of its own."""
 
 import os
 import subprocess
