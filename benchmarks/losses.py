@@ -10,11 +10,11 @@ two minutes.
 """
 
 import argparse
-import resource
 import statistics
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 
@@ -32,8 +32,8 @@ def make_step(name: str, num_rows: int, num_classes: int):
         x, y = torch.from_numpy(logits).requires_grad_(), torch.from_numpy(labels)
 
         def step():
-            x.grad = None
-            torch.nn.functional.cross_entropy(x, y).backward()
+            loss = torch.nn.functional.cross_entropy(x, y)
+            return loss.detach(), *torch.autograd.grad(loss, x)
 
         return step
 
@@ -50,20 +50,34 @@ def make_step(name: str, num_rows: int, num_classes: int):
 
     x, y = jnp.asarray(logits), jnp.asarray(labels, jnp.int32)
     compiled = jax.jit(jax.value_and_grad(loss)).lower(x, y).compile()
-    return lambda: jax.block_until_ready(compiled(x, y))
+
+    def step():
+        return jax.block_until_ready(compiled(x, y))
+
+    step.memory = compiled.memory_analysis()
+    return step
 
 
-def peak_bytes() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+def resident_bytes(which: str) -> int:
+    """`VmRSS`, what the process holds, or `VmHWM`, the most that it has held since the last reset."""
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(next(line.split()[1] for line in status.splitlines() if line.startswith(which)))
 
 
 def print_peak(name: str, num_rows: int, num_classes: int) -> None:
-    """For a process of its own: the bytes that one step adds to the peak."""
-    make_step(name, 8, 16)()
+    """For a process of its own: what one step adds to the peak, in units of the logits."""
     step = make_step(name, num_rows, num_classes)
-    before = peak_bytes()
+    if name != "torch":
+        # The compiler's own plan, since XLA gives memory back when it likes.
+        print(
+            (step.memory.temp_size_in_bytes + step.memory.output_size_in_bytes) / (4 * num_rows * num_classes)
+        )
+        return
     step()
-    print((peak_bytes() - before) / (4 * num_rows * num_classes))
+    before = resident_bytes("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # resets the mark; Linux only
+    step()
+    print((resident_bytes("VmHWM") - before) / (4 * num_rows * num_classes))
 
 
 def measure(num_rows: int, num_classes: int, rounds: int) -> None:

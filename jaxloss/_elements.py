@@ -1,6 +1,7 @@
 """Elementwise losses: their arrays, read and checked in one way, and the steps that they share."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,21 +15,21 @@ from jaxloss._reduction import REDUCTIONS, compute_dtype, select
 TORCH_EPSILON = float(np.float32(1e-12))
 
 
-def as_elements(reduction: str, where, **arrays) -> tuple[list[jax.Array], jax.Array | None]:
+def as_elements(reduction: str, where, *, input, **others) -> tuple[list[Any], jax.Array | None]:
     """The named arrays in the dtype of the computation, with masked elements selected away, and the mask.
 
-    All have the shape of the first; None stays None.
+    All have the shape of `input`; None stays None.
     """
-    read = {name: None if value is None else _checks.as_floats(name, value) for name, value in arrays.items()}
-    (first, reference), *others = read.items()
-    for name, array in others:
+    input = _checks.as_floats("input", input)
+    read = {name: None if value is None else _checks.as_floats(name, value) for name, value in others.items()}
+    for name, array in read.items():
         if array is not None:
-            _checks.check_shape(name, array, reference.shape, f"that of {first}")
+            _checks.check_shape(name, array, input.shape, "that of input")
     _checks.check_choice("reduction", reduction, REDUCTIONS)
-    where = _checks.as_mask("where", where, reference.shape, f"that of {first}")
-    dtype = compute_dtype(*read.values())
-    kept = [None if array is None else select(where, array.astype(dtype)) for array in read.values()]
-    return kept, where
+    where = _checks.as_mask("where", where, input.shape, "that of input")
+    arrays = [input, *read.values()]
+    dtype = compute_dtype(*arrays)
+    return [None if array is None else select(where, array.astype(dtype)) for array in arrays], where
 
 
 def as_numbers(name: str, value, shape, of: str) -> jax.Array:

@@ -51,7 +51,9 @@ def margin_ranking_loss(
     margin = _checks.check_number("margin", margin)
     a = _checks.as_floats("input1", input1)
     y = as_numbers("target", target, a.shape, "that of input1")
-    (a, b, y), where = as_elements(reduction, where, input1=a, input2=input2, target=y)
+    b = _checks.as_floats("input2", input2)
+    _checks.check_shape("input2", b, a.shape, "that of input1")
+    (a, b, y), where = as_elements(reduction, where, input=a, input2=b, target=y)
     return reduce_loss(hinge(-y * (a - b) + margin), reduction, where)
 
 

@@ -61,9 +61,13 @@ def test_where_equals_deletion_and_keeps_nan_out():
 
 def test_coinciding_vectors_have_a_finite_gradient():
     zero = jnp.zeros((1, 3))
-    gradients = jax.grad(losses.triplet_margin_loss, (0, 1, 2))(zero, zero, zero, eps=0.0)
-    for gradient in gradients:
-        assert_same(gradient, np.zeros((1, 3)))
+    # The squares of 1e-200 underflow: a distance of 0 between vectors that differ.
+    for anchor in (zero, zero + 1e-200):
+        gradients = jax.jit(jax.grad(lambda *x: losses.triplet_margin_loss(*x, eps=0.0), (0, 1, 2)))(
+            anchor, zero, zero
+        )
+        for gradient in gradients:
+            assert_same(gradient, np.zeros((1, 3)))
 
 
 def test_transforms():

@@ -19,9 +19,9 @@ def ctc_loss(
     where: Tensor | None = None,
 ) -> Tensor:
     """`torch.nn.functional.ctc_loss`; sequences where the mask is False are deleted first."""
-    if where is None:
-        return F.ctc_loss(log_probs, targets, input_lengths, target_lengths, blank, reduction, zero_infinity)
     frames, labels = torch.as_tensor(input_lengths), torch.as_tensor(target_lengths)
+    if where is None:
+        return F.ctc_loss(log_probs, targets, frames, labels, blank, reduction, zero_infinity)
     if targets.dim() == 1:
         parts = zip(targets.split(labels.tolist()), where.tolist(), strict=True)
         targets = torch.cat([part for part, kept in parts if kept])
