@@ -18,11 +18,13 @@ ONLY_IN_JAX = {"deterministic", "apply_fn"}  # torch keeps them in the module: `
 
 
 def _mirrored_files() -> list[str]:
+    """Files of either side, but for private ones: how a side does it is its own affair."""
     sides = [
         {
             str(path.relative_to(ROOT / package))
             for folder in MIRRORED
             for path in (ROOT / package / folder).rglob("*.py")
+            if path.name == "__init__.py" or not path.name.startswith("_")
         }
         for package in ("jaxloss", "torch_ref")
     ]

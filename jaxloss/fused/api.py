@@ -5,12 +5,12 @@ from typing import Any
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxloss import _checks
-from jaxloss._chunk_size import make_chunks
-from jaxloss._chunked import varying_axes
-from jaxloss._chunked_head import chunked_loss
-from jaxloss._head_arguments import IMPLEMENTATIONS, HeadArguments, head_arguments
-from jaxloss._head_loss import HeadCrossEntropy, LogitMap
 from jaxloss._reduction import REDUCTIONS
+from jaxloss.fused._chunk_size import make_chunks
+from jaxloss.fused._chunked import varying_axes
+from jaxloss.fused._chunked_head import chunked_loss
+from jaxloss.fused._head_arguments import IMPLEMENTATIONS, HeadArguments, head_arguments
+from jaxloss.fused._head_loss import HeadCrossEntropy, LogitMap
 from jaxloss.fused.reference import TokenStatistics as TokenStatistics
 from jaxloss.fused.reference import linear_cross_entropy_reference
 

@@ -8,11 +8,11 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxloss import _checks, _log_ratio, _softmax
-from jaxloss._chunk_size import make_chunks
-from jaxloss._chunked import product
-from jaxloss._chunked_head import chunked_loss
-from jaxloss._head_arguments import IMPLEMENTATIONS, check_head, head_arguments
 from jaxloss._reduction import REDUCTIONS, select
+from jaxloss.fused._chunk_size import make_chunks
+from jaxloss.fused._chunked import product
+from jaxloss.fused._chunked_head import chunked_loss
+from jaxloss.fused._head_arguments import IMPLEMENTATIONS, check_head, head_arguments
 
 __all__ = ["linear_distillation_loss", "linear_kl_div"]
 

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxloss._chunked import product
-from jaxloss._head_arguments import HeadArguments, head_arguments, mean_denominator
 from jaxloss._reduction import select
+from jaxloss.fused._chunked import product
+from jaxloss.fused._head_arguments import HeadArguments, head_arguments, mean_denominator
 from jaxloss.losses.classification import cross_entropy
 
 __all__ = ["TokenStatistics", "linear_cross_entropy_reference"]

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxloss._gpt2_files import read_weights, write_weights
-from jaxloss._gpt2_layout import clean_arrays
+from jaxloss.model5._gpt2_files import read_weights, write_weights
+from jaxloss.model5._gpt2_layout import clean_arrays
 from jaxloss.model5.config import Model5Config
 from jaxloss.model5.model import Params
 

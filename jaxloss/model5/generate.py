@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jaxloss._prompts import check_generation
+from jaxloss.model5._prompts import check_generation
 from jaxloss.model5.config import Model5Config
 from jaxloss.model5.model import Model5, Params
 

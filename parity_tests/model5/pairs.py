@@ -11,9 +11,9 @@ from torch.nn import functional as F
 
 import jaxloss.model5 as jax_side
 import torch_ref.model5 as torch_side
-from jaxloss._gpt2_layout import array_shapes
 from jaxloss.losses import final_token_loss, next_token_loss
 from jaxloss.model5 import Model5Config
+from jaxloss.model5._gpt2_layout import array_shapes
 from parity_tests.compare import error_in_eps
 
 TINY = Model5Config(vocab_size=61, context_length=16, embed_dim=32, num_heads=4, num_blocks=2)

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from jaxloss._gpt2_files import read_weights, write_weights
-from jaxloss._gpt2_layout import clean_arrays
+from jaxloss.model5._gpt2_files import read_weights, write_weights
+from jaxloss.model5._gpt2_layout import clean_arrays
 from torch_ref.model5.config import Model5Config
 from torch_ref.model5.model import Model5
 

@@ -6,7 +6,7 @@ Shapes: B batch, T time, N prompt and new tokens, V vocabulary.
 import torch
 from torch import Generator, Tensor
 
-from jaxloss._prompts import check_generation
+from jaxloss.model5._prompts import check_generation
 from torch_ref.model5.config import Model5Config
 from torch_ref.model5.model import Model5
 

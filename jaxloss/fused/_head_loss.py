@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from jaxloss import _softmax, _vocabulary
+from jaxloss import _softmax
 from jaxloss._reduction import select
+from jaxloss.fused import _vocabulary
 
 
 @dataclass(frozen=True)

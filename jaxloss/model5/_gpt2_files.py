@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxloss._gpt2_layout import (
+from jaxloss.model5._gpt2_layout import (
     Arrays,
     clean_arrays,
     from_hugging_face,

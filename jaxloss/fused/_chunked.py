@@ -22,8 +22,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
-from jaxloss._opaque import opaque_call
 from jaxloss._reduction import select
+from jaxloss.fused._opaque import opaque_call
 
 Operands = dict[str, Any]
 

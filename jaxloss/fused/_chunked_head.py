@@ -6,9 +6,9 @@ Shapes: N tokens, K heads, D width, V vocabulary.
 import jax
 import jax.numpy as jnp
 
-from jaxloss._chunked import Chunks, Operands, TokenLoss, chunked_losses, chunked_sum
-from jaxloss._head_arguments import HeadArguments, mean_denominator
 from jaxloss._reduction import select
+from jaxloss.fused._chunked import Chunks, Operands, TokenLoss, chunked_losses, chunked_sum
+from jaxloss.fused._head_arguments import HeadArguments, mean_denominator
 
 
 def chunked_loss(

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxloss import _checks, _vocabulary
+from jaxloss import _checks
 from jaxloss._reduction import compute_dtype, select
+from jaxloss.fused import _vocabulary
 
 IMPLEMENTATIONS = ("auto", "reference", "chunked")
 

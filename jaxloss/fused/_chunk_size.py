@@ -5,7 +5,7 @@ import math
 import jax
 
 from jaxloss import _checks
-from jaxloss._chunked import Chunks
+from jaxloss.fused._chunked import Chunks
 
 # CPU: sixteen chunks or more, and chunks of 128 tokens or more, so that matrix products stay near their
 # full rate; 2^24 logits (64 MB) at most. Accelerators want larger products.
