@@ -24,7 +24,8 @@ def error_in_eps(actual, expected, dtype: str | None = None, scale: float | None
     `max|expected|`, for arrays that are analytically zero. A difference in shape, or a NaN or infinity on one
     side only, is infinite.
     """
-    dtype = dtype or str(getattr(actual, "dtype", np.asarray(actual).dtype)).removeprefix("torch.")
+    dtype = dtype or str(actual.dtype if hasattr(actual, "dtype") else np.asarray(actual).dtype)
+    dtype = dtype.removeprefix("torch.")
     a, b = (np.asarray(to_numpy(x), dtype=np.float64) for x in (actual, expected))
     if a.shape != b.shape:
         return float("inf")
