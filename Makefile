@@ -12,15 +12,16 @@ STAMPED := pyproject.toml constraints.txt
 JOBS ?= $(shell $(PYTHON) -c 'import os; print(min(8, os.cpu_count() or 1))' 2>/dev/null)
 ARGS ?=
 
-.PHONY: help train test check lint types bench parity clean python
+.PHONY: help train test check lint types mutation bench parity clean python
 
 help:
-	@echo "make train   train Model 5 under both objectives on the embedded corpus (ARGS='--help' for options)"
-	@echo "make test    run every test: parity with PyTorch, accuracy, data, training, experiments"
-	@echo "make check   lint and types"
-	@echo "make bench   benchmarks against the peers, side by side"
-	@echo "make parity  compare everything with PyTorch on this device and write parity_report.md"
-	@echo "make clean   remove the virtual environment and caches"
+	@echo "make train     train Model 5 under both objectives on the embedded corpus (ARGS='--help' for options)"
+	@echo "make test      run every test: parity with PyTorch, accuracy, data, training, experiments"
+	@echo "make check     lint and types"
+	@echo "make mutation  make deliberate mistakes in the losses and see the tests notice each"
+	@echo "make bench     benchmarks against the peers, side by side"
+	@echo "make parity    compare everything with PyTorch on this device and write parity_report.md"
+	@echo "make clean     remove the virtual environment and caches"
 
 python:
 	@test -n "$(VERSION)" || { echo "jaxloss needs Python 3.11 or later; name one: PYTHON=/path/to/python3 make ..." >&2; exit 1; }
@@ -50,6 +51,9 @@ lint: .venv/.test-$(VERSION)
 
 types: .venv/.test-$(VERSION)
 	@$(BIN)/mypy
+
+mutation: .venv/.test-$(VERSION)
+	@$(BIN)/python -m parity_tests.mutation $(ARGS)
 
 bench: .venv/.test-$(VERSION)
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script $(ARGS) || exit 1; done
