@@ -180,7 +180,7 @@ def test_ctrl_c_ends_with_everything_written_and_exit_code_130(corpus, tmp_path,
         ({"--model__vocab-size": 100}, "model.vocab_size is 100, but the tokenizer's ids go up to 255"),
         ({"--sample__num-texts": 0}, "sample.num_texts must be positive, got 0"),
         ({"--corpus": "/no/such/file.txt"}, "/no/such/file.txt"),
-        ({"--preset": "large"}, "--preset must be one of small, model5, got 'large'"),
+        ({"--preset": "large"}, "--preset must be one of 'small', 'model5'; got 'large'."),
     ],
 )
 def test_bad_value_is_one_line_and_exit_code_2_before_any_compilation(

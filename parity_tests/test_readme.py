@@ -1,0 +1,41 @@
+"""What the README says can be run, runs; what it points to exists."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import jaxloss
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+PROGRAMS = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+SHOWN = re.compile(r"print\(.*\)  # (.*)$", re.MULTILINE)
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=range(len(PROGRAMS)))
+def test_programs_in_the_readme_print_what_it_says(program):
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines() == SHOWN.findall(program)
+
+
+def test_links_and_pictures_in_the_readme_exist():
+    local = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in link]
+    assert [link for link in local if not (ROOT / link).exists()] == []
+
+
+def test_make_targets_in_the_readme_exist():
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"\bmake ([a-z]+)", README)) <= targets
+
+
+def test_scripts_in_the_readme_exist():
+    scripts = set(re.findall(r"\b(?:experiments|benchmarks)/\w+\.py", README))
+    assert [script for script in sorted(scripts) if not (ROOT / script).exists()] == []
+
+
+def test_every_public_name_is_in_the_readme():
+    assert [name for name in jaxloss.__all__ if f"`{name}`" not in README] == []
