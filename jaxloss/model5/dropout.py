@@ -5,6 +5,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxloss.model5._bernoulli import bernoulli
+
 
 class Dropout(nn.Module):
     r"""Set each element to zero with probability `rate` and scale the others to keep the mean.
@@ -13,7 +15,7 @@ class Dropout(nn.Module):
 
     The mask (bool, True where the element is kept) is written to the `dropout_masks` collection when that
     is mutable, and read from there when it is given: so the same masks reach another framework, or
-    another run.
+    another run. The collection holds whole masks, also where only the end of one is applied.
 
     Args:
         rate: probability of dropping an element, in [0, 1).
@@ -22,21 +24,31 @@ class Dropout(nn.Module):
     rate: float
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*S"], deterministic: bool = True) -> Float[Array, "*S"]:
+    def __call__(
+        self, x: Float[Array, "*S"], deterministic: bool = True, whole_length: int | None = None
+    ) -> Float[Array, "*S"]:
         """Drop elements of `x`; return `x` itself when `deterministic` or when the rate is 0.
+
+        Args:
+            x: any array.
+            deterministic: True leaves `x` as it is.
+            whole_length: length along axis -2 of the array of which `x` is the end, and whose mask's end is
+                applied; None means that `x` is the whole.
 
         Raises:
             ValueError: there is neither a `dropout` key nor a mask, or the mask given does not fit `x`.
         """
         if deterministic or self.rate == 0:
             return x
-        mask = self._mask(x.shape)
-        if self.is_mutable_collection("dropout_masks"):
-            self.put_variable("dropout_masks", "mask", mask)
+        shape, skipped = x.shape, 0
+        if whole_length is not None:
+            shape, skipped = (*x.shape[:-2], whole_length, x.shape[-1]), whole_length - x.shape[-2]
+        mask = self._mask(shape, skipped)
         # Selected, not multiplied: a NaN or infinity that is dropped must not come back as NaN * 0.
         return jnp.where(mask, x / (1 - self.rate), 0)
 
-    def _mask(self, shape: tuple[int, ...]) -> jax.Array:
+    def _mask(self, shape: tuple[int, ...], skipped: int) -> jax.Array:
+        """The mask of an array of this shape, without the first `skipped` elements of axis -2."""
         where = "/".join(self.path)
         if self.has_variable("dropout_masks", "mask"):
             mask: jax.Array = self.get_variable("dropout_masks", "mask")
@@ -44,11 +56,13 @@ class Dropout(nn.Module):
                 raise ValueError(
                     f"the dropout mask of {where} must be bool {shape}, got {mask.dtype} {mask.shape}"
                 )
-            return mask
+            return mask[..., skipped:, :] if skipped else mask
         if not self.has_rng("dropout"):
             raise ValueError(
                 f"deterministic=False needs a key for {where}: pass rngs={{'dropout': key}} to apply, "
                 "or a mask for every dropout in the dropout_masks collection"
             )
-        # In float32 whatever jax_enable_x64 says, so that a key means the same mask everywhere.
-        return jax.random.bernoulli(self.make_rng("dropout"), jnp.float32(1 - self.rate), shape)
+        key, exported = self.make_rng("dropout"), self.is_mutable_collection("dropout_masks")
+        if exported:
+            self.put_variable("dropout_masks", "mask", bernoulli(key, 1 - self.rate, shape))
+        return bernoulli(key, 1 - self.rate, shape, skipped)

@@ -116,7 +116,8 @@ def test_torch_attention_written_out_for_masks_is_scaled_dot_product_attention()
     attention = torch_model("float64").h[0].attn
     q, k, v = torch.tensor(random_input("float64", (3, 2, 4, 16, 8))).unbind(0)
     attention.attn_dropout.mask = torch.ones(2, 4, 16, 16, dtype=torch.bool)
-    actual = attention.train()._attend_with_mask(q, k, v) * (1 - TINY.dropout)
+    visible = torch.ones(16, 16, dtype=torch.bool).tril()
+    actual = attention.train()._attend_with_mask(q, k, v, visible) * (1 - TINY.dropout)
     assert_within(actual, F.scaled_dot_product_attention(q, k, v, is_causal=True), VALUE_EPS_OF_MAX)
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+import jaxloss.model5.blocks as jax_blocks
 import jaxloss.model5.model as jax_model
 import torch_ref.model5 as torch_side
 from jaxloss.model5 import Model5, Model5Config
@@ -82,8 +83,8 @@ def layer_norm_errors(module: nn.LayerNorm, dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_layer_norm_holds_at_mean_1000_and_fast_variance_does_not(dtype):
     fast = nn.LayerNorm(epsilon=1e-5, use_fast_variance=True)
-    print(layer_norm_errors(jax_model._layer_norm(TINY), dtype), layer_norm_errors(fast, dtype))
-    assert max(layer_norm_errors(jax_model._layer_norm(TINY), dtype)) <= 1
+    print(layer_norm_errors(jax_blocks.layer_norm(TINY), dtype), layer_norm_errors(fast, dtype))
+    assert max(layer_norm_errors(jax_blocks.layer_norm(TINY), dtype)) <= 1
     assert max(layer_norm_errors(fast, dtype)) > 1
 
 
@@ -101,13 +102,14 @@ def masks_in_common(masks) -> list[str]:
 def test_attention_masks_differ_by_head_and_sequence_and_broadcast_dropout_is_caught(monkeypatch):
     assert not masks_in_common(draw_masks())
 
-    class BroadcastDropout(jax_model.Dropout):
+    class BroadcastDropout(jax_blocks.Dropout):
         """Flax's `broadcast_dropout=True`: one mask for all heads and sequences."""
 
-        def _mask(self, shape):
-            return jnp.broadcast_to(super()._mask((1,) * (len(shape) - 2) + shape[-2:]), shape)
+        def _mask(self, shape, skipped):
+            return jnp.broadcast_to(super()._mask((1,) * (len(shape) - 2) + shape[-2:], skipped), shape)
 
-    monkeypatch.setattr(jax_model, "Dropout", BroadcastDropout)
+    for module in (jax_blocks, jax_model):
+        monkeypatch.setattr(module, "Dropout", BroadcastDropout)
     # Two axes of each attention mask, and the batch axis of every other one.
     assert len(masks_in_common(draw_masks())) == 2 * TINY.num_blocks + 2 * TINY.num_blocks + 1
 

@@ -1,98 +1,14 @@
 """Model 5: token and position embeddings, pre-norm transformer blocks, and a head tied to the tokens.
 
-Shapes: B batch, T time (queries), S time (keys), D width, H heads, K head width, F hidden, V vocabulary.
+Shapes: B batch, T time, K the last positions of it, D width, V vocabulary.
 """
-
-import math
 
 import torch
 from torch import Generator, Tensor, nn
-from torch.nn import functional as F
 
+from torch_ref.model5.blocks import INIT_STD, Block, layer_norm
 from torch_ref.model5.config import Model5Config
 from torch_ref.model5.dropout import Dropout
-
-_INIT_STD = 0.02
-
-
-class Attention(nn.Module):
-    """Causal multi-head self-attention with one fused projection to queries, keys and values.
-
-    Args:
-        config: the model's sizes and options.
-    """
-
-    def __init__(self, config: Model5Config) -> None:
-        super().__init__()
-        self.config = config
-        self.c_attn = nn.Linear(config.embed_dim, 3 * config.embed_dim)
-        self.c_proj = nn.Linear(config.embed_dim, config.embed_dim)
-        self.attn_dropout = Dropout(config.dropout)
-        self.resid_dropout = Dropout(config.dropout)
-
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        """Mix each position with itself and the positions before it."""
-        split_shape = (*x_BTD.shape[:2], self.config.num_heads, self.config.head_dim)
-        q_BHTK, k_BHSK, v_BHSK = (
-            y_BTD.view(split_shape).transpose(1, 2)
-            for y_BTD in self.c_attn(x_BTD).split(self.config.embed_dim, dim=-1)
-        )
-        if self.training and self.attn_dropout.mask is not None:
-            y_BHTK = self._attend_with_mask(q_BHTK, k_BHSK, v_BHSK)
-        else:
-            # Without the condition, dropout stays on in eval(): the function does not know the module's mode.
-            dropout_p = self.attn_dropout.rate if self.training else 0.0
-            y_BHTK = F.scaled_dot_product_attention(
-                q_BHTK, k_BHSK, v_BHSK, dropout_p=dropout_p, is_causal=True
-            )
-        y_BTD = y_BHTK.transpose(1, 2).reshape(x_BTD.shape)
-        return self.resid_dropout(self.c_proj(y_BTD))
-
-    def _attend_with_mask(self, q_BHTK: Tensor, k_BHSK: Tensor, v_BHSK: Tensor) -> Tensor:
-        """Do what scaled_dot_product_attention does, with the dropout mask that was put in."""
-        scores_BHTS = q_BHTK @ k_BHSK.transpose(-2, -1) / math.sqrt(self.config.head_dim)
-        visible_TS = torch.ones(scores_BHTS.shape[-2:], dtype=torch.bool, device=q_BHTK.device).tril()
-        weights_BHTS = scores_BHTS.masked_fill(~visible_TS, -torch.inf).softmax(dim=-1)
-        return self.attn_dropout(weights_BHTS) @ v_BHSK
-
-
-class MLP(nn.Module):
-    """Two linear layers, four times as wide in between, with GELU.
-
-    Args:
-        config: the model's sizes and options.
-    """
-
-    def __init__(self, config: Model5Config) -> None:
-        super().__init__()
-        self.c_fc = nn.Linear(config.embed_dim, 4 * config.embed_dim)
-        self.gelu = nn.GELU(approximate="tanh" if config.activation == "gelu_tanh" else "none")
-        self.c_proj = nn.Linear(4 * config.embed_dim, config.embed_dim)
-        self.dropout = Dropout(config.dropout)
-
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        """Transform each position on its own."""
-        return self.dropout(self.c_proj(self.gelu(self.c_fc(x_BTD))))
-
-
-class Block(nn.Module):
-    """A pre-norm transformer block: attention, then MLP, each added to its input.
-
-    Args:
-        config: the model's sizes and options.
-    """
-
-    def __init__(self, config: Model5Config) -> None:
-        super().__init__()
-        self.ln_1 = nn.LayerNorm(config.embed_dim, eps=config.layer_norm_eps)
-        self.attn = Attention(config)
-        self.ln_2 = nn.LayerNorm(config.embed_dim, eps=config.layer_norm_eps)
-        self.mlp = MLP(config)
-
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        """Apply the block."""
-        x_BTD = x_BTD + self.attn(self.ln_1(x_BTD))
-        return x_BTD + self.mlp(self.ln_2(x_BTD))
 
 
 class Model5(nn.Module):
@@ -114,33 +30,37 @@ class Model5(nn.Module):
         self.wpe = nn.Embedding(config.context_length, config.embed_dim)
         self.drop = Dropout(config.dropout)
         self.h = nn.ModuleList(Block(config) for _ in range(config.num_blocks))
-        self.ln_f = nn.LayerNorm(config.embed_dim, eps=config.layer_norm_eps)
+        self.ln_f = layer_norm(config)
         self.head = nn.Linear(config.embed_dim, config.vocab_size, bias=False)
         # The Parameter itself: nn.Parameter(wte.weight) would be a second one on the same storage, each with
         # half of the gradient, and an optimizer would step that storage twice.
         self.head.weight = self.wte.weight
         _initialise(self, None)
 
-    def forward(self, ids_BT: Tensor) -> Tensor:
+    def forward(self, ids_BT: Tensor, logits_to_keep: int | None = None) -> Tensor:
         """Logits of the token after each position, multiplied by `config.logit_factor`.
 
         Args:
             ids_BT: token ids in [0, vocab_size), at most `context_length` of them in a row.
+            logits_to_keep: K, to have the logits of the last K positions only; None means all T. The last
+                block computes no other position either, beyond its keys and values: the numbers are those
+                that the whole computation has there.
 
         Raises:
             TypeError: `ids_BT` is not of an integer dtype.
-            ValueError: `ids_BT` is not [B, T] with T in [1, context_length].
+            ValueError: `ids_BT` is not [B, T] with T in [1, context_length], or `logits_to_keep` is not in
+                [1, T].
         """
-        return self.logits(self.hidden(ids_BT))
+        return self.logits(self.hidden(ids_BT, logits_to_keep))
 
-    def hidden(self, ids_BT: Tensor) -> Tensor:
-        """Hidden states after the last norm: what `logits` takes."""
-        _check_ids(ids_BT, self.config)
+    def hidden(self, ids_BT: Tensor, logits_to_keep: int | None = None) -> Tensor:
+        """Hidden states after the last norm: what `logits` takes, and losses that take the head as well."""
+        _check_ids(ids_BT, self.config, logits_to_keep)
         time_T = torch.arange(ids_BT.shape[1], device=ids_BT.device)
         x_BTD = self.drop(self.wte(ids_BT) + self.wpe(time_T))
-        for block in self.h:
+        for block in self.h[:-1]:
             x_BTD = block(x_BTD)
-        return self.ln_f(x_BTD)
+        return self.ln_f(self.h[-1](x_BTD, logits_to_keep))
 
     def logits(self, x_BTD: Tensor) -> Tensor:
         """Logits from hidden states, by the token embedding, multiplied by `config.logit_factor`."""
@@ -187,16 +107,20 @@ def _initialise(model: Model5, generator: Generator | None) -> None:
             nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Linear):
             # The head is the last of them, and its weight is the token embedding.
-            nn.init.normal_(module.weight, 0.0, _INIT_STD, generator=generator)
+            nn.init.normal_(module.weight, 0.0, INIT_STD, generator=generator)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
 
 
-def _check_ids(ids_BT: Tensor, config: Model5Config) -> None:
+def _check_ids(ids_BT: Tensor, config: Model5Config, logits_to_keep: int | None) -> None:
     if ids_BT.is_floating_point() or ids_BT.is_complex() or ids_BT.dtype == torch.bool:
         raise TypeError(f"ids must have an integer dtype, got {ids_BT.dtype}")
     if ids_BT.ndim != 2 or not 1 <= ids_BT.shape[1] <= config.context_length:
         raise ValueError(
             f"ids must be [B, T] with T between 1 and context_length={config.context_length}, "
             f"got shape {tuple(ids_BT.shape)}"
+        )
+    if logits_to_keep is not None and not 1 <= logits_to_keep <= ids_BT.shape[1]:
+        raise ValueError(
+            f"logits_to_keep must be None or between 1 and T = {ids_BT.shape[1]}, got {logits_to_keep}"
         )
