@@ -103,35 +103,58 @@ def ctc_loss(
 
 @partial(jax.jit, static_argnums=4)
 def _log_likelihood(x_TNC, y_NS, frames_N, labels_N, blank: int) -> jax.Array:
-    """The forward recursion in logarithms; sequences that have run out of frames keep their state."""
+    """The forward recursion in logarithms; sequences that have run out of frames keep their state.
+
+    A logarithm of -150 would be rounded to 150 eps, in every frame anew, and the gradient with it. So each
+    is held as a whole number and a rest near 0, and only the rest is rounded.
+    """
     num_sequences, num_labels = y_NS.shape
     states_NL = jnp.full((num_sequences, 2 * num_labels + 1), blank, y_NS.dtype).at[:, 1::2].set(y_NS)
     shifted = jnp.pad(states_NL, ((0, 0), (2, 0)), constant_values=blank)[:, :-2]
     # From the label before, past the blank between: not into a blank, nor into the same label again.
     may_skip = (states_NL != blank) & (states_NL != shifted)
 
-    def step(alpha_NL, frame):
+    def step(alpha, frame):
         time, x_NC = frame
-        from_one = jnp.pad(alpha_NL, ((0, 0), (1, 0)), constant_values=-jnp.inf)[:, :-1]
-        from_two = jnp.pad(alpha_NL, ((0, 0), (2, 0)), constant_values=-jnp.inf)[:, :-2]
-        total = _log_sum(alpha_NL, from_one, jnp.where(may_skip, from_two, -jnp.inf))
-        emitted = total + jnp.take_along_axis(x_NC, states_NL, 1, mode="promise_in_bounds")
-        return jnp.where((time < frames_N)[:, None], emitted, alpha_NL), None
+        from_one, from_two = ([_shift(part_NL, count) for part_NL in alpha] for count in (1, 2))
+        from_two[1] = jnp.where(may_skip, from_two[1], -jnp.inf)
+        whole_NL, rest_NL = _log_sum(alpha, from_one, from_two)
+        x_whole_NL, x_rest_NL = _split(jnp.take_along_axis(x_NC, states_NL, 1, mode="promise_in_bounds"))
+        more_NL, rest_NL = _split(rest_NL + x_rest_NL)
+        emitted = (whole_NL + x_whole_NL + more_NL, rest_NL)
+        is_running = (time < frames_N)[:, None]
+        return tuple(jnp.where(is_running, new, old) for new, old in zip(emitted, alpha, strict=True)), None
 
-    start = jnp.full(states_NL.shape, -jnp.inf, x_TNC.dtype).at[:, 0].set(0.0)
-    alpha_NL, _ = lax.scan(step, start, (jnp.arange(x_TNC.shape[0]), x_TNC))
-    last_blank = jnp.take_along_axis(alpha_NL, 2 * labels_N[:, None], 1)[:, 0]
-    last_label = jnp.take_along_axis(alpha_NL, jnp.maximum(2 * labels_N - 1, 0)[:, None], 1)[:, 0]
-    return _log_sum(last_blank, jnp.where(labels_N > 0, last_label, -jnp.inf))
+    rest_NL = jnp.full(states_NL.shape, -jnp.inf, x_TNC.dtype).at[:, 0].set(0.0)
+    alpha, _ = lax.scan(step, (jnp.zeros_like(rest_NL), rest_NL), (jnp.arange(x_TNC.shape[0]), x_TNC))
+    last_blank, last_label = (
+        [jnp.take_along_axis(part_NL, state_N[:, None], 1)[:, 0] for part_NL in alpha]
+        for state_N in (2 * labels_N, jnp.maximum(2 * labels_N - 1, 0))
+    )
+    last_label[1] = jnp.where(labels_N > 0, last_label[1], -jnp.inf)
+    whole_N, rest_N = _log_sum(last_blank, last_label)
+    return whole_N + rest_N
 
 
-def _log_sum(*terms: jax.Array) -> jax.Array:
-    """`log(sum(exp(terms)))`, with a gradient of 0 where all are -inf."""
-    stacked = jnp.stack(terms)
-    peak = lax.stop_gradient(jnp.max(stacked, 0))
+def _shift(array_NL: jax.Array, count: int) -> jax.Array:
+    """Each state's value from `count` states before; -inf where there is none."""
+    return jnp.pad(array_NL, ((0, 0), (count, 0)), constant_values=-jnp.inf)[:, :-count]
+
+
+def _split(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """A whole number, which has no gradient, and the rest: exact, with all that is not finite in the rest."""
+    whole = lax.stop_gradient(jnp.where(jnp.isfinite(x), jnp.round(x), 0.0))
+    return whole, x - whole
+
+
+def _log_sum(*terms) -> tuple[jax.Array, jax.Array]:
+    """`log(sum(exp(terms)))` of logarithms in two parts, with a gradient of 0 where all are -inf."""
+    whole, rest = (jnp.stack(part) for part in zip(*terms, strict=True))
+    peak = lax.stop_gradient(jnp.max(jnp.where(rest == -jnp.inf, -jnp.inf, whole), 0))
     nothing = peak == -jnp.inf
-    shifted = jnp.where(nothing, 0.0, stacked) - jnp.where(nothing, 0.0, peak)
-    return jnp.where(nothing, -jnp.inf, jnp.log(jnp.sum(jnp.exp(shifted), 0)) + jnp.where(nothing, 0.0, peak))
+    shifted = jnp.where(nothing, 0.0, rest + jnp.where(nothing | (rest == -jnp.inf), 0.0, whole - peak))
+    log_sum = jnp.where(nothing, -jnp.inf, jnp.log(jnp.sum(jnp.exp(shifted), 0)))
+    return jnp.where(nothing, 0.0, peak), log_sum
 
 
 def _lengths(name: str, value, num_sequences: int) -> jax.Array:

@@ -54,6 +54,49 @@ def kl_div(log_q: np.ndarray, p: np.ndarray) -> tuple[list, list]:
     ]
 
 
+def ctc_loss(logits: np.ndarray, labels: np.ndarray) -> tuple[mpmath.mpf, np.ndarray]:
+    """`-log` of the probability of all alignments of the labels to the rows of logits, the blank being 0, and
+    its gradient: products and sums of probabilities, forwards and backwards."""
+    p = [_softmax(row) for row in logits]
+    states = [0]
+    for label in labels:
+        states += [int(label), 0]
+    num_states = len(states)
+    may_skip = [i > 1 and states[i] != 0 and states[i] != states[i - 2] for i in range(num_states)] + [
+        False
+    ] * 2
+    alpha, forwards = [mpmath.mpf(i == 0) for i in range(num_states)], []
+    for t, row in enumerate(p):
+        before = [0, 0, *alpha]
+        arriving = [
+            before[i + 2] + before[i + 1] + (before[i] if may_skip[i] else 0) for i in range(num_states)
+        ]
+        if t == 0:
+            arriving = [mpmath.mpf(i < 2) for i in range(num_states)]
+        alpha = [a * row[state] for a, state in zip(arriving, states, strict=True)]
+        forwards.append(alpha)
+    total = mpmath.fsum(alpha[-2:])
+    gradient = np.zeros(logits.shape)
+    beta = [mpmath.mpf(i >= num_states - 2) for i in range(num_states)]
+    for t in reversed(range(len(p))):
+        share = [mpmath.mpf(0)] * logits.shape[1]
+        for i, state in enumerate(states):
+            share[state] += forwards[t][i] * beta[i] / total
+        gradient[t] = [float(own - labelled) for own, labelled in zip(p[t], share, strict=True)]
+        leaving = [b * p[t][state] for b, state in zip(beta, states, strict=True)] + [0, 0]
+        beta = [
+            leaving[i] + leaving[i + 1] + (leaving[i + 2] if may_skip[i + 2] else 0)
+            for i in range(num_states)
+        ]
+    return -mpmath.log(total), gradient
+
+
+def _softmax(row: np.ndarray) -> list:
+    powers = [mpmath.exp(mpmath.mpf(float(z))) for z in row]
+    total = mpmath.fsum(powers)
+    return [power / total for power in powers]
+
+
 def error_in_ulp(actual, truth) -> np.ndarray:
     """Elementwise distance in units of the last place of float32; below its normal numbers, of the smallest
     of them."""

@@ -5,11 +5,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from torch.testing._internal.common_methods_invocations import op_db
 
 from jaxloss.losses import ctc_loss
-from parity_tests.compare import assert_within
+from parity_tests.compare import assert_within, error_in_eps
+from parity_tests.losses import oracle
 from parity_tests.losses.harness import assert_parity, assert_transforms
-from parity_tests.tolerances import VALUE_EPS_OF_MAX
+from parity_tests.tolerances import (
+    CTC_GRADIENT_EPS_OF_MAX,
+    GRADIENT_EPS_OF_MAX,
+    VALUE_EPS_OF_MAX,
+)
 from torch_ref.losses import ctc_loss as torch_ctc_loss
 
 rng = np.random.default_rng(0)
@@ -73,6 +79,46 @@ def test_sum_over_all_alignments():
         total += np.exp(log_probs[np.arange(4), path].sum()) if merged == [1, 1] else 0.0
     loss = ctc_loss(jnp.asarray(log_probs), jnp.array([1, 1]), (4,), (2,), blank=2, reduction="sum")
     assert_within(loss, -np.log(total), VALUE_EPS_OF_MAX)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_gradient_is_the_true_one_on_torchs_samples_where_torchs_own_is_not(dtype):
+    (operator,) = (op for op in op_db if op.name == "nn.functional.ctc_loss")
+    torch.manual_seed(0)
+    torchs_errors = []
+    for sample in operator.sample_inputs("cpu", getattr(torch, dtype)):
+        targets, input_lengths, target_lengths = (torch.as_tensor(a) for a in sample.args)
+        labels = targets[0, : target_lengths[0]].numpy()
+        logits = sample.input[: input_lengths[0], 0].detach()
+        value, gradient = _value_and_gradient(jnp.asarray(logits.numpy()), jnp.asarray(labels))
+        expected, expected_gradient = oracle.ctc_loss(logits.numpy(), labels)
+        assert_within(value, float(expected), VALUE_EPS_OF_MAX, dtype)
+        assert_within(gradient, expected_gradient, GRADIENT_EPS_OF_MAX, dtype)
+
+        logits.requires_grad_()
+        lengths = [torch.tensor(len(logits)), torch.tensor(len(labels))]
+        torch.nn.functional.ctc_loss(logits.log_softmax(-1), torch.as_tensor(labels), *lengths).backward()
+        theirs = logits.grad * len(labels)  # torch's mean divides by the number of labels
+        torchs_errors.append(error_in_eps(theirs, expected_gradient, dtype))
+    assert GRADIENT_EPS_OF_MAX < max(torchs_errors) < CTC_GRADIENT_EPS_OF_MAX
+
+
+@jax.jit
+def _value_and_gradient(logits, labels):
+    lengths = ((logits.shape[0],), (labels.size,))
+    return jax.value_and_grad(lambda z: ctc_loss(jax.nn.log_softmax(z), labels, *lengths, reduction="sum"))(
+        logits
+    )
+
+
+def test_a_long_sequence_keeps_its_accuracy():
+    """A loss of hundreds of nats: rounded as a whole in every frame, its gradient would be 325 eps off."""
+    random = np.random.default_rng(3)
+    logits, labels = random.standard_normal((400, 8)).astype(np.float32), random.integers(1, 8, 40)
+    value, gradient = _value_and_gradient(jnp.asarray(logits), jnp.asarray(labels))
+    expected, expected_gradient = oracle.ctc_loss(logits, labels)
+    assert_within(value, float(expected), VALUE_EPS_OF_MAX, "float32")
+    assert_within(gradient, expected_gradient, GRADIENT_EPS_OF_MAX, "float32")
 
 
 def test_infeasible_sequence_is_infinite_with_a_zero_gradient():
