@@ -58,9 +58,8 @@ MODULES = {
 }
 
 
-# Torch's gradient is `exp` of a difference of sums over all frames, each of about 150: that many roundings
-# are its own.
-ALLOWED = {"ctc_loss": CTC_GRADIENT_EPS_OF_MAX}
+# In float64, where torch is the truth it is compared with, torch's own error: test_ctc measures it.
+ALLOWED = {("ctc_loss", "float64"): CTC_GRADIENT_EPS_OF_MAX}
 
 
 class Call(NamedTuple):
@@ -131,20 +130,21 @@ def their_loss(name: str) -> Callable:
 
 
 def errors(call: Call, dtype: str) -> list[float]:
-    """The errors of value and gradients against torch, in eps of max; for bfloat16, against torch in "
-    "float64."""
-    rounded = {"bfloat16": torch.bfloat16}.get(dtype)
+    """The errors of value and gradients, in eps of max, against torch in float64 on the same numbers.
+
+    Torch in float32 would be no truth: where a result is a small difference of large numbers, as for a
+    confident prediction, its error is an eps of those.
+    """
     arguments = {}
     for key, value in call.arguments.items():
         if isinstance(value, torch.Tensor) and value.is_floating_point():
             needs_gradient = value.requires_grad
-            value = value.detach() if rounded is None else value.detach().to(rounded).double()
-            value.requires_grad_(needs_gradient)
+            value = value.detach().to(getattr(torch, dtype)).double().requires_grad_(needs_gradient)
         arguments[key] = value
     wrt = [k for k, v in arguments.items() if isinstance(v, torch.Tensor) and v.requires_grad]
     expected = their_loss(call.name)(**arguments)
-    random = np.random.default_rng(0).standard_normal(tuple(expected.shape))
-    cotangent = torch.tensor(random, dtype=expected.dtype)
+    random = np.random.default_rng(0).standard_normal(tuple(expected.shape)).astype("float32")
+    cotangent = torch.tensor(random, dtype=torch.float64)
     expected_gradients = torch.autograd.grad(
         expected, [arguments[k] for k in wrt], cotangent, materialize_grads=True
     )
@@ -157,21 +157,23 @@ def errors(call: Call, dtype: str) -> list[float]:
 
     value, pullback = jax.vjp(of_wrt, *(ours[k] for k in wrt))
     gradients = pullback(jnp.asarray(cotangent.numpy(), value.dtype))
-    units = [1.0, *[float(cotangent.abs().max()) if cotangent.numel() else 0.0] * len(wrt)]
-    theirs = [expected, *expected_gradients]
-    return [
-        error_in_eps(a, b, dtype, scale=_scale(b, unit, dtype))
-        for a, b, unit in zip([value, *gradients], theirs, units, strict=True)
-    ]
+    found = [error_in_eps(value, expected, dtype)]
+    for key, gradient, wanted in zip(wrt, gradients, expected_gradients, strict=True):
+        found.append(error_in_eps(gradient, wanted, dtype, _scale(call.name, key, wanted, cotangent)))
+    return found
 
 
-def _scale(expected: torch.Tensor, unit: float, dtype: str) -> float | None:
-    """What an error is relative to. Where torch's result is a small difference of numbers near `unit`, as for
-    a confident prediction, torch itself is wrong by an eps of those, not of the result."""
-    if dtype == "bfloat16":  # torch computes in float64
+def _scale(name: str, wrt: str, expected: torch.Tensor, cotangent: torch.Tensor) -> float | None:
+    """What an error is relative to: the largest entry of what is expected, but for one gradient.
+
+    That of `kl_div` by its target is `log p - x + 1`, whose 1 may cancel: of a result of 4e-4, torch's
+    float64 is 224 eps off and ours 956, which is 0.1 and 0.4 eps of the 1.
+    """
+    if (name, wrt) != ("kl_div", "target"):
         return None
-    finite = expected.detach()[expected.isfinite()].abs()
-    return max(float(finite.max()) if finite.numel() else 0.0, unit / 16)
+    one = cotangent.flatten().abs() / max(expected.numel(), 1)  # at least, whatever the reduction
+    sizes = torch.cat([expected.flatten().abs(), one])
+    return float(sizes[sizes.isfinite()].max()) if sizes.numel() else None
 
 
 def pairwise_distance(x, y):
@@ -183,7 +185,9 @@ def check(calls: Iterator[Call], dtype: str, at_least: int) -> None:
     torch.manual_seed(0)  # the samples are drawn as they are asked for
     wrong, count = [], 0
     for call in calls:
-        allowed = BFLOAT16_ULP if dtype == "bfloat16" else ALLOWED.get(call.name, GRADIENT_EPS_OF_MAX)
+        allowed = (
+            BFLOAT16_ULP if dtype == "bfloat16" else ALLOWED.get((call.name, dtype), GRADIENT_EPS_OF_MAX)
+        )
         count += 1
         found = errors(call, dtype)
         if max(found) > allowed:
