@@ -43,7 +43,12 @@ class Dropout(nn.Module):
         shape, skipped = x.shape, 0
         if whole_length is not None:
             shape, skipped = (*x.shape[:-2], whole_length, x.shape[-1]), whole_length - x.shape[-2]
-        mask = self._mask(shape, skipped)
+        if self.is_mutable_collection("dropout_masks"):
+            whole_mask = self._mask(shape, 0)
+            self.put_variable("dropout_masks", "mask", whole_mask)
+            mask = whole_mask[..., skipped:, :] if skipped else whole_mask
+        else:
+            mask = self._mask(shape, skipped)
         # Selected, not multiplied: a NaN or infinity that is dropped must not come back as NaN * 0.
         return jnp.where(mask, x / (1 - self.rate), 0)
 
@@ -62,7 +67,4 @@ class Dropout(nn.Module):
                 f"deterministic=False needs a key for {where}: pass rngs={{'dropout': key}} to apply, "
                 "or a mask for every dropout in the dropout_masks collection"
             )
-        key, exported = self.make_rng("dropout"), self.is_mutable_collection("dropout_masks")
-        if exported:
-            self.put_variable("dropout_masks", "mask", bernoulli(key, 1 - self.rate, shape))
-        return bernoulli(key, 1 - self.rate, shape, skipped)
+        return bernoulli(self.make_rng("dropout"), 1 - self.rate, shape, skipped)
