@@ -54,8 +54,7 @@ def assert_same_step(actual, expected):
         assert_within(gradient, whole_arrays[name], VALUE_EPS_OF_MAX, "float64", what=name)
 
 
-@pytest.mark.parametrize("logits_to_keep", [1, 3])
-@pytest.mark.parametrize("dropout", ["off", "masks", "key"])
+@pytest.mark.parametrize(("dropout", "logits_to_keep"), [("masks", 1), ("masks", 3), ("key", 1)])
 def test_last_positions_have_the_loss_and_gradients_of_the_whole(dropout, logits_to_keep):
     masks = shared_masks() if dropout == "masks" else None
     key = jax.random.key(3) if dropout == "key" else None
@@ -105,8 +104,7 @@ def test_masks_written_by_the_last_position_are_those_of_the_whole():
 
 def test_last_block_multiplies_for_one_position():
     def flops(logits_to_keep):
-        lowered = jax_gradients.lower(jax_params("float32"), None, None, logits_to_keep)
-        return lowered.compile().cost_analysis()["flops"]
+        return jax_gradients.lower(jax_params("float64"), None, None, logits_to_keep).cost_analysis()["flops"]
 
     batch, length, width, hidden = 3, TINY.context_length, TINY.embed_dim, 4 * TINY.embed_dim
     # Of one position less: queries, output projection, MLP and head, forward and twice backward.
@@ -129,14 +127,19 @@ def test_positions_to_keep_are_checked():
             torch_model("float32")(torch.tensor(tokens()[0]), logits_to_keep=bad)
 
 
-@pytest.mark.parametrize("p", [0.0, 0.123456, 0.5, 0.9, 1.0])
-def test_masks_are_those_of_jax_random_bernoulli(p):
-    for shape in ((2, 4, 16, 16), (3, 5, 7), (11,), (), (0, 3)):
-        for key in (jax.random.key(0), jax.random.key(2**40 + 7), jax.random.PRNGKey(1)):
-            expected = jax.random.bernoulli(key, jnp.float32(p), shape)
-            assert_same(bernoulli(key, p, shape), expected)
-            if len(shape) > 2:
-                assert_same(bernoulli(key, p, shape, shape[-2] - 1), expected[..., -1:, :])
+@pytest.mark.parametrize(
+    ("p", "shape"),
+    [(p, (3, 5, 7)) for p in (0.0, 0.123456, 0.9, 1.0)]
+    + [(0.9, (2, 4, 16, 16)), (0.9, (11,)), (0.9, (0, 3))],
+)
+def test_masks_are_those_of_jax_random_bernoulli(p, shape):
+    draw = jax.jit(lambda key: bernoulli(key, p, shape))
+    end = jax.jit(lambda key: bernoulli(key, p, shape, shape[-2] - 1)) if len(shape) > 2 else None
+    for key in (jax.random.key(0), jax.random.key(2**40 + 7)):
+        expected = jax.random.bernoulli(key, jnp.float32(p), shape)
+        assert_same(draw(key), expected)
+        if end:
+            assert_same(end(key), expected[..., -1:, :])
 
 
 def test_masks_of_other_generators_are_jaxs_own():
