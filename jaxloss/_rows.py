@@ -13,13 +13,28 @@ from jaxloss._reduction import REDUCTIONS, compute_dtype, reduce_loss, select
 
 
 class LabelRows(NamedTuple):
-    """Logits in the dtype of the computation; for each row a valid label, if it takes part, its weight."""
+    """A loss's checked input; for each row a valid label, whether it takes part, and its weights.
 
-    logits: jax.Array
+    `label_weight` is that of the label's class, 0 in rows that take no part, and NaN for a label that is no
+    class, which poisons value and gradient.
+    """
+
+    input: jax.Array
     labels: jax.Array
     kept: jax.Array
-    weight: jax.Array
+    label_weight: jax.Array
+    sample_weight: jax.Array | None
     axis: int
+
+    @property
+    def logits(self) -> jax.Array:
+        """The input in the dtype of the computation."""
+        return self.input.astype(self.label_weight.dtype)
+
+    @property
+    def weight(self) -> jax.Array:
+        """The weight of each row: of its label's class, and its own."""
+        return self.label_weight if self.sample_weight is None else self.label_weight * self.sample_weight
 
 
 def row_shape(input: jax.Array, axis: int) -> tuple[int, ...]:
@@ -39,31 +54,32 @@ def as_sample_weight(
 
 
 def label_rows(input, target, weight, ignore_index, where, sample_weight, axis) -> LabelRows:
-    """Checked arguments of a loss on labels.
+    """The arguments of a loss on labels, checked.
 
-    A label that is no class has the weight NaN, which poisons value and gradient; `ignore_index` and `where`
-    decide who takes part, and whatever else those rows hold is selected away.
+    `ignore_index` and `where` decide who takes part; whatever else those rows hold is selected away.
     """
-    logits = _checks.as_floats("input", input)
-    axis = _checks.class_axis(logits, axis)
+    input = _checks.as_floats("input", input)
+    axis = _checks.class_axis(input, axis)
     ignore_index = _checks.check_integer("ignore_index", ignore_index)
-    weight = _checks.as_class_weight(weight, logits.shape[axis])
-    rows = row_shape(logits, axis)
+    num_classes, rows = input.shape[axis], row_shape(input, axis)
+    weight = _checks.as_class_weight(weight, num_classes)
     labels = _checks.as_labels("target", target)
     _checks.check_shape("target", labels, rows, "that of input without its class axis, to hold class indices")
     where = _checks.as_mask("where", where, rows, "one value for each row")
     sample_weight = as_sample_weight(sample_weight, rows)
-    dtype = compute_dtype(logits, weight, sample_weight)
+    dtype = compute_dtype(input, weight, sample_weight)
 
     kept = not_ignored(labels, ignore_index)
     kept = kept if where is None else kept & where
-    in_range = (labels >= 0) & (labels < logits.shape[axis])
-    index = jnp.where(kept & in_range, labels, 0)
-    row_weight = jnp.ones(rows, dtype) if weight is None else weight.astype(dtype)[index]
+    in_range = (labels >= 0) & (labels < num_classes)
+    if weight is None:
+        label_weight = jnp.ones(rows, dtype)
+    else:
+        label_weight = weight.astype(dtype)[jnp.where(kept & in_range, labels, 0)]
+    label_weight = select(kept, jnp.where(in_range, label_weight, jnp.nan))
     if sample_weight is not None:
-        row_weight = row_weight * select(kept, sample_weight.astype(dtype))
-    row_weight = jnp.where(in_range, row_weight, jnp.nan)
-    return LabelRows(logits.astype(dtype), jnp.where(kept, labels, 0), kept, select(kept, row_weight), axis)
+        sample_weight = select(kept, sample_weight.astype(dtype))
+    return LabelRows(input, jnp.where(kept, labels, 0), kept, label_weight, sample_weight, axis)
 
 
 def not_ignored(labels: jax.Array, ignore_index: int) -> jax.Array:

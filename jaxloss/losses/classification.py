@@ -4,9 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxloss import _checks, _softmax
+from jaxloss import _checks, _rows, _softmax
 from jaxloss._reduction import REDUCTIONS, compute_dtype, reduce_loss, select
-from jaxloss._rows import as_sample_weight, reduce_weighted
 
 __all__ = ["cross_entropy", "nll_loss"]
 
@@ -68,32 +67,26 @@ def cross_entropy(
     4.2484e-18
     """
     logits = _checks.as_floats("input", input)
-    axis = _checks.class_axis(logits, axis)
     _checks.check_choice("reduction", reduction, REDUCTIONS)
     label_smoothing = _checks.check_number("label_smoothing", label_smoothing, low=0.0, high=1.0)
-    ignore_index = _checks.check_integer("ignore_index", ignore_index)
-    weight = _checks.as_class_weight(weight, logits.shape[axis])
-    rows = logits.shape[:axis] + logits.shape[axis + 1 :]
-    where = _checks.as_mask("where", where, rows, "one value for each row")
-    sample_weight = as_sample_weight(sample_weight, rows)
     if _is_probabilities(target, logits.shape):
-        if ignore_index >= 0:
+        if _checks.check_integer("ignore_index", ignore_index) >= 0:
             raise ValueError(f"ignore_index must be negative with class probabilities; got {ignore_index}.")
+        axis, where, sample_weight = _rows.check_rows(logits, reduction, where, sample_weight, axis)
+        weight = _checks.as_class_weight(weight, logits.shape[axis])
         loss = _probability_loss(logits, target, weight, label_smoothing, where, axis)
-        return reduce_weighted(loss, reduction, where, sample_weight)
-    labels = _labels("target", target, rows)
+        return _rows.reduce_weighted(loss, reduction, where, sample_weight)
 
-    dtype = compute_dtype(logits, weight, sample_weight)
-    labels, where = _split_ignored(labels, ignore_index, where)
-    logits = logits.astype(dtype)
-    row_weight = _row_weight(weight, labels, logits.shape[axis], dtype)
+    rows = _rows.label_rows(logits, target, weight, ignore_index, where, sample_weight, axis)
     if label_smoothing == 0.0:
-        loss = row_weight * _softmax.label_cross_entropy(logits, labels, where, axis)
-    else:
-        logits = select(jnp.expand_dims(where, axis), logits)
-        smoothed = _smooth(labels, row_weight, weight, label_smoothing, logits.shape, axis)
-        loss = _softmax.soft_cross_entropy(logits, smoothed, axis)
-    return _reduce(loss, row_weight, sample_weight, reduction, where)
+        loss = _softmax.label_cross_entropy(rows.logits, rows.labels, rows.kept, rows.axis)
+        return _rows.reduce_weighted(loss, reduction, rows.kept, rows.weight)
+    # The classes' weights are in the smoothed rows, where each class has its own.
+    logits = select(jnp.expand_dims(rows.kept, rows.axis), rows.logits)
+    loss = _softmax.soft_cross_entropy(logits, _smooth(rows, weight, label_smoothing), rows.axis)
+    if rows.sample_weight is not None:
+        loss = select(rows.kept, loss) * rows.sample_weight
+    return reduce_loss(loss, reduction, rows.kept, jnp.sum(rows.weight))
 
 
 def nll_loss(
@@ -141,33 +134,12 @@ def nll_loss(
     >>> print(jnp.round(nll_loss(log_probs, jnp.array([0, 2]), reduction="none"), 4))
     [0.6931 2.0794]
     """
-    log_probs = _checks.as_floats("input", input)
-    axis = _checks.class_axis(log_probs, axis)
     _checks.check_choice("reduction", reduction, REDUCTIONS)
-    ignore_index = _checks.check_integer("ignore_index", ignore_index)
-    weight = _checks.as_class_weight(weight, log_probs.shape[axis])
-    rows = log_probs.shape[:axis] + log_probs.shape[axis + 1 :]
-    where = _checks.as_mask("where", where, rows, "one value for each row")
-    sample_weight = as_sample_weight(sample_weight, rows)
-    labels = _labels("target", target, rows)
-
-    dtype = compute_dtype(log_probs, weight, sample_weight)
-    labels, where = _split_ignored(labels, ignore_index, where)
-    row_weight = _row_weight(weight, labels, log_probs.shape[axis], dtype)
-    index = jnp.expand_dims(jnp.clip(labels, 0, log_probs.shape[axis] - 1), axis)
-    own = jnp.squeeze(jnp.take_along_axis(log_probs, index, axis, mode="promise_in_bounds"), axis)
-    # Selected before the product, so that an ignored row's NaN does not reach the weights' gradient.
-    loss = -row_weight * select(where, own.astype(dtype))
-    return _reduce(loss, row_weight, sample_weight, reduction, where)
-
-
-def _reduce(
-    loss: jax.Array, row_weight: jax.Array, sample_weight, reduction: str, where: jax.Array
-) -> jax.Array:
-    if sample_weight is not None:
-        sample_weight = select(where, sample_weight.astype(loss.dtype))
-        loss, row_weight = select(where, loss) * sample_weight, row_weight * sample_weight
-    return reduce_loss(loss, reduction, where, jnp.sum(select(where, row_weight)))
+    rows = _rows.label_rows(input, target, weight, ignore_index, where, sample_weight, axis)
+    index = jnp.expand_dims(jnp.clip(rows.labels, 0, rows.input.shape[rows.axis] - 1), rows.axis)
+    own = jnp.take_along_axis(rows.input, index, rows.axis, mode="promise_in_bounds")
+    loss = -jnp.squeeze(own, rows.axis).astype(rows.label_weight.dtype)
+    return _rows.reduce_weighted(loss, reduction, rows.kept, rows.weight)
 
 
 def _is_probabilities(target, shape: tuple[int, ...]) -> bool:
@@ -182,43 +154,19 @@ def _is_probabilities(target, shape: tuple[int, ...]) -> bool:
     return True
 
 
-def _labels(name: str, target, rows: tuple[int, ...]) -> jax.Array:
-    labels = _checks.as_labels(name, target)
-    _checks.check_shape(name, labels, rows, "that of input without its class axis, to hold class indices")
-    return labels
-
-
-def _split_ignored(labels: jax.Array, ignore_index: int, where: jax.Array | None):
-    """Labels with a valid class in the rows that take no part, and the mask of those that do."""
-    info = jnp.iinfo(labels.dtype)
-    # A Python int beyond the labels' dtype equals none of them, and comparing it would overflow.
-    kept = labels != ignore_index if info.min <= ignore_index <= info.max else jnp.ones(labels.shape, bool)
-    kept = kept if where is None else kept & where
-    return jnp.where(kept, labels, 0), kept
-
-
-def _row_weight(weight: jax.Array | None, labels: jax.Array, num_classes: int, dtype) -> jax.Array:
-    """The weight of each row's label; NaN where the label is no class, which poisons value and gradient."""
-    in_range = (labels >= 0) & (labels < num_classes)
-    if weight is None:
-        return jnp.where(in_range, jnp.ones((), dtype), jnp.nan)
-    index = jnp.where(in_range, labels, 0)
-    return jnp.where(in_range, weight.astype(dtype)[index], jnp.nan)
-
-
 def _along(weight: jax.Array, ndim: int, axis: int) -> jax.Array:
     return jnp.reshape(weight, [-1 if i == axis else 1 for i in range(ndim)])
 
 
-def _smooth(labels, row_weight, weight, label_smoothing: float, shape, axis: int) -> jax.Array:
-    """Weighted, smoothed one-hot rows; `row_weight` carries the NaN of labels out of range into all of the
-    row."""
-    dtype, num_classes = row_weight.dtype, shape[axis]
-    spread = jnp.full((num_classes,), label_smoothing / num_classes, dtype)
-    spread = _along(spread if weight is None else spread * weight.astype(dtype), len(shape), axis)
-    own = jnp.expand_dims((1 - label_smoothing) * row_weight, axis)
-    is_label = _softmax.is_label(shape, labels, axis)
-    return jnp.where(is_label, own, jnp.where(jnp.isnan(own), jnp.nan, 0.0)) + spread
+def _smooth(rows: _rows.LabelRows, weight, label_smoothing: float) -> jax.Array:
+    """Weighted, smoothed one-hot rows; the NaN of a label out of range is in all of its row."""
+    dtype, shape = rows.label_weight.dtype, rows.input.shape
+    spread = jnp.full((shape[rows.axis],), label_smoothing / shape[rows.axis], dtype)
+    spread = spread if weight is None else spread * jnp.asarray(weight).astype(dtype)
+    own = jnp.expand_dims((1 - label_smoothing) * rows.label_weight, rows.axis)
+    is_label = _softmax.is_label(shape, rows.labels, rows.axis)
+    one_hot = jnp.where(is_label, own, jnp.where(jnp.isnan(own), jnp.nan, 0.0))
+    return one_hot + _along(spread, len(shape), rows.axis)
 
 
 def _probability_loss(logits, target, weight, label_smoothing, where, axis):
