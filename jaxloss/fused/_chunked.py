@@ -64,9 +64,10 @@ def chunked_losses(
 ) -> tuple[jax.Array, Operands]:
     """Each token's loss, 0 for tokens that are not kept, and the statistics; operands as in `chunked_sum`."""
     weight, dtype = shared["weight"], jnp.promote_types(shared["weight"].dtype, rows["input"].dtype)
-    # The loop's transpose sums the weight's cotangents over the chunks, in the dtype that the weight has
-    # here.
+    # The loop's transpose sums these cotangents over the chunks: in the dtype that the weight has here, and
+    # on each device by itself if the operand differs between devices here.
     shared = shared | {"weight": weight.astype(sum_dtype(weight))}
+    shared = _differ_along(shared, varying_axes(rows["input"], rows["scale"]) - {chunks.axis_name})
 
     @partial(jax.checkpoint, prevent_cse=False)
     def step(shared, chunk):

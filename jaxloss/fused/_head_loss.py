@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from jaxloss import _softmax
 from jaxloss._reduction import select
 from jaxloss.fused import _vocabulary
 
@@ -90,11 +89,7 @@ class HeadCrossEntropy:
             probabilities = probabilities * (1 - self.label_smoothing) + uniform
         if class_weight is not None:
             probabilities = probabilities * class_weight.astype(logits.dtype)
-        if self.axis_name is None:
-            return _softmax.soft_cross_entropy(logits, probabilities, 1)
-        surprise = _vocabulary.logsumexp(logits, self.axis_name)[:, None] - logits
-        below = jnp.where(probabilities == 0.0, 0.0, probabilities * surprise)
-        return _vocabulary.total(below, self.axis_name)
+        return _vocabulary.soft_cross_entropy(logits, probabilities, self.axis_name)
 
     def _statistics(self, logits, rows):
         """Log-sum-exp, whether no class beats the target's, and the entropy of the prediction."""
@@ -105,10 +100,11 @@ class HeadCrossEntropy:
             target = rows["probabilities"]
             is_target = target == _vocabulary.largest(target, self.axis_name)[:, None]
             own = _vocabulary.largest(jnp.where(is_target, logits, -jnp.inf), self.axis_name)
-        surprise = logsumexp[:, None] - logits
-        terms = jnp.where(logits == -jnp.inf, 0.0, jnp.exp(-surprise) * surprise)
+        log_probs = _vocabulary.log_softmax(logits, self.axis_name)
+        terms = jnp.where(logits == -jnp.inf, 0.0, jnp.exp(log_probs) * log_probs)
         return {
             "logsumexp": logsumexp,
-            "is_correct": own >= _vocabulary.largest(logits, self.axis_name),
-            "entropy": _vocabulary.total(terms, self.axis_name),
+            # A number, since a derivative rule gives every result a tangent, which a boolean cannot have.
+            "is_correct": (own >= _vocabulary.largest(logits, self.axis_name)).astype(logits.dtype),
+            "entropy": -_vocabulary.total(terms, self.axis_name),
         }

@@ -8,6 +8,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.custom_derivatives import SymbolicZero
 
 from jaxloss import _softmax
 
@@ -116,3 +117,105 @@ def _split_gradient_jvp(axis_name, primals, tangents):
     probabilities = gradient + _softmax.is_label(logits.shape, local_labels, 1).astype(gradient.dtype)
     mean = total(probabilities * tangents[0], axis_name)
     return gradient, probabilities * (tangents[0] - mean[:, None])
+
+
+def log_softmax(logits: jax.Array, axis_name: str | None) -> jax.Array:
+    """This device's part of the log-softmax, accurate for the largest logit too."""
+    if axis_name is None:
+        return _softmax.log_softmax(logits, 1)
+    return _split_log_softmax(logits, _peak_statistics(lax.stop_gradient(logits), axis_name), axis_name)
+
+
+def soft_cross_entropy(logits: jax.Array, probabilities: jax.Array, axis_name: str | None) -> jax.Array:
+    """`-sum(probabilities * log_softmax(logits))`; a probability of 0 contributes 0, even to -inf."""
+    if axis_name is None:
+        return _softmax.soft_cross_entropy(logits, probabilities, 1)
+    return _split_soft_cross_entropy(logits, probabilities, axis_name)
+
+
+def _peak_statistics(logits, axis_name):
+    """As in `_softmax`, which computes with them: those of the whole vocabulary, [C, 1]."""
+    peak = largest(logits, axis_name)[:, None]
+    # +inf and NaN poison their row, as in torch; an all -inf row does so by itself.
+    peak = jnp.where(peak < jnp.inf, peak, jnp.nan)
+    is_peak = logits == peak
+    others = jnp.where(is_peak, -jnp.inf, logits)
+    runner_up = largest(others, axis_name)[:, None]
+    runner_up = jnp.where(runner_up == -jnp.inf, peak, runner_up)
+    rest = total(jnp.exp(others - runner_up), axis_name)[:, None]
+    num_peaks = total(is_peak.astype(logits.dtype), axis_name)[:, None]
+    gap, error = _softmax._difference(runner_up, peak)
+    u = _softmax._exp_times(gap, error, rest)
+    scale = _softmax._exp_times(gap, error, 1 / (num_peaks + u))
+    return peak, jnp.log1p((num_peaks - 1) + u), runner_up, scale, num_peaks, u
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _split_log_softmax(logits, statistics, axis_name):
+    peak, excess, *_ = statistics
+    return (logits - peak) - excess
+
+
+@_split_log_softmax.defjvp
+def _split_log_softmax_jvp(axis_name, primals, tangents):
+    logits, statistics = primals
+    mean = total(_split_softmax(logits, statistics, axis_name) * tangents[0], axis_name)
+    return _split_log_softmax(logits, statistics, axis_name), tangents[0] - mean[:, None]
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _split_softmax(logits, statistics, axis_name):
+    return _softmax._softmax_of(logits, statistics)
+
+
+@_split_softmax.defjvp
+def _split_softmax_jvp(axis_name, primals, tangents):
+    probabilities = _split_softmax(*primals, axis_name)
+    return probabilities, _softmax_tangent(probabilities, tangents[0], axis_name)
+
+
+def _softmax_tangent(probabilities, tangent, axis_name):
+    return probabilities * (tangent - total(probabilities * tangent, axis_name)[:, None])
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _split_soft_cross_entropy(logits, probabilities, axis_name):
+    return _soft_loss(logits, probabilities, _peak_statistics(logits, axis_name), axis_name)
+
+
+def _soft_loss(logits, probabilities, statistics, axis_name):
+    peak, excess, *_ = statistics
+    below = jnp.where(probabilities == 0.0, 0.0, probabilities * (peak - logits))
+    return total(below + probabilities * excess, axis_name)
+
+
+@partial(_split_soft_cross_entropy.defjvp, symbolic_zeros=True)
+def _split_soft_cross_entropy_jvp(axis_name, primals, tangents):
+    logits, probabilities = primals
+    statistics = _peak_statistics(lax.stop_gradient(logits), axis_name)
+    dot = jnp.zeros_like(logits)
+    if type(tangents[0]) is not SymbolicZero:
+        dot += _split_soft_gradient(logits, probabilities, statistics, axis_name) * tangents[0]
+    if type(tangents[1]) is not SymbolicZero:
+        dot -= _split_log_softmax(logits, statistics, axis_name) * tangents[1]
+    return _soft_loss(logits, probabilities, statistics, axis_name), total(dot, axis_name)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(3,))
+def _split_soft_gradient(logits, probabilities, statistics, axis_name):
+    """`sum(probabilities) * softmax(logits) - probabilities`, which would cancel at a single peak."""
+    peak, *_, num_peaks, u = statistics
+    whole = total(probabilities, axis_name)[:, None]
+    elsewhere = total(jnp.where(logits == peak, 0.0, probabilities), axis_name)[:, None]
+    plain = whole * _softmax._softmax_of(logits, statistics) - probabilities
+    return jnp.where((logits == peak) & (num_peaks == 1.0), elsewhere - whole * (u / (1 + u)), plain)
+
+
+@_split_soft_gradient.defjvp
+def _split_soft_gradient_jvp(axis_name, primals, tangents):
+    logits, probabilities, statistics = primals
+    softmax = _split_softmax(logits, statistics, axis_name)
+    curvature = _softmax_tangent(softmax, tangents[0], axis_name)
+    dot = total(probabilities, axis_name)[:, None] * curvature
+    dot += total(tangents[1], axis_name)[:, None] * softmax - tangents[1]
+    return _split_soft_gradient(*primals, axis_name), dot

@@ -1,5 +1,6 @@
 """Cross entropy of a linear head, without its logits in memory."""
 
+from functools import partial
 from typing import Any
 
 from jaxtyping import Array, Bool, Float, Int
@@ -9,6 +10,7 @@ from jaxloss._reduction import REDUCTIONS
 from jaxloss.fused._chunk_size import make_chunks
 from jaxloss.fused._chunked import varying_axes
 from jaxloss.fused._chunked_head import chunked_loss
+from jaxloss.fused._explicit_mesh import find_layout, loss_over_layout
 from jaxloss.fused._head_arguments import IMPLEMENTATIONS, HeadArguments, head_arguments
 from jaxloss.fused._head_loss import HeadCrossEntropy, LogitMap
 from jaxloss.fused.reference import TokenStatistics as TokenStatistics
@@ -47,6 +49,10 @@ def linear_cross_entropy(
     with $y$ as in `cross_entropy`, label smoothing included; without a softcap $c$, $z_n = s\,(W x_n + b)$.
     Equal to the product followed by `cross_entropy`, confident logits included, under every JAX transform:
     the gradients are made with the loss, at three matrix products, and with "none" at four.
+
+    Sharded tokens stay on their devices. Where the arrays' types say how they lie, on a mesh with explicit
+    axes, tokens and classes are taken as they lie, and the weight's gradient is summed over the devices once;
+    so it is inside `shard_map`. With automatic axes, XLA does that on GPU, and on CPU sums it for each chunk.
 
     Args:
         input: hidden states $x$, one for each token.
@@ -101,35 +107,52 @@ def linear_cross_entropy(
     z_loss = _checks.check_number("z_loss", z_loss, low=0.0)
     if logit_softcap is not None:
         logit_softcap = _checks.check_number("logit_softcap", logit_softcap, low=0.0, open_low=True)
-    arguments = head_arguments(
-        input, linear_weight, linear_bias, target, weight, ignore_index, where, token_weight, logit_scale
-    )
+    arrays: dict[str, Any] = {
+        "input": input,
+        "linear_weight": linear_weight,
+        "target": target,
+        "linear_bias": linear_bias,
+        "weight": weight,
+        "where": where,
+        "token_weight": token_weight,
+        "logit_scale": logit_scale,
+    }
+    check = partial(head_arguments, ignore_index=ignore_index)
+    options: dict[str, Any] = {
+        "ignore_index": ignore_index,
+        "label_smoothing": label_smoothing,
+        "z_loss": z_loss,
+        "logit_softcap": logit_softcap,
+        "return_statistics": return_statistics,
+    }
+    layout = find_layout(arrays, splits_classes=implementation != "reference" and axis_name is None)
+    if layout is not None:
+        loss_on_device = partial(
+            linear_cross_entropy, **options, implementation=implementation, chunk_size=chunk_size
+        )
+        return loss_over_layout(
+            loss_on_device,
+            check,
+            layout,
+            arrays,
+            reduction=reduction,
+            axis_name=axis_name,
+            with_statistics=return_statistics,
+        )
+    arguments = check(**arrays)
     chunks = make_chunks(arguments.shape, arguments.weight.shape[0], chunk_size, axis_name)
     _check_axis(axis_name, implementation, arguments)
     if axis_name is None and (
         implementation == "reference" or (implementation == "auto" and chunks.num_chunks == 1)
     ):
-        return linear_cross_entropy_reference(
-            input,
-            linear_weight,
-            target,
-            linear_bias=linear_bias,
-            weight=weight,
-            reduction=reduction,
-            ignore_index=ignore_index,
-            label_smoothing=label_smoothing,
-            where=where,
-            token_weight=token_weight,
-            z_loss=z_loss,
-            logit_softcap=logit_softcap,
-            logit_scale=logit_scale,
-            return_statistics=return_statistics,
-        )
+        return linear_cross_entropy_reference(**arrays, **options, reduction=reduction)
     per_token = HeadCrossEntropy(
         label_smoothing, z_loss, LogitMap(logit_softcap), return_statistics, axis_name
     )
     loss, statistics = chunked_loss(per_token, chunks, arguments, reduction)
-    return (loss, TokenStatistics(**statistics)) if return_statistics else loss
+    if not return_statistics:
+        return loss
+    return loss, TokenStatistics(**statistics | {"is_correct": statistics["is_correct"] == 1.0})
 
 
 def linear_log_prob(

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxloss import _softmax
 from jaxloss._reduction import select
 from jaxloss.fused._chunked import product
 from jaxloss.fused._head_arguments import HeadArguments, head_arguments, mean_denominator
@@ -105,7 +106,7 @@ def _statistics(arguments: HeadArguments, logits: jax.Array) -> TokenStatistics:
     else:
         target = jnp.argmax(arguments.target, -1)
     own = jnp.take_along_axis(logits, target[..., None], -1)[..., 0]
-    log_probs = jax.nn.log_softmax(logits)
+    log_probs = _softmax.log_softmax(logits, logits.ndim - 1)
     statistics = TokenStatistics(
         jax.nn.logsumexp(logits, -1),
         own >= jnp.max(logits, -1),
