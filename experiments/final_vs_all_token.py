@@ -25,7 +25,7 @@ import jax
 import numpy as np
 
 from jaxloss.data import TokenData, Tokenizer, describe, eval_crops, sample_batch
-from jaxloss.losses import final_token_loss, next_token_loss
+from jaxloss.fused import linear_final_token_loss, linear_next_token_loss
 from jaxloss.model5 import Model5, Model5Config, generate, init_params, num_params, save_weights
 from jaxloss.runs.cli import run_cli
 from jaxloss.runs.comparison import comparison_table, summarise
@@ -45,7 +45,7 @@ from jaxloss.training import (
 )
 from jaxloss.training.evaluation import EvalStep
 
-OBJECTIVES = {"all": (next_token_loss, None), "final": (final_token_loss, 1)}  # loss, positions it looks at
+OBJECTIVES = {"all": (linear_next_token_loss, None), "final": (linear_final_token_loss, 1)}  # loss, positions
 LABELS = {"all": "all tokens", "final": "final token"}
 OWN_LOSS = {"all": "all", "final": "final"}  # the test loss that each objective minimises
 
@@ -151,7 +151,7 @@ def main(config: Config) -> int:
     init_key, dropout_key, text_key = jax.random.split(jax.random.key(settings.seed), 3)
     model, params = Model5(config.model), init_params(config.model, init_key)
     optimizer = make_optimizer(settings.learning_rate, settings.weight_decay)
-    eval_step = make_eval_step({name: loss for name, (loss, _) in OBJECTIVES.items()})
+    eval_step = make_eval_step({name: loss for name, (loss, _) in OBJECTIVES.items()}, from_hidden=True)
 
     def sample(step: int) -> tuple[np.ndarray, np.ndarray]:
         size = {"batch_size": settings.batch_size, "context_length": context_length}
@@ -173,7 +173,7 @@ def main(config: Config) -> int:
     trainings = {
         name: train(
             init_state(model.apply, params, optimizer, batch_size=settings.batch_size),
-            make_train_step(loss, logits_to_keep=positions),
+            make_train_step(loss, from_hidden=True, logits_to_keep=positions),
             sample,
             dropout_key,
             steps=settings.steps,

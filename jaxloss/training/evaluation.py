@@ -1,6 +1,6 @@
 """The test loss: held-out crops, dropout off, with its standard error.
 
-Shapes: N crops, B batch, T time, V vocabulary.
+Shapes: N crops, B batch, T time, D width, V vocabulary.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,11 +17,13 @@ from jaxloss.training.step import Loss
 EvalStep = Callable[..., dict[str, Float[Array, " B"]]]
 
 
-def make_eval_step(losses: Mapping[str, Loss]) -> EvalStep:
+def make_eval_step(losses: Mapping[str, Loss], *, from_hidden: bool = False) -> EvalStep:
     """Make the function that measures several losses of a model on one batch, in one forward pass.
 
     Args:
         losses: name -> scalar function of `(logits_BTV, targets_BT)`.
+        from_hidden: the losses are functions of `(hidden_BTD, head_VD, targets_BT, logit_scale=...,
+            reduction="none")` instead, as `jaxloss.linear_next_token_loss` is: the logits are never whole.
 
     Returns:
         `eval_step(state, inputs_BT, targets_BT) -> {name: loss of each crop}`.
@@ -31,10 +33,20 @@ def make_eval_step(losses: Mapping[str, Loss]) -> EvalStep:
     def eval_step(
         state: TrainState, inputs_BT: Int[Array, "B T"], targets_BT: Int[Array, "B T"]
     ) -> dict[str, Float[Array, " B"]]:
-        logits_BTV = state.apply_fn({"params": state.params}, inputs_BT, deterministic=True)
-        # A batch of one for each crop, so that a loss sees the shapes that it is trained with.
+        variables = {"params": state.params}
+        if not from_hidden:
+            logits_BTV = state.apply_fn(variables, inputs_BT, deterministic=True)
+            # A batch of one for each crop, so that a loss sees the shapes that it is trained with.
+            return {
+                name: jax.vmap(loss)(logits_BTV[:, None], targets_BT[:, None])
+                for name, loss in losses.items()
+            }
+        x_BTD = state.apply_fn(variables, inputs_BT, deterministic=True, method="hidden")
+        head_VD, logit_scale = state.apply_fn(variables, method="head")
+        options = {"logit_scale": logit_scale, "reduction": "none"}
         return {
-            name: jax.vmap(loss)(logits_BTV[:, None], targets_BT[:, None]) for name, loss in losses.items()
+            name: loss(x_BTD, head_VD, targets_BT, **options).reshape(len(x_BTD), -1).mean(1)
+            for name, loss in losses.items()
         }
 
     return eval_step

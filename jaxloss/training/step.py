@@ -1,9 +1,10 @@
 """One update, compiled: forward, loss, gradient, AdamW.
 
-Shapes: B batch, T time, V vocabulary.
+Shapes: B batch, T time, K the last positions of it, D width, V vocabulary.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -17,13 +18,17 @@ Loss = Callable[..., Float[Array, ""]]
 TrainStep = Callable[..., tuple[TrainState, Float[Array, ""], Float[Array, ""]]]
 
 
-def make_train_step(loss: Loss, *, logits_to_keep: int | None = None) -> TrainStep:
+def make_train_step(loss: Loss, *, from_hidden: bool = False, logits_to_keep: int | None = None) -> TrainStep:
     """Make the function that trains a state on one batch.
 
     Args:
-        loss: any scalar function of `(logits_BTV, targets_BT)`: `jaxloss.next_token_loss`, or your own.
-        logits_to_keep: how many positions, counted from the last, the loss looks at; None means all. For
-            `final_token_loss`, 1 gives the same loss and gradients without the head's work for the others.
+        loss: any scalar function of `(logits_BTV, targets_BT)`: `jaxloss.next_token_loss`, or your own. With
+            `from_hidden`, of `(hidden_BTD, head_VD, targets_BT, logit_scale=...)`:
+            `jaxloss.linear_next_token_loss` is the same loss, without the logits in memory.
+        from_hidden: what the loss takes: the model's hidden states and head instead of its logits.
+        logits_to_keep: how many positions, counted from the last, the loss looks at; None means all. For a
+            loss of the final token, 1 gives the same loss and gradients without the work that only the other
+            positions need: the head's, and most of the last block's.
 
     Returns:
         `train_step(state, inputs_BT, targets_BT, key) -> (state, loss, grad_norm)`. It moves the batch to the
@@ -38,13 +43,16 @@ def make_train_step(loss: Loss, *, logits_to_keep: int | None = None) -> TrainSt
         targets_BT: Int[Array, "B T"],
         key: jax.Array,
     ) -> Float[Array, ""]:
-        variables, rngs = {"params": params}, {"dropout": key}
-        if logits_to_keep is None:
-            logits_BTV = state.apply_fn(variables, inputs_BT, deterministic=False, rngs=rngs)
-            return loss(logits_BTV, targets_BT)
-        x_BTD = state.apply_fn(variables, inputs_BT, deterministic=False, rngs=rngs, method="hidden")
-        logits_BTV = state.apply_fn(variables, x_BTD[:, -logits_to_keep:], method="logits")
-        return loss(logits_BTV, targets_BT[:, -logits_to_keep:])
+        variables = {"params": params}
+        options = {} if logits_to_keep is None else {"logits_to_keep": logits_to_keep}
+        targets_BK = targets_BT if logits_to_keep is None else targets_BT[:, -logits_to_keep:]
+        apply = partial(
+            state.apply_fn, variables, inputs_BT, deterministic=False, rngs={"dropout": key}, **options
+        )
+        if not from_hidden:
+            return loss(apply(), targets_BK)
+        head_VD, logit_scale = state.apply_fn(variables, method="head")
+        return loss(apply(method="hidden"), head_VD, targets_BK, logit_scale=logit_scale)
 
     @jax.jit(donate_argnames="state")
     def update(

@@ -48,8 +48,8 @@ def one_compilation_for_both_runs():
     def train_step(loss, **options):
         return made.setdefault(loss, make_train_step(loss, **options))
 
-    def eval_step(losses):
-        return made.setdefault("eval", make_eval_step(losses))
+    def eval_step(losses, **options):
+        return made.setdefault("eval", make_eval_step(losses, **options))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(script, "make_train_step", train_step)

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+import jaxloss
 from jaxloss import losses, model5, training
 from parity_tests.compare import assert_within
 from parity_tests.training import tiny
+from torch_ref import fused as torch_fused
 from torch_ref import losses as torch_losses
 from torch_ref import training as torch_training
 
@@ -36,6 +38,22 @@ def test_losses_and_errors_are_torchs_whatever_the_last_batch_holds(eval_step, t
     theirs = torch_training.evaluate(tiny.torch_state(), torch_eval_step, *crops, batch_size=4)
     for name in NAMES:
         assert_within(np.array(ours[name]), np.array(theirs[name]), 64, "float64", what=name)
+
+
+def test_hidden_states_and_head_measure_what_logits_do(eval_step):
+    linear = {name: f"linear_{loss}" for name, loss in NAMES.items()}
+    fused = training.make_eval_step(
+        {n: getattr(jaxloss, loss) for n, loss in linear.items()}, from_hidden=True
+    )
+    torch_step = torch_training.make_eval_step(
+        {name: getattr(torch_fused, loss) for name, loss in linear.items()}, from_hidden=True
+    )
+    expected = training.evaluate(tiny.jax_state(), eval_step, *CROPS, batch_size=4)
+    ours = training.evaluate(tiny.jax_state(), fused, *CROPS, batch_size=4)
+    theirs = torch_training.evaluate(tiny.torch_state(), torch_step, *CROPS, batch_size=4)
+    for name in NAMES:
+        assert_within(np.array(ours[name]), np.array(expected[name]), 64, "float64", what=name)
+        assert_within(np.array(theirs[name]), np.array(expected[name]), 64, "float64", what=name)
 
 
 def test_loss_is_that_of_all_crops_at_once(eval_step):

@@ -25,7 +25,7 @@ def run_torch(state, step, *, steps=STEPS, **options):
     return list(torch_training.train(state, step, tiny.batch, tiny.generator(), steps=steps, **options))
 
 
-@pytest.mark.parametrize("objective", tiny.OBJECTIVES)
+@pytest.mark.parametrize("objective", ["all", "final"])
 def test_twenty_steps_have_torchs_losses(objective):
     ours = run_jax(tiny.jax_state(), tiny.jax_step(objective))
     theirs = run_torch(tiny.torch_state(), tiny.torch_step(objective))

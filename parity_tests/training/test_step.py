@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from jaxloss import losses, model5, training
+from jaxloss import linear_final_token_loss, model5, training
 from parity_tests.compare import assert_within
 from parity_tests.training import tiny
 from torch_ref import model5 as torch_model5
@@ -28,10 +28,13 @@ def test_step_gives_torchs_loss_gradient_norm_and_weights(objective):
             np.testing.assert_allclose(array, expected[name], atol=1e-9, err_msg=name)
 
 
-def test_one_logit_kept_gives_the_final_token_loss_of_all_logits():
-    whole = training.make_train_step(losses.final_token_loss)
+@pytest.mark.parametrize("objective", ["all", "final"])
+def test_hidden_states_and_head_train_as_all_logits_do(objective):
+    whole = tiny.jax_step(f"{objective}, logits")
     state, loss, norm = whole(tiny.jax_state(), *tiny.batch(0), tiny.key())
-    short_state, short_loss, short_norm = tiny.jax_step("final")(tiny.jax_state(), *tiny.batch(0), tiny.key())
+    short_state, short_loss, short_norm = tiny.jax_step(objective)(
+        tiny.jax_state(), *tiny.batch(0), tiny.key()
+    )
     assert_within(short_loss, loss, 16, "float64")
     assert_within(short_norm, norm, 64, "float64")
     np.testing.assert_allclose(
@@ -97,9 +100,9 @@ def test_step_compiles_once():
 
     def counted(*arguments, **options):
         traces.append(1)
-        return losses.final_token_loss(*arguments, **options)
+        return linear_final_token_loss(*arguments, **options)
 
-    step = training.make_train_step(counted, logits_to_keep=1)
+    step = training.make_train_step(counted, from_hidden=True, logits_to_keep=1)
     for i in range(3):
         state, _, _ = step(state, *tiny.batch(i), tiny.key())
     assert len(traces) == 1

@@ -1,14 +1,16 @@
 """A Model 5 small enough to train in a test, in both frameworks, from the same weights."""
 
-from functools import cache
+from functools import cache, partial
 
 import jax
 import numpy as np
 import torch
 
-from jaxloss import losses, model5, training
+import jaxloss
+from jaxloss import model5, training
 from jaxloss.data import sample_batch
 from jaxloss.model5 import Model5Config
+from torch_ref import fused as torch_fused
 from torch_ref import losses as torch_losses
 from torch_ref import model5 as torch_model5
 from torch_ref import training as torch_training
@@ -18,7 +20,12 @@ CONFIG = Model5Config(
 )
 BATCH_SIZE = 4
 TOKENS = np.random.default_rng(0).integers(0, CONFIG.vocab_size, 500).astype(np.uint16)
-OBJECTIVES = {"all": ("next_token_loss", None), "final": ("final_token_loss", 1)}
+OBJECTIVES = {  # name of the loss, what the step has to know
+    "all": ("linear_next_token_loss", {"from_hidden": True}),
+    "final": ("linear_final_token_loss", {"from_hidden": True, "logits_to_keep": 1}),
+    "all, logits": ("next_token_loss", {}),
+    "final, logits": ("final_token_loss", {}),
+}
 
 
 def batch(step: int, seed: int = 0):
@@ -43,8 +50,10 @@ def torch_model(dtype: str = "float64"):
 @cache
 def jax_step(objective: str):
     """The compiled step, made once for all tests."""
-    name, logits_to_keep = OBJECTIVES[objective]
-    return training.make_train_step(getattr(losses, name), logits_to_keep=logits_to_keep)
+    name, options = OBJECTIVES[objective]
+    # So few tokens would go through the reference otherwise.
+    chunked = {"implementation": "chunked", "chunk_size": 8} if options else {}
+    return training.make_train_step(partial(getattr(jaxloss, name), **chunked), **options)
 
 
 @cache
@@ -66,8 +75,9 @@ def jax_state(dtype: str = "float64"):
 
 def torch_step(objective: str):
     """The torch step."""
-    name, logits_to_keep = OBJECTIVES[objective]
-    return torch_training.make_train_step(getattr(torch_losses, name), logits_to_keep=logits_to_keep)
+    name, options = OBJECTIVES[objective]
+    module = torch_fused if options else torch_losses
+    return torch_training.make_train_step(getattr(module, name), **options)
 
 
 def torch_state(dtype: str = "float64"):

@@ -1,6 +1,6 @@
 """The test loss: held-out crops, dropout off, with its standard error.
 
-Shapes: N crops, B batch, T time, V vocabulary.
+Shapes: N crops, B batch, T time, D width, V vocabulary.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,11 +17,13 @@ from torch_ref.training.step import Loss
 EvalStep = Callable[..., dict[str, Tensor]]
 
 
-def make_eval_step(losses: Mapping[str, Loss]) -> EvalStep:
+def make_eval_step(losses: Mapping[str, Loss], *, from_hidden: bool = False) -> EvalStep:
     """Make the function that measures several losses of a model on one batch, in one forward pass.
 
     Args:
         losses: name -> scalar function of `(logits_BTV, targets_BT)`.
+        from_hidden: the losses are functions of `(hidden_BTD, head_VD, targets_BT, logit_scale=...,
+            reduction="none")` instead, as `linear_next_token_loss` is: the logits are never whole.
 
     Returns:
         `eval_step(state, inputs_BT, targets_BT) -> {name: loss of each crop}`.
@@ -31,17 +33,21 @@ def make_eval_step(losses: Mapping[str, Loss]) -> EvalStep:
     def eval_step(state: TrainState, inputs_BT: Tensor, targets_BT: Tensor) -> dict[str, Tensor]:
         was_training = state.model.training
         state.model.eval()
-        logits_BTV = state.model(inputs_BT)
+        if from_hidden:
+            x_BTD, head_VD = state.model.hidden(inputs_BT), state.model.head.weight
+            options = {"logit_scale": state.model.config.logit_factor, "reduction": "none"}
+            measured = {
+                name: loss(x_BTD, head_VD, targets_BT, **options).reshape(len(x_BTD), -1).mean(1)
+                for name, loss in losses.items()
+            }
+        else:
+            crops = list(zip(state.model(inputs_BT).split(1), targets_BT.split(1), strict=True))
+            measured = {
+                name: torch.stack([loss(logits_1TV, targets_1T) for logits_1TV, targets_1T in crops])
+                for name, loss in losses.items()
+            }
         state.model.train(was_training)
-        return {
-            name: torch.stack(
-                [
-                    loss(logits_1TV, targets_1T)
-                    for logits_1TV, targets_1T in zip(logits_BTV.split(1), targets_BT.split(1), strict=True)
-                ]
-            )
-            for name, loss in losses.items()
-        }
+        return measured
 
     return eval_step
 

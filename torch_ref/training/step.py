@@ -1,12 +1,12 @@
 """One update: forward, loss, gradient, AdamW.
 
-Shapes: B batch, T time, V vocabulary.
+Shapes: B batch, T time, K the last positions of it, D width, V vocabulary.
 """
 
 from collections.abc import Callable
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from torch_ref.training.placement import place_batch
 from torch_ref.training.state import TrainState
@@ -15,19 +15,31 @@ Loss = Callable[..., Tensor]
 TrainStep = Callable[..., tuple[TrainState, Tensor, Tensor]]
 
 
-def make_train_step(loss: Loss, *, logits_to_keep: int | None = None) -> TrainStep:
+def make_train_step(loss: Loss, *, from_hidden: bool = False, logits_to_keep: int | None = None) -> TrainStep:
     """Make the function that trains a state on one batch.
 
     Args:
         loss: any scalar function of `(logits_BTV, targets_BT)`: `next_token_loss`, or your own `nn.Module`.
-        logits_to_keep: how many positions, counted from the last, the loss looks at; None means all. For
-            `final_token_loss`, 1 gives the same loss and gradients without the head's work for the others.
+            With `from_hidden`, of `(hidden_BTD, head_VD, targets_BT, logit_scale=...)`:
+            `linear_next_token_loss` is the same loss.
+        from_hidden: what the loss takes: the model's hidden states and head instead of its logits.
+        logits_to_keep: how many positions, counted from the last, the loss looks at; None means all. For a
+            loss of the final token, 1 gives the same loss and gradients without the work that only the other
+            positions need: the head's, and most of the last block's.
 
     Returns:
         `train_step(state, inputs_BT, targets_BT, generator) -> (state, loss, grad_norm)`. It moves the batch
         to the parameters' device, changes the state in place, and draws its dropout from the generator's seed
         and `state.step`. A loss or a gradient that is not finite leaves the state as it was.
     """
+
+    def batch_loss(model: nn.Module, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
+        targets_BK = targets_BT if logits_to_keep is None else targets_BT[:, -logits_to_keep:]
+        options = {} if logits_to_keep is None else {"logits_to_keep": logits_to_keep}
+        if not from_hidden:
+            return loss(model(inputs_BT, **options), targets_BK)
+        head_VD, logit_scale = model.head.weight, model.config.logit_factor
+        return loss(model.hidden(inputs_BT, **options), head_VD, targets_BK, logit_scale=logit_scale)
 
     def train_step(
         state: TrainState, inputs_BT: Tensor, targets_BT: Tensor, generator: Generator
@@ -38,11 +50,7 @@ def make_train_step(loss: Loss, *, logits_to_keep: int | None = None) -> TrainSt
         # Dropout modules draw from the global generator; seeding it per step leaves no state to save.
         with torch.random.fork_rng():
             torch.manual_seed(hash((generator.initial_seed(), state.step)) % 2**63)
-            if logits_to_keep is None:
-                value = loss(state.model(inputs_BT), targets_BT)
-            else:
-                x_BTD = state.model.hidden(inputs_BT)[:, -logits_to_keep:]
-                value = loss(state.model.logits(x_BTD), targets_BT[:, -logits_to_keep:])
+            value = batch_loss(state.model, inputs_BT, targets_BT)
         value.backward()
         grads = [p.grad for p in state.model.parameters() if p.grad is not None]
         grad_norm = torch.nn.utils.get_total_norm(grads)
