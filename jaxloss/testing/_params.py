@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from jaxloss.testing._run import Arrays
+from jaxloss.testing.inputs import is_floating
 from jaxloss.testing.measure import to_numpy
 
 # Flax's names for what torch calls weight.
@@ -29,8 +30,13 @@ def make_converter(
         convert: the caller's own conversion.
 
     Raises:
+        TypeError: a parameter is not floating point.
         ValueError: names or shapes do not correspond; all that are left over are named.
     """
+    for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
+        if not is_floating(leaf):
+            name = jax.tree_util.keystr(path)
+            raise TypeError(f"params{name} must be floating point, to be differentiated; got {leaf.dtype}")
     converter = _by_convert(convert) if convert is not None else _by_name(module)
     _check(converter(params), module)
     return converter

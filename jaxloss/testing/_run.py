@@ -49,13 +49,33 @@ class OutputMismatchError(Exception):
     """The two sides return different things, so that there is nothing to compare."""
 
 
+def name_outputs(outputs: Any) -> dict[str, Any]:
+    """Outputs by name, the same for equal structures of either framework: "value ['loss']", "value [0]".
+
+    Lists, tuples and named tuples count as the same; a lone output is "value".
+    """
+    paths = jax.tree_util.tree_flatten_with_path(_plain(outputs))[0]
+    if len(paths) == 1:
+        return {"value": paths[0][1]}
+    return {f"value {jax.tree_util.keystr(path)}": leaf for path, leaf in paths}
+
+
+def _plain(tree: Any) -> Any:
+    """Named tuples as tuples; those of torch are not even known to JAX as containers."""
+    if isinstance(tree, tuple):
+        return tuple(map(_plain, tree))
+    if isinstance(tree, list):
+        return list(map(_plain, tree))
+    return {key: _plain(value) for key, value in tree.items()} if isinstance(tree, dict) else tree
+
+
 def differentiable(inputs: tuple[Any, ...], wrt: Any, has_params: bool) -> list[str]:
     """Names of the input arrays to differentiate.
 
     Raises:
         TypeError: `wrt` names an input that has no floating-point array in it, or is no sequence of
             positions.
-        ValueError: a position is out of range, or there is nothing to differentiate.
+        ValueError: a position is out of range or given twice, or there is nothing to differentiate.
     """
     arrays = Leaves.of(inputs).arrays()
     floating = [name for name, array in arrays.items() if is_floating(array)]
@@ -65,16 +85,9 @@ def differentiable(inputs: tuple[Any, ...], wrt: Any, has_params: bool) -> list[
                 "no input is floating point, so there is no gradient to compare; wrt=() compares values"
             )
         return floating
-    wrt = (wrt,) if isinstance(wrt, int) else wrt
     chosen: list[str] = []
-    for position in wrt:
-        if isinstance(position, bool) or not isinstance(position, (int, np.integer)):
-            raise TypeError(f"wrt must hold positions of inputs, such as (0, 1); got {position!r}")
-        if not 0 <= position < len(inputs):
-            raise ValueError(
-                f"wrt names input {position}, but there are {len(inputs)} inputs, counted from 0"
-            )
-        own = [name for name in arrays if name.split("[")[0] == label(int(position))]
+    for position in _positions(wrt, len(inputs)):
+        own = [name for name in arrays if name.split("[")[0] == label(position)]
         if not any(name in floating for name in own):
             what = dtype_name(arrays[own[0]]) if own else repr(inputs[position])
             raise TypeError(f"wrt names input {position}, which is not differentiable: it is {what}")
@@ -82,6 +95,18 @@ def differentiable(inputs: tuple[Any, ...], wrt: Any, has_params: bool) -> list[
     return chosen
 
 
-def describe(arrays: Arrays) -> str:
+def _positions(wrt: Any, num_inputs: int) -> list[int]:
+    entries = [wrt] if isinstance(wrt, (int, float, str)) or not hasattr(wrt, "__iter__") else list(wrt)
+    for position in entries:
+        if isinstance(position, bool) or not isinstance(position, (int, np.integer)):
+            raise TypeError(f"wrt must hold positions of inputs, such as (0, 1); got {position!r}")
+        if not 0 <= position < num_inputs:
+            raise ValueError(f"wrt names input {position}, but there are {num_inputs} inputs, counted from 0")
+        if entries.count(position) > 1:
+            raise ValueError(f"wrt names input {position} twice")
+    return [int(position) for position in entries]
+
+
+def describe(arrays: dict[str, Any]) -> str:
     """Dtype and shape of each array, for messages."""
-    return ", ".join(f"{name}: {dtype_name(a)}{list(a.shape)}" for name, a in arrays.items()) or "none"
+    return ", ".join(f"{name}: {dtype_name(a)}{list(a.shape)}" for name, a in arrays.items()) or "nothing"

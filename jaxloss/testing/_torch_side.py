@@ -7,16 +7,18 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import jax
 import numpy as np
 
-from jaxloss.testing._run import PARAMS, Arrays, Leaves, Result
-from jaxloss.testing.measure import is_tensor, to_numpy
+from jaxloss.testing._run import PARAMS, Arrays, Leaves, Result, name_outputs
+from jaxloss.testing.measure import dtype_name, is_tensor, to_numpy
 
 
 @contextlib.contextmanager
-def torch_settings(dtype: str, seed: int = 0) -> Iterator[None]:
-    """The dtype of literals, full matmul precision and a fixed seed; afterwards the caller's own again."""
+def torch_settings(dtype: str, device: str, seed: int = 0) -> Iterator[None]:
+    """The dtype of literals, full matmul precision and a fixed seed; afterwards the caller's own again.
+
+    Autocast and inference mode are off inside: one would change the dtype, the other forbids gradients.
+    """
     import torch
 
     default, precision = torch.get_default_dtype(), torch.get_float32_matmul_precision()
@@ -26,12 +28,28 @@ def torch_settings(dtype: str, seed: int = 0) -> Iterator[None]:
         # computation.
         torch.set_default_dtype(torch.float64 if dtype == "float64" else torch.float32)
         torch.set_float32_matmul_precision("highest")
-        with torch.random.fork_rng(devices):
+        kind = torch.device(device).type
+        with (
+            torch.random.fork_rng(devices),
+            torch.inference_mode(False),
+            torch.autocast(kind, enabled=False),
+            _convolutions_in_full_precision(),
+        ):
             torch.manual_seed(seed)
             yield
     finally:
         torch.set_default_dtype(default)
         torch.set_float32_matmul_precision(precision)
+
+
+def _convolutions_in_full_precision() -> Any:
+    """The context; on CUDA they multiply in TF32 unless told otherwise, whatever the matmul precision."""
+    from torch.backends import cudnn
+
+    kept = {
+        name: getattr(cudnn, name) for name in ("enabled", "benchmark", "benchmark_limit", "deterministic")
+    }
+    return cudnn.flags(**kept, allow_tf32=False)
 
 
 def run_torch(
@@ -63,8 +81,9 @@ def run_torch(
     import torch
 
     device = device or _device_of(function)
+    check_device(device)
     taken = Leaves.of(inputs)
-    with torch_settings(dtype, seed), torch.set_grad_enabled(cotangents is not None):
+    with torch_settings(dtype, device, seed), torch.set_grad_enabled(cotangents is not None):
         arrays = {name: to_torch(array, device) for name, array in taken.arrays().items()}
         moving = {name: arrays[name].requires_grad_() for name in wrt or []} if cotangents is not None else {}
         given = {
@@ -73,7 +92,14 @@ def run_torch(
         if cotangents is not None:
             moving |= {f"{PARAMS} {name}": value.requires_grad_() for name, value in given.items()}
         with around or contextlib.nullcontext():
-            outputs = _call(function, given, taken.rebuild(arrays), dtype, device)
+            try:
+                outputs = _call(function, given, taken.rebuild(arrays), dtype, device)
+            except Exception as error:
+                got = ", ".join(
+                    f"{str(x.dtype).removeprefix('torch.')}{list(x.shape)}" for x in arrays.values()
+                )
+                error.add_note(f"raised by the torch function, given {got} on {device}; device= moves them")
+                raise
         named = _named(outputs)
         values = {name: to_numpy(output) for name, output in named.items()}
         if cotangents is None or not moving:
@@ -106,8 +132,22 @@ def is_module(function: Any) -> bool:
     return isinstance(function, torch.nn.Module)
 
 
-def check_reproducible(function: Any, inputs: tuple[Any, ...], device: str | None) -> None:
+def check_device(device: str) -> None:
+    """Raise ValueError where torch has no such device."""
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    # What torch raises depends on the device: RuntimeError, AssertionError and others.
+    except Exception as error:
+        raise ValueError(f"device must be one that torch has here; got {device!r}: {error}") from error
+
+
+def check_reproducible(function: Any, inputs: tuple[Any, ...], device: str | None) -> Result:
     """Raise where torch would draw random numbers: two runs could not be compared.
+
+    Returns:
+        The outputs in float64.
 
     Raises:
         ValueError: a dropout module is in training mode, or two seeds give two results.
@@ -123,8 +163,8 @@ def check_reproducible(function: Any, inputs: tuple[Any, ...], device: str | Non
         if dropping:
             raise ValueError(
                 f"the torch module is in training mode and drops at random in {', '.join(dropping)}: call "
-                ".eval() on "
-                "it, set p=0, or give it masks (jaxloss.testing.inject_masks) through jaxloss's own Dropout"
+                ".eval() on it, set p=0, or give it masks (jaxloss.testing.inject_masks) through jaxloss's "
+                "own Dropout"
             )
     first, second = (
         run_torch(function, inputs, [], dtype="float64", device=device, seed=seed) for seed in (0, 1)
@@ -135,6 +175,7 @@ def check_reproducible(function: Any, inputs: tuple[Any, ...], device: str | Non
                 "the torch function gives two results for the same inputs, so it draws random numbers "
                 "(dropout in training mode?): nothing can be compared with it"
             )
+    return first
 
 
 def _device_of(function: Any) -> str:
@@ -156,15 +197,15 @@ def _call(function: Any, params: dict[str, Any], inputs: tuple[Any, ...], dtype:
 
 
 def _named(outputs: Any) -> dict[str, Any]:
-    paths = jax.tree_util.tree_flatten_with_path(outputs)[0]
-    if not paths:
+    named = name_outputs(outputs)
+    if not named:
         raise ValueError("the torch function returns nothing")
-    for _, leaf in paths:
+    for leaf in named.values():
         if not is_tensor(leaf):
             raise TypeError(f"the torch function must return tensors; got {type(leaf).__name__}")
-    if len(paths) == 1:
-        return {"value": paths[0][1]}
-    return {f"value {jax.tree_util.keystr(path)}": leaf for path, leaf in paths}
+        if leaf.is_complex():
+            raise TypeError(f"the torch function must return real numbers; got {dtype_name(leaf)}")
+    return named
 
 
 def _gradients(named: dict[str, Any], moving: dict[str, Any], cotangents: Arrays) -> Arrays:

@@ -61,7 +61,7 @@ def difference(
     Args:
         actual: an array of either framework.
         expected: the same, with the same shape.
-        dtype: whose epsilon is the unit; by default that of `actual`.
+        dtype: whose epsilon is the unit; by default that of `actual`, or float64 for whole numbers.
         scale: replaces `max|expected|`, for arrays that are analytically zero.
 
     Returns:
@@ -70,7 +70,7 @@ def difference(
     >>> difference(np.float32([1.0, 2.0]), np.float32([1.0000001, 2.0])).eps_of_max
     0.5
     """
-    eps = EPS[dtype or dtype_name(actual)]
+    eps = EPS[_unit(actual) if dtype is None else dtype]
     a, b = (to_numpy(x).astype(np.float64) for x in (actual, expected))
     if a.shape != b.shape:
         return Difference(np.inf, np.inf, (), np.nan, np.nan)
@@ -91,6 +91,11 @@ def difference(
 def error_in_eps(actual: Any, expected: Any, dtype: str | None = None, scale: float | None = None) -> float:
     """`max|actual - expected| / (eps * max|expected|)`; see `difference`."""
     return difference(actual, expected, dtype, scale=scale).eps_of_max
+
+
+def _unit(array: Any) -> str:
+    name = dtype_name(array)
+    return "float64" if name.startswith(("int", "uint", "bool")) else name
 
 
 def _in_ulp(gap: float, at: float, eps: float) -> float:

@@ -16,14 +16,15 @@ class Comparison:
         what: "value" or "gradient of input 0", with a path where outputs or inputs are nested.
         dtype: in which both sides computed.
         error: JAX against torch.
-        allowed: for `error`.
+        allowed: for `error`, or, in narrower dtypes, for `jax_error` if that is smaller.
         passed: whether they agree.
         difference: where they are furthest apart.
         jax_error: JAX against torch's float64 result; None in float64, where there is no better truth.
         torch_error: torch against its own float64 result.
-        condition: how far torch's result moves, in the same unit, when the inputs move by one eps; None
-            unless it was needed to decide. It multiplies what is allowed.
         is_zero: both are rounding noise around zero; the errors are then relative to the largest gradient.
+        condition: how far torch's float64 result moves, in the same unit, when the inputs move by one eps;
+            None unless it was needed to decide.
+        note: why more than usual was allowed; None where it was not.
         mismatch: why there was nothing to compare.
     """
 
@@ -37,6 +38,7 @@ class Comparison:
     torch_error: float | None = None
     is_zero: bool = False
     condition: float | None = None
+    note: str | None = None
     mismatch: str | None = None
 
 
@@ -116,8 +118,9 @@ def table_of(reports: Sequence[ParityReport]) -> Table:
             ]
             errors = [value.error if value else None, gradient.error if gradient else None, *own]
             agree = "yes" if all(c.passed for c in of_dtype) else "NO"
-            if agree == "yes" and any(c.condition is not None for c in of_dtype):
-                agree = "yes, ill-conditioned"
+            notes = dict.fromkeys(c.note for c in of_dtype if c.note)
+            if agree == "yes" and notes:
+                agree = f"yes, {' and '.join(notes)}"
             rows.append((report.name, dtype, *map(_number, errors), agree))
     return Table(header, tuple(rows))
 
@@ -125,7 +128,11 @@ def table_of(reports: Sequence[ParityReport]) -> Table:
 def _mark(comparison: Comparison) -> str:
     if not comparison.passed:
         return "<-"
-    return "" if comparison.condition is None else f"ill-conditioned: {_number(comparison.condition)}"
+    if comparison.is_zero:
+        return "zero but for rounding"
+    if comparison.note is None and comparison.error > comparison.allowed:
+        return "nearer the truth than torch"
+    return comparison.note or ""
 
 
 def _number(value: float | None) -> str:

@@ -10,7 +10,7 @@ import jax
 import torch
 
 from jaxloss.testing import ParityReport, Table, table_of
-from jaxloss.testing._judge import TIMES_TORCH_ERROR
+from jaxloss.testing._second_look import TIMES_TORCH_ERROR
 from jaxloss.testing.parity import GRADIENT_EPS_OF_MAX, VALUE_EPS_OF_MAX
 
 _TITLES = {"losses": "Losses", "layers": "Layers of Model 5", "model": "Model 5"}
@@ -63,7 +63,7 @@ def _groups(sections: Mapping[str, Sequence[ParityReport]]) -> dict[str, list[Pa
     groups: dict[str, list[ParityReport]] = {}
     for name, reports in sections.items():
         for report in reports:
-            hard = any(comparison.condition is not None for comparison in report.comparisons)
+            hard = any(comparison.note is not None for comparison in report.comparisons)
             group = report.name if hard or name == "model" else _TITLES[name]
             groups.setdefault(group, []).append(report)
     return groups
