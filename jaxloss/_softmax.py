@@ -50,11 +50,12 @@ def _label_statistics(logits: jax.Array, labels: jax.Array, kept: jax.Array, axi
     own = jnp.take_along_axis(logits, jnp.where(in_range, labels_1, 0), axis, mode="promise_in_bounds")
     own = jnp.where(kept_1, jnp.where(in_range & (own < jnp.inf), own, jnp.nan), 0.0)
 
-    others = _others(logits, labels, kept, axis)
-    peak = jnp.max(others, axis, keepdims=True, initial=-jnp.inf)
-    # With no finite logit but the label's own, any finite reference will do.
+    others = _is_other(logits.shape, labels, kept, axis)
+    peak = jnp.max(jnp.where(others, logits, -jnp.inf), axis, keepdims=True, initial=-jnp.inf)
+    # With no finite logit but the label's own, that is a reference from which nothing overflows.
     peak = jnp.where(peak == -jnp.inf, jnp.where(jnp.isfinite(own), own, 0.0), peak)
-    rest = jnp.sum(jnp.exp(others - peak), axis, keepdims=True)
+    # Not of the logits masked as above: XLA on CPU writes to memory what two reductions share.
+    rest = jnp.sum(jnp.where(others, jnp.exp(logits - peak), 0.0), axis, keepdims=True)
 
     gap, error = _difference(peak, own)
     u = _exp_times(jnp.minimum(gap, 0.0), error, rest)
@@ -66,21 +67,16 @@ def _label_statistics(logits: jax.Array, labels: jax.Array, kept: jax.Array, axi
     return loss, peak, scale, others_mass
 
 
-def _others(logits: jax.Array, labels: jax.Array, kept: jax.Array, axis: int) -> jax.Array:
-    """The logits of every class but the label, which is -inf; in rows that are not kept, zeros.
-
-    On CPU, XLA writes this array to memory once and shares it; under `value_and_grad` it lies in the
-    gradient's buffer.
-    """
-    logits = jnp.where(jnp.expand_dims(kept, axis), logits, 0.0)
-    return jnp.where(is_label(logits.shape, labels, axis), -jnp.inf, logits)
+def _is_other(shape: tuple[int, ...], labels: jax.Array, kept: jax.Array, axis: int) -> jax.Array:
+    """Every class but the label, in rows that are kept."""
+    return ~is_label(shape, labels, axis) & jnp.expand_dims(kept, axis)
 
 
 @partial(jax.jit, static_argnums=3)
 def label_cross_entropy(logits: jax.Array, labels: jax.Array, kept: jax.Array, axis: int) -> jax.Array:
     """`-log softmax(logits)[label]` along `axis`; labels and `kept` have the logits' shape without `axis`.
 
-    Rows that are not kept give a finite loss, to be selected away, and a finite gradient, whatever they hold.
+    Rows that are not kept give a loss of 0 and a gradient of 0, whatever they hold.
     """
     return _label_cross_entropy(logits, labels, kept, axis)
 
@@ -101,7 +97,7 @@ def _label_cross_entropy_jvp(axis, primals, tangents):
 @partial(jax.custom_jvp, nondiff_argnums=(6,))
 def _label_gradient(logits, labels, kept, peak, scale, others_mass, axis):
     """`softmax(logits) - one_hot(labels)`, from statistics that already depend on the logits."""
-    others = jnp.exp(_others(logits, labels, kept, axis) - peak) * scale
+    others = jnp.where(_is_other(logits.shape, labels, kept, axis), jnp.exp(logits - peak), 0.0) * scale
     return jnp.where(is_label(logits.shape, labels, axis), -others_mass, others)
 
 
