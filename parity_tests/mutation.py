@@ -1,42 +1,42 @@
 """Make each deliberate mistake of `mutants.py` in turn and see whether the tests notice.
 
-    python -m parity_tests.mutation             all of them
-    python -m parity_tests.mutation divergence  those in files whose name contains the word
+    python -m parity_tests.mutation                   all of them
+    python -m parity_tests.mutation divergence focal  those in files whose name contains one of the words
 
-Runs in one process, so that the programs that JAX has compiled serve every mutant; nothing on disk is
-changed. Exits with 1 if any mistake survives.
+Runs in one process and changes nothing on disk. Programs that JAX has compiled are kept in a temporary
+folder, so that a mutant compiles only what it changes. Exits with 1 if any mistake survives.
 """
 
 import contextlib
-import importlib
+import importlib.machinery
 import io
-import pkgutil
 import sys
+import tempfile
 import time
 from pathlib import Path
 
+import jax
 import pytest
 
-import jaxloss
 from parity_tests.mutants import MUTANTS
 
-ROOT = Path(jaxloss.__file__).parent
-TESTS = Path(__file__).parent / "losses"
+TESTS = Path(__file__).parent
+SOURCE = TESTS.parent / "jaxloss"
 
 
-def reload_losses() -> None:
-    """Every module of the losses again, so that each sees the others as they are now."""
-    package = importlib.import_module("jaxloss.losses")
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.reload(importlib.import_module(f"jaxloss.losses.{module.name}"))
-    importlib.reload(package)
+def forget() -> None:
+    """Drop the library, and all tests that have imported it, so that both are read again."""
+    stale = ("jaxloss", "parity_tests.losses", "parity_tests.fused")
+    for name in list(sys.modules):
+        if name in stale or name.startswith(tuple(f"{s}." for s in stale)):
+            del sys.modules[name]
+    # Each version has its own jitted functions; hundreds of them would fill the memory.
+    jax.clear_caches()
 
 
 def passes(tests: str) -> bool:
-    """Do the tests pass as the modules are now?"""
-    # Pytest would take the test modules of the run before, and with them the losses that those imported.
-    for name in [name for name in sys.modules if name.startswith("parity_tests.losses.")]:
-        del sys.modules[name]
+    """Do the tests pass, with the library as it would be imported now?"""
+    forget()
     options = ["-x", "-q", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
@@ -48,11 +48,10 @@ def passes(tests: str) -> bool:
 
 def survives(file: str, right: str, wrong: str, tests: str) -> bool:
     """Do the tests pass with `wrong` in place of `right`?"""
+    source = (SOURCE / file).read_text()
+    code = compile(source.replace(right, wrong, 1), str(SOURCE / file), "exec")
     name = "jaxloss." + file.removesuffix(".py").replace("/", ".")
-    module = importlib.import_module(name)
-    source = (ROOT / file).read_text()
-    code = compile(source.replace(right, wrong, 1), str(ROOT / file), "exec")
-    loader = type(module.__loader__)
+    loader = importlib.machinery.SourceFileLoader
     get_code = loader.get_code
 
     def mutated(self, fullname):
@@ -60,30 +59,30 @@ def survives(file: str, right: str, wrong: str, tests: str) -> bool:
 
     loader.get_code = mutated
     try:
-        importlib.reload(module)
-        reload_losses()
         return passes(tests)
     finally:
         loader.get_code = get_code
-        importlib.reload(module)
-        reload_losses()
 
 
 def main() -> int:
-    chosen = [mutant for mutant in MUTANTS if len(sys.argv) < 2 or sys.argv[1] in mutant[0]]
-    for tests in sorted({mutant[3] for mutant in chosen}):
-        if not passes(tests):
-            print(f"{tests} fails as it is: mend that first", file=sys.stderr)
-            return 1
-    survivors = []
-    for number, mutant in enumerate(chosen, 1):
-        start = time.perf_counter()
-        alive = survives(*mutant)
-        verdict = "SURVIVED" if alive else "killed"
-        seconds = time.perf_counter() - start
-        print(f"{number:3}/{len(chosen)} {verdict:8} {seconds:5.1f} s  {mutant[0]}: {mutant[2]}", flush=True)
-        survivors += [mutant] if alive else []
-    print(f"{len(chosen) - len(survivors)} of {len(chosen)} mistakes noticed")
+    words = sys.argv[1:] or [""]
+    chosen = [mutant for mutant in MUTANTS if any(word in mutant[0] for word in words)]
+    with tempfile.TemporaryDirectory() as folder:
+        jax.config.update("jax_compilation_cache_dir", folder)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+        for tests in sorted({mutant[3] for mutant in chosen}):
+            if not passes(tests):
+                print(f"{tests} fails as it is: mend that first", file=sys.stderr)
+                return 1
+        survivors = 0
+        for number, mutant in enumerate(chosen, 1):
+            start = time.perf_counter()
+            alive = survives(*mutant)
+            survivors += alive
+            verdict = f"{'SURVIVED' if alive else 'killed':8} {time.perf_counter() - start:5.1f} s"
+            print(f"{number:3}/{len(chosen)} {verdict}  {mutant[0]}: {mutant[2]}", flush=True)
+    print(f"{len(chosen) - survivors} of {len(chosen)} mistakes noticed")
     return 1 if survivors else 0
 
 

@@ -111,8 +111,8 @@ def _log_likelihood(x_TNC, y_NS, frames_N, labels_N, blank: int) -> jax.Array:
     num_sequences, num_labels = y_NS.shape
     states_NL = jnp.full((num_sequences, 2 * num_labels + 1), blank, y_NS.dtype).at[:, 1::2].set(y_NS)
     shifted = jnp.pad(states_NL, ((0, 0), (2, 0)), constant_values=blank)[:, :-2]
-    # From the label before, past the blank between: not into a blank, nor into the same label again.
-    may_skip = (states_NL != blank) & (states_NL != shifted)
+    # From the label before, past the blank between: not into the same label again, nor from blank to blank.
+    may_skip = states_NL != shifted
 
     def step(alpha, frame):
         time, x_NC = frame

@@ -249,6 +249,13 @@ def test_ignored_rows_may_hold_nan():
 
 
 @pytest.mark.parametrize("loss", [cross_entropy, nll_loss])
+def test_nan_of_an_ignored_row_does_not_reach_the_weights_gradient(loss):
+    logits = jnp.asarray(np.where((LABELS == -100)[:, None], np.nan, LOGITS["grid"]))
+    gradients = jax.grad(loss, 2)(logits, LABELS, jnp.asarray(WEIGHT))
+    assert_same(gradients, jax.grad(loss, 2)(jnp.asarray(LOGITS["grid"]), LABELS, jnp.asarray(WEIGHT)))
+
+
+@pytest.mark.parametrize("loss", [cross_entropy, nll_loss])
 def test_nothing_to_average_is_nan_with_a_zero_gradient_and_sums_to_zero(loss):
     ignored = jnp.full(N, -100)
     value, gradient = jax.value_and_grad(loss)(jnp.asarray(LOGITS["grid"]), ignored)
@@ -273,6 +280,17 @@ def test_infinities_and_nan_are_torchs(row):
 
 
 _jitted = jax.jit(cross_entropy)
+
+
+@pytest.mark.parametrize("logit", [-1e4, 0.0, 1e4])
+def test_the_only_possible_class_costs_nothing(logit):
+    for logits in (
+        jnp.array([[logit, -jnp.inf, -jnp.inf]], jnp.float32),
+        jnp.full((1, 1), logit, jnp.float32),
+    ):
+        value, gradient = jax.value_and_grad(cross_entropy)(logits, jnp.array([0]))
+        assert value == 0
+        assert_same(gradient, np.zeros(logits.shape))
 
 
 def test_impossible_class_with_no_probability_contributes_nothing():

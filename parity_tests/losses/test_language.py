@@ -20,6 +20,7 @@ LOGITS = rng.standard_normal((B, T, V))
 TARGET = rng.integers(0, V, (B, T))
 TARGET[0, 1] = TARGET[2, -1] = -100
 MASK = rng.random((B, T)) > 0.3
+MASK[:, 0] = ~MASK[:, -1]
 
 
 @pytest.mark.parametrize("name", LOSSES)

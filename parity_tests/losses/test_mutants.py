@@ -21,4 +21,4 @@ def test_each_mistake_changes_one_place_of_the_source(mutant):
     file, right, wrong, tests = mutant
     assert (ROOT / file).read_text().count(right) == 1
     assert right != wrong
-    assert (Path(__file__).parent / tests).exists()
+    assert (Path(__file__).parents[1] / tests).exists()

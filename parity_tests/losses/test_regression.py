@@ -1,4 +1,4 @@
-"""l1_loss and mse_loss against torch, and where torch does not reach."""
+"""l1_loss, mse_loss, smooth_l1_loss and huber_loss against torch, and where torch does not reach."""
 
 import itertools
 
@@ -38,6 +38,35 @@ def test_matches_torch(name, scale, dtype):
         arrays = {"input": input, "target": target, "weight": weight}
         ours, theirs = getattr(losses, name), getattr(torch_ref.losses, name)
         assert_parity(ours, theirs, arrays, {"reduction": reduction}, wrt=wrt, dtype=dtype)
+
+
+# Where the square ends: at the kinks of the grid, between them, and nowhere.
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        *(("smooth_l1_loss", {"beta": beta}) for beta in (0.0, 0.5, 1.0, 2.5)),
+        *(("huber_loss", {"delta": delta}) for delta in (0.5, 1.0, 2.5)),
+    ],
+)
+def test_rounded_off_losses_match_torch(name, options):
+    ours, theirs = getattr(losses, name), getattr(torch_ref.losses, name)
+    input, target = (np.concatenate(arrays) for arrays in zip(*INPUTS.values(), strict=True))
+    weighted = {"weight": np.tile(WEIGHT, (len(INPUTS), 1))} if name == "huber_loss" else {}
+    for more, reduction in itertools.product([{}, weighted], ["mean", "none"]):
+        arrays = {"input": input, "target": target} | more
+        assert_parity(ours, theirs, arrays, options | {"reduction": reduction}, wrt=list(arrays))
+
+
+@pytest.mark.parametrize("name", ["smooth_l1_loss", "huber_loss"])
+def test_rounded_off_losses_pull_no_harder_from_infinity(name):
+    arrays = {"input": np.array([np.inf, -np.inf, np.nan, 3.0]), "target": np.zeros(4)}
+    options = {"reduction": "none"}
+    value, (gradient,) = run_jax(getattr(losses, name), arrays, options, ["input"])
+    expected, (expected_gradient,) = run_torch(getattr(torch_ref.losses, name), arrays, options, ["input"])
+    assert_same(value, expected)
+    assert_same(gradient[:2], expected_gradient[:2])
+    assert_same(gradient[3], expected_gradient[3])
+    assert jnp.isnan(gradient[2])
 
 
 @pytest.mark.parametrize("name", LOSSES)
