@@ -62,7 +62,7 @@ def head_arguments(
     if token_weight is not None:
         token_weight = _checks.as_floats("token_weight", token_weight)
         _checks.check_shape("token_weight", token_weight, shape, "one number for each token")
-    logit_scale = _logit_scale(logit_scale)
+    logit_scale = check_logit_scale("logit_scale", logit_scale)
     probabilities = target if target is not None and jnp.issubdtype(target.dtype, jnp.floating) else None
     scale = logit_scale if isinstance(logit_scale, jax.Array) else None
     dtype = compute_dtype(input, linear_weight, bias, class_weight, token_weight, scale, probabilities)
@@ -125,16 +125,20 @@ def _target(target, shape: tuple[int, ...], num_classes: int, ignore_index):
     return jnp.where(kept, labels, 0), kept
 
 
-def _logit_scale(logit_scale) -> float | jax.Array | None:
-    """A scalar: a Python number, which has no dtype of its own, or an array, which may be traced and
-    learnt."""
+def check_logit_scale(name: str, logit_scale) -> float | jax.Array | None:
+    """A scalar: a Python number, which has no dtype of its own, or an array, which may be learnt."""
     if logit_scale is None:
         return None
     if not hasattr(logit_scale, "dtype"):
-        return _checks.check_number("logit_scale", logit_scale)
-    scale = _checks.as_floats("logit_scale", logit_scale)
-    _checks.check_shape("logit_scale", scale, (), "a scalar")
+        return _checks.check_number(name, logit_scale)
+    scale = _checks.as_floats(name, logit_scale)
+    _checks.check_shape(name, scale, (), "a scalar")
     return scale
+
+
+def check_softcap(name: str, softcap) -> float | None:
+    """A positive number, or None."""
+    return None if softcap is None else _checks.check_number(name, softcap, low=0.0, open_low=True)
 
 
 def mean_denominator(arguments: HeadArguments, axis_name: str | None = None) -> jax.Array:

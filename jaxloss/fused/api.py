@@ -11,7 +11,7 @@ from jaxloss.fused._chunk_size import make_chunks
 from jaxloss.fused._chunked import varying_axes
 from jaxloss.fused._chunked_head import chunked_loss
 from jaxloss.fused._explicit_mesh import find_layout, loss_over_layout
-from jaxloss.fused._head_arguments import IMPLEMENTATIONS, HeadArguments, head_arguments
+from jaxloss.fused._head_arguments import IMPLEMENTATIONS, HeadArguments, check_softcap, head_arguments
 from jaxloss.fused._head_loss import HeadCrossEntropy, LogitMap
 from jaxloss.fused.reference import TokenStatistics as TokenStatistics
 from jaxloss.fused.reference import linear_cross_entropy_reference
@@ -105,8 +105,7 @@ def linear_cross_entropy(
     _checks.check_choice("implementation", implementation, IMPLEMENTATIONS)
     label_smoothing = _checks.check_number("label_smoothing", label_smoothing, low=0.0, high=1.0)
     z_loss = _checks.check_number("z_loss", z_loss, low=0.0)
-    if logit_softcap is not None:
-        logit_softcap = _checks.check_number("logit_softcap", logit_softcap, low=0.0, open_low=True)
+    logit_softcap = check_softcap("logit_softcap", logit_softcap)
     arrays: dict[str, Any] = {
         "input": input,
         "linear_weight": linear_weight,

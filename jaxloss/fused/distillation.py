@@ -1,6 +1,8 @@
 """Distillation between two linear heads, without the logits of either in memory."""
 
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +14,16 @@ from jaxloss._reduction import REDUCTIONS, select
 from jaxloss.fused._chunk_size import make_chunks
 from jaxloss.fused._chunked import product
 from jaxloss.fused._chunked_head import chunked_loss
-from jaxloss.fused._head_arguments import IMPLEMENTATIONS, check_head, head_arguments
+from jaxloss.fused._explicit_mesh import find_layout, loss_over_layout
+from jaxloss.fused._head_arguments import (
+    IMPLEMENTATIONS,
+    HeadArguments,
+    check_head,
+    check_logit_scale,
+    check_softcap,
+    head_arguments,
+)
+from jaxloss.fused._head_loss import LogitMap
 
 __all__ = ["linear_distillation_loss", "linear_kl_div"]
 
@@ -35,6 +46,10 @@ def linear_distillation_loss(
     reduction: str = "mean",
     where: Bool[Array, "*N"] | None = None,
     token_weight: Float[Array, "*N"] | None = None,
+    logit_softcap: float | None = None,
+    teacher_logit_softcap: float | None = None,
+    logit_scale: float | Float[Array, ""] | None = None,
+    teacher_logit_scale: float | Float[Array, ""] | None = None,
     implementation: str = "auto",
     chunk_size: int | None = None,
 ) -> Float[Array, "..."]:
@@ -63,6 +78,9 @@ def linear_distillation_loss(
         reduction: "mean" (divides by the sum of the tokens' weights), "sum" or "none".
         where: tokens that take part; the others count as deleted.
         token_weight: a factor for each token.
+        logit_softcap, teacher_logit_softcap: bounds of the absolute values of the student's and the
+            teacher's logits, as in `linear_cross_entropy`.
+        logit_scale, teacher_logit_scale: factors of the student's logits and of the teacher's.
         implementation: "chunked", "reference" (one chunk), or "auto".
         chunk_size: the most tokens whose logits are in memory at once.
 
@@ -93,32 +111,71 @@ def linear_distillation_loss(
     hard_weight = _checks.check_number("hard_weight", hard_weight, low=0.0, high=1.0)
     if target is None and hard_weight > 0.0:
         raise ValueError(f"target must hold labels when hard_weight is above 0; got None with {hard_weight}.")
+    softcap = check_softcap("logit_softcap", logit_softcap)
+    teacher_softcap = check_softcap("teacher_logit_softcap", teacher_logit_softcap)
+    arrays: dict[str, Any] = {
+        "input": input,
+        "linear_weight": linear_weight,
+        "linear_bias": linear_bias,
+        "logit_scale": logit_scale,
+        "teacher_input": teacher_input,
+        "teacher_linear_weight": teacher_linear_weight,
+        "teacher_linear_bias": teacher_linear_bias,
+        "teacher_logit_scale": teacher_logit_scale,
+        "target": target,
+        "where": where,
+        "token_weight": token_weight,
+    }
+    check = partial(_check_both, ignore_index=ignore_index)
+    per_token = _Distillation(
+        temperature, hard_weight, divergence, LogitMap(softcap), LogitMap(teacher_softcap)
+    )
+
+    def evaluate(reduction: str, axis_name: str | None, **arrays):
+        student, teacher = check(**arrays)
+        size = student.kept.size or 1 if implementation == "reference" else chunk_size
+        chunks = make_chunks(student.shape, student.weight.shape[0], size, axis_name)
+        rows = {"teacher_input": teacher.pop("teacher_input")}
+        return chunked_loss(per_token, chunks, student, reduction, teacher, rows)[0]
+
+    layout = find_layout(arrays, splits_classes=False)
+    if layout is None:
+        return evaluate(reduction, None, **arrays)
+    return loss_over_layout(evaluate, lambda **a: check(**a)[0], layout, arrays, reduction=reduction)
+
+
+def _check_both(
+    *,
+    teacher_input,
+    teacher_linear_weight,
+    teacher_linear_bias,
+    teacher_logit_scale,
+    target,
+    ignore_index: int,
+    **of_student,
+) -> tuple[HeadArguments, dict[str, jax.Array]]:
+    """The student's arguments, and the teacher's arrays, flattened and without gradients."""
     target = None if target is None else _checks.as_labels("target", target)
-    arguments = head_arguments(
-        input, linear_weight, linear_bias, target, None, ignore_index, where, token_weight, needs_target=False
-    )
-    if arguments.weight.shape[1] != 1 or len(jnp.shape(linear_weight)) != 2:
+    student = head_arguments(target=target, ignore_index=ignore_index, needs_target=False, **of_student)
+    linear_weight = of_student["linear_weight"]
+    if jnp.ndim(linear_weight) != 2:
         raise ValueError(f"linear_weight must have shape [V, D]; got {_checks.describe(linear_weight)}.")
-    teacher_input, teacher_weight, teacher_bias = check_head(
-        teacher_input, teacher_linear_weight, teacher_linear_bias, "teacher_"
-    )
-    num_classes = arguments.weight.shape[0]
+    hidden, weight, bias = check_head(teacher_input, teacher_linear_weight, teacher_linear_bias, "teacher_")
     _checks.check_shape(
         "teacher_linear_weight",
-        teacher_weight,
-        (num_classes, teacher_weight.shape[-1]),
+        weight,
+        (student.weight.shape[0], weight.shape[-1]),
         "the student's classes",
     )
-    _checks.check_shape(
-        "teacher_input", teacher_input, (*arguments.shape, teacher_input.shape[-1]), "the student's tokens"
-    )
-    teacher = {"teacher_weight": teacher_weight, "teacher_bias": teacher_bias}
-    teacher = {name: lax.stop_gradient(array) for name, array in teacher.items() if array is not None}
-    teacher_input = lax.stop_gradient(teacher_input).reshape(-1, teacher_input.shape[-1])
-    chunk_size = arguments.kept.size or 1 if implementation == "reference" else chunk_size
-    chunks = make_chunks(arguments.shape, num_classes, chunk_size)
-    loss = _Distillation(temperature, hard_weight, divergence)
-    return chunked_loss(loss, chunks, arguments, reduction, teacher, {"teacher_input": teacher_input})[0]
+    _checks.check_shape("teacher_input", hidden, (*student.shape, hidden.shape[-1]), "the student's tokens")
+    scale = check_logit_scale("teacher_logit_scale", teacher_logit_scale)
+    teacher = {
+        "teacher_input": hidden.reshape(-1, hidden.shape[-1]),
+        "teacher_weight": weight,
+        "teacher_bias": bias,
+        "teacher_logit_scale": None if scale is None else jnp.asarray(scale, student.token_weight.dtype),
+    }
+    return student, {name: lax.stop_gradient(array) for name, array in teacher.items() if array is not None}
 
 
 def linear_kl_div(
@@ -133,6 +190,10 @@ def linear_kl_div(
     reduction: str = "mean",
     where: Bool[Array, "*N"] | None = None,
     token_weight: Float[Array, "*N"] | None = None,
+    logit_softcap: float | None = None,
+    teacher_logit_softcap: float | None = None,
+    logit_scale: float | Float[Array, ""] | None = None,
+    teacher_logit_scale: float | Float[Array, ""] | None = None,
     implementation: str = "auto",
     chunk_size: int | None = None,
 ) -> Float[Array, "..."]:
@@ -148,7 +209,8 @@ def linear_kl_div(
         teacher_input, teacher_linear_weight, teacher_linear_bias: those of the reference, which is a
             constant.
         divergence: "forward_kl", "reverse_kl" or "jensen_shannon".
-        reduction, where, token_weight, implementation, chunk_size: as for `linear_distillation_loss`.
+        reduction, where, token_weight, logit_softcap, teacher_logit_softcap, logit_scale,
+            teacher_logit_scale, implementation, chunk_size: as for `linear_distillation_loss`.
 
     Returns:
         The loss in nats, at least float32: a scalar, or one value for each token with "none".
@@ -178,6 +240,10 @@ def linear_kl_div(
         reduction=reduction,
         where=where,
         token_weight=token_weight,
+        logit_softcap=logit_softcap,
+        teacher_logit_softcap=teacher_logit_softcap,
+        logit_scale=logit_scale,
+        teacher_logit_scale=teacher_logit_scale,
         implementation=implementation,
         chunk_size=chunk_size,
     )
@@ -190,16 +256,16 @@ class _Distillation:
     temperature: float
     hard_weight: float
     divergence: str
+    logit_map: LogitMap
+    teacher_logit_map: LogitMap
 
     def __call__(self, product_CV, shared, rows):
         dtype = rows["scale"].dtype
-        student = product_CV.astype(dtype)
+        student = self.logit_map(product_CV.astype(dtype), shared)
         teacher_input = select(rows["kept"][:, None], rows["teacher_input"])
         teacher = product(teacher_input, shared["teacher_weight"], 1, 1).astype(dtype)
-        if "bias" in shared:
-            student = student + shared["bias"]
-        if "teacher_bias" in shared:
-            teacher = teacher + shared["teacher_bias"].astype(dtype)
+        of_teacher = {k.removeprefix("teacher_"): a for k, a in shared.items() if k.startswith("teacher_")}
+        teacher = self.teacher_logit_map(teacher, of_teacher)
         losses = self._softened(student / self.temperature, teacher / self.temperature)
         losses = (1 - self.hard_weight) * self.temperature**2 * losses
         if self.hard_weight > 0.0:

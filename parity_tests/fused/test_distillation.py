@@ -26,6 +26,13 @@ TARGET[3] = -100
 @pytest.mark.parametrize("divergence", ["forward_kl", "reverse_kl", "jensen_shannon"])
 def test_values_and_gradients_equal_torchs(divergence, reduction):
     options = {"temperature": 1.7, "hard_weight": 0.3, "divergence": divergence, "reduction": reduction}
+    # Each head has its own way from the product to the logits.
+    options |= {
+        "logit_softcap": 4.0,
+        "logit_scale": 0.8,
+        "teacher_logit_softcap": 2.0,
+        "teacher_logit_scale": 1.3,
+    }
 
     def loss(student):
         teacher = jax.tree.map(jnp.asarray, TEACHER)
@@ -60,6 +67,18 @@ def test_the_teacher_has_no_gradient():
     assert jnp.all(gradient == 0.0)
 
 
+def test_the_students_scale_has_a_gradient_and_the_teachers_none():
+    hidden, head = (jnp.asarray(a) for a in STUDENT.values())
+
+    def loss(scale, teacher_scale, chunk_size):
+        scales = {"logit_scale": scale, "teacher_logit_scale": teacher_scale}
+        return linear_kl_div(hidden, head, -hidden, head, **scales, chunk_size=chunk_size)
+
+    chunked, whole = (jax.grad(loss, (0, 1))(jnp.asarray(0.8), jnp.asarray(1.2), size) for size in (4, 13))
+    assert_within(chunked[0], whole[0], VALUE_EPS_OF_MAX)
+    assert chunked[1] == 0.0
+
+
 def test_bad_arguments_are_named():
     hidden, head = (jnp.asarray(a) for a in STUDENT.values())
     for message, arguments in {
@@ -83,3 +102,7 @@ def test_bad_arguments_are_named():
         linear_distillation_loss(hidden, head, hidden, head, hard_weight=0.5)
     with pytest.raises(ValueError, match="divergence must be one of"):
         linear_kl_div(hidden, head, hidden, head, divergence="kl")
+    with pytest.raises(ValueError, match=r"teacher_logit_softcap must be in \(0, inf\)"):
+        linear_kl_div(hidden, head, hidden, head, teacher_logit_softcap=0.0)
+    with pytest.raises(ValueError, match=r"teacher_logit_scale must have shape \[\]"):
+        linear_kl_div(hidden, head, hidden, head, teacher_logit_scale=jnp.ones(2))

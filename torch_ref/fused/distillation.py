@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from torch_ref.fused.reference import _logits
+
 __all__ = ["linear_distillation_loss", "linear_kl_div"]
 
 
@@ -23,6 +25,10 @@ def linear_distillation_loss(
     reduction: str = "mean",
     where: Tensor | None = None,
     token_weight: Tensor | None = None,
+    logit_softcap: float | None = None,
+    teacher_logit_softcap: float | None = None,
+    logit_scale: float | Tensor | None = None,
+    teacher_logit_scale: float | Tensor | None = None,
     implementation: str = "auto",
     chunk_size: int | None = None,
 ) -> Tensor:
@@ -30,9 +36,15 @@ def linear_distillation_loss(
     kept = torch.ones(input.shape[:-1], dtype=torch.bool) if where is None else where
     if target is not None:
         kept = kept & (target != ignore_index)
-    student = F.linear(input[kept], linear_weight, linear_bias)
+    student = _logits(input[kept], linear_weight, linear_bias, logit_softcap, logit_scale)
     with torch.no_grad():
-        teacher = F.linear(teacher_input[kept], teacher_linear_weight, teacher_linear_bias)
+        teacher = _logits(
+            teacher_input[kept],
+            teacher_linear_weight,
+            teacher_linear_bias,
+            teacher_logit_softcap,
+            teacher_logit_scale,
+        )
     log_q, log_p = (F.log_softmax(logits / temperature, -1) for logits in (student, teacher))
     if divergence == "forward_kl":
         soft = _kl(log_p, log_q)
@@ -63,6 +75,10 @@ def linear_kl_div(
     reduction: str = "mean",
     where: Tensor | None = None,
     token_weight: Tensor | None = None,
+    logit_softcap: float | None = None,
+    teacher_logit_softcap: float | None = None,
+    logit_scale: float | Tensor | None = None,
+    teacher_logit_scale: float | Tensor | None = None,
     implementation: str = "auto",
     chunk_size: int | None = None,
 ) -> Tensor:
@@ -79,6 +95,10 @@ def linear_kl_div(
         reduction=reduction,
         where=where,
         token_weight=token_weight,
+        logit_softcap=logit_softcap,
+        teacher_logit_softcap=teacher_logit_softcap,
+        logit_scale=logit_scale,
+        teacher_logit_scale=teacher_logit_scale,
         implementation=implementation,
         chunk_size=chunk_size,
     )
