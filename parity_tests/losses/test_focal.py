@@ -89,8 +89,11 @@ def test_where_equals_deletion_and_keeps_nan_out(loss):
 
 
 def test_where_equals_deletion_of_elements():
+    mask = np.resize(MASK, N * C)
     arrays = {"input": LOGITS["spread"].ravel(), "target": np.abs(LOGITS["grid"]).ravel()}
-    assert_masking_deletes(sigmoid_focal_loss, arrays, np.resize(MASK, N * C), wrt=("input", "target"))
+    assert_masking_deletes(sigmoid_focal_loss, arrays, mask, wrt=("input", "target"))
+    arrays["sample_weight"] = rng.uniform(size=N * C)
+    assert_masking_deletes(sigmoid_focal_loss, arrays, mask, wrt=("input", "target", "sample_weight"))
 
 
 def test_half_precision_is_computed_in_float32_and_its_gradient_rounded_once():

@@ -6,6 +6,7 @@ import importlib
 import inspect
 import re
 
+import jax
 import jax.numpy as jnp
 import jaxtyping
 import numpy as np
@@ -14,7 +15,8 @@ from beartype import beartype
 
 import jaxloss.losses
 import torch_ref.losses
-from parity_tests.tolerances import EPS
+from parity_tests.compare import assert_within
+from parity_tests.tolerances import EPS, GRADIENT_EPS_OF_MAX, VALUE_EPS_OF_MAX
 
 PUBLIC = {name: getattr(jaxloss.losses, name) for name in jaxloss.losses.__all__}
 MODULES = [importlib.import_module(name) for name in sorted({loss.__module__ for loss in PUBLIC.values()})]
@@ -59,46 +61,48 @@ def test_doctests_run(module):
     assert result.failed == 0
 
 
-F32, LABELS = jnp.ones((2, 3), jnp.float32) / 3, jnp.array([0, 2])
+LABELS = jnp.array([0, 2])
+F32 = jnp.array([[0.2, 0.5, 0.3], [0.6, 0.1, 0.3]], jnp.float32)
+G32 = jnp.array([[0.7, 0.2, 0.1], [0.3, 0.4, 0.3]], jnp.float32)
 CALLS = [
     ("cross_entropy", (F32, LABELS, jnp.ones(3))),
-    ("cross_entropy", (F32, F32)),
+    ("cross_entropy", (F32, G32)),
     ("nll_loss", (F32, LABELS, jnp.ones(3))),
-    ("kl_div", (F32, F32)),
-    ("l1_loss", (F32, F32, "none", F32)),
-    ("mse_loss", (F32, F32, "sum", F32)),
-    ("smooth_l1_loss", (F32, F32, "none", 0.5)),
-    ("huber_loss", (F32, F32, "mean", 0.5, F32)),
-    ("poisson_nll_loss", (F32, F32, False, True)),
-    ("binary_cross_entropy", (F32, F32, F32[0])),
-    ("binary_cross_entropy_with_logits", (F32, F32, None, "none", F32[0])),
+    ("kl_div", (F32, G32)),
+    ("l1_loss", (F32, G32, "none", F32)),
+    ("mse_loss", (F32, G32, "sum", F32)),
+    ("smooth_l1_loss", (F32, G32, "none", 0.5)),
+    ("huber_loss", (F32, G32, "mean", 0.5, F32)),
+    ("poisson_nll_loss", (F32, G32, False, True)),
+    ("binary_cross_entropy", (F32, G32, F32[0])),
+    ("binary_cross_entropy_with_logits", (F32, G32, None, "none", F32[0])),
     ("soft_margin_loss", (F32, jnp.array([[1, -1, 1]] * 2))),
-    ("multilabel_soft_margin_loss", (F32, F32, F32[0])),
+    ("multilabel_soft_margin_loss", (F32, G32, F32[0])),
     ("margin_ranking_loss", (F32[:, 0], F32[:, 1], LABELS - 1)),
-    ("hinge_embedding_loss", (F32, F32)),
+    ("hinge_embedding_loss", (F32, G32)),
     ("multi_margin_loss", (F32, LABELS, 2)),
     ("multilabel_margin_loss", (F32, jnp.array([[0, 2, -1]] * 2))),
-    ("cosine_embedding_loss", (F32, F32, LABELS - 1)),
-    ("triplet_margin_loss", (F32, F32, F32)),
-    ("triplet_margin_with_distance_loss", (F32, F32, F32)),
+    ("cosine_embedding_loss", (F32, G32, LABELS - 1)),
+    ("triplet_margin_loss", (F32, G32, G32[::-1])),
+    ("triplet_margin_with_distance_loss", (F32, G32, G32[::-1])),
     ("ctc_loss", (jnp.log(F32[:, None]), LABELS[None, :1] + 1, (2,), (1,))),
-    ("gaussian_nll_loss", (F32, F32, F32[:, 0])),
+    ("gaussian_nll_loss", (F32, G32, F32[:, 0])),
     ("next_token_loss", (F32, LABELS)),
     ("final_token_loss", (jnp.ones((5, 2, 3)), jnp.zeros((5, 2), int))),
     ("focal_loss", (F32, LABELS, 2.0, jnp.ones(3))),
     ("poly_loss", (F32, LABELS, jnp.ones(2))),
-    ("sigmoid_focal_loss", (F32, F32)),
-    ("forward_kl_div", (F32, F32)),
-    ("reverse_kl_div", (F32, F32)),
-    ("jensen_shannon_div", (F32, F32)),
-    ("total_variation", (F32, F32)),
-    ("distillation_loss", (F32, F32, LABELS)),
+    ("sigmoid_focal_loss", (F32, G32)),
+    ("forward_kl_div", (F32, G32)),
+    ("reverse_kl_div", (F32, G32)),
+    ("jensen_shannon_div", (F32, G32)),
+    ("total_variation", (F32, G32)),
+    ("distillation_loss", (F32, G32, LABELS)),
     ("z_loss", (F32,)),
     ("unlikelihood_loss", (F32, LABELS[:, None])),
     ("previous_tokens", (LABELS,)),
     ("token_set_loss", (F32, F32[0] > 0)),
     ("token_set_loss", (F32, F32 > 0)),
-    ("correlation_loss", (F32, F32)),
+    ("correlation_loss", (F32, G32)),
     ("group_gap_penalty", (F32, jnp.zeros((2, 3), int), 2)),
 ]
 
@@ -111,6 +115,27 @@ def test_every_public_loss_is_called_with_checked_annotations():
 def test_annotations_accept_valid_input(name, arguments):
     checked = jaxtyping.jaxtyped(PUBLIC[name], typechecker=beartype)
     assert np.isfinite(np.sum(checked(*arguments)))
+
+
+@pytest.mark.parametrize(("name", "arguments"), CALLS)
+def test_jit_gives_the_value_and_gradient_of_a_call_without(name, arguments):
+    which = [i for i, argument in enumerate(arguments) if isinstance(argument, jnp.ndarray)]
+
+    def loss(*arrays):
+        filled = dict(zip(which, arrays, strict=True))
+        return jnp.sum(PUBLIC[name](*(filled.get(i, argument) for i, argument in enumerate(arguments))))
+
+    def value_and_gradient(*arrays):
+        if not jnp.issubdtype(arrays[0].dtype, jnp.floating):
+            return loss(*arrays), jnp.zeros(())
+        return jax.value_and_grad(loss)(*arrays)
+
+    arrays = [arguments[i] for i in which]
+    value, gradient = value_and_gradient(*arrays)
+    jitted_value, jitted_gradient = jax.jit(value_and_gradient)(*arrays)
+    assert jitted_value.dtype == value.dtype
+    assert_within(jitted_value, value, VALUE_EPS_OF_MAX)
+    assert_within(jitted_gradient, gradient, GRADIENT_EPS_OF_MAX)
 
 
 def test_annotations_refuse_what_the_loss_refuses():
