@@ -1,349 +1,157 @@
-"""Deliberate mistakes, one line each, that the tests must notice: (file, right, wrong, tests that should
-fail)."""
+"""Deliberate mistakes in torch's losses and the arithmetic below them, that the tests must notice.
 
-_CLASSES = "losses/test_classification.py"
-_EXACT = "losses/test_accuracy.py"
+By file and the tests that should fail: what stands there, and what is put in its place.
+"""
+
+from parity_tests.language_mutants import EXTRAS, HEAD
+
+TORCHS = {
+    ("_softmax.py", "losses/test_accuracy.py"): [
+        ("jnp.log1p(u), gap + (error", "jnp.log(1 + u), gap + (error"),
+        ("return half * (factor * half) * (1 + error)", "return half * (factor * half)"),
+        ("others_mass = jnp.where(leads, u / (1 + u),", "others_mass = jnp.where(leads, 1 - 1 / (1 + u),"),
+        ("jnp.where(others, logits, -jnp.inf), axis", "logits, axis"),
+        ("at_peak = elsewhere - total * (u / (1 + u))", "at_peak = total / (1 + u) - probabilities"),
+    ],
+    ("_softmax.py", "losses/test_classification.py"): [
+        ("jnp.where(in_range & (own < jnp.inf), own, jnp.nan)", "jnp.where(in_range, own, jnp.nan)"),
+        ("jnp.where(in_range & (own < jnp.inf), own, jnp.nan)", "own"),
+        ("jnp.where(jnp.isfinite(own), own, 0.0), peak)", "0.0, peak)"),
+        (
+            "return ~is_label(shape, labels, axis) & jnp.expand_dims(kept, axis)",
+            "return ~is_label(shape, labels, axis)",
+        ),
+        ("jnp.where(others, jnp.exp(logits - peak), 0.0), axis", "jnp.exp(logits - peak), axis"),
+        ("jnp.isfinite(rounded), error, jnp.zeros_like(error))", "True, error, error)"),
+        ("jnp.log1p((num_peaks - 1) + u)", "jnp.log1p(u)"),
+        (
+            "jnp.where(probabilities == 0.0, 0.0, probabilities * (peak - logits))",
+            "probabilities * (peak - logits)",
+        ),
+        ("loss_dot -= jnp.sum(log_softmax", "loss_dot += jnp.sum(log_softmax"),
+        ("return probabilities * (tangent - jnp.sum(", "return probabilities * (tangent + jnp.sum("),
+    ],
+    ("_rows.py", "losses/test_classification.py"): [
+        ("return labels != ignore_index if", "return labels == labels if"),
+        ("return reduce_loss(select(where, loss) * weight,", "return reduce_loss(loss * weight,"),
+        ("select(kept, jnp.where(in_range, label_weight, jnp.nan))", "select(kept, label_weight)"),
+        ("in_range = (labels >= 0) & (labels < num_classes)", "in_range = labels < num_classes"),
+        ("reduction, where, jnp.sum(weight))", "reduction, where)"),
+    ],
+    ("losses/classification.py", "losses/test_classification.py"): [
+        (
+            "return reduce_loss(loss, reduction, rows.kept, jnp.sum(rows.weight))",
+            "return reduce_loss(loss, reduction, rows.kept)",
+        ),
+        ("label_smoothing / shape[rows.axis], dtype)", "label_smoothing / (shape[rows.axis] - 1), dtype)"),
+        ("spread * jnp.asarray(weight).astype(dtype)", "spread"),
+        ("(1 - label_smoothing) * rows.label_weight", "rows.label_weight"),
+        ("jnp.where(jnp.isnan(own), jnp.nan, 0.0)", "0.0"),
+        (
+            "probabilities * (1 - label_smoothing) + label_smoothing / logits.shape[axis]",
+            "probabilities * (1 - label_smoothing) + label_smoothing",
+        ),
+        ("logits = select(row_mask, logits.astype(dtype))", "logits = logits.astype(dtype)"),
+        ("ignore_index) >= 0:", "ignore_index) > 0:"),
+    ],
+    ("_checks.py", "losses/test_classification.py"): [
+        ("return array if array.dtype == jnp.int64 else array.astype(jnp.int32)", "return array"),
+        ("array = jnp.minimum(array, jnp.array(2**31 - 1, array.dtype))", "pass"),
+        ("if array.shape != tuple(shape):", "if array.ndim != len(shape):"),
+        ("not (low <= number <= high)", "number < low or number > high"),
+    ],
+    ("_reduction.py", "losses/test_regression.py"): [
+        ("jnp.dtype(jnp.float32))", "jnp.dtype(jnp.bfloat16))"),
+        ("return jnp.sum(where).astype(loss.dtype)", "return jnp.asarray(loss.size, loss.dtype)"),
+    ],
+    ("_reduction.py", "losses/test_binary.py"): [
+        ("loss = select(where, loss)", "loss = loss * 1.0"),
+    ],
+    ("_elements.py", "losses/test_regression.py"): [
+        ("return x * lax.stop_gradient(jnp.sign(x))", "return jnp.abs(x)"),
+        ("select(where, array.astype(dtype)) for array", "array.astype(dtype) for array"),
+        ("return near * (size - 0.5 * near)", "return near * (size - near)"),
+        ("jnp.clip(primals[0], -delta, delta)", "primals[0]"),
+    ],
+    ("losses/regression.py", "losses/test_regression.py"): [
+        (
+            "reduce_loss(loss * weight, reduction, where, jnp.sum(weight))",
+            "reduce_loss(loss * weight, reduction, where)",
+        ),
+        ("_reduce_weighted(jnp.square(x - y), w", "_reduce_weighted(jnp.square(x - y) / 2, w"),
+        ("huber(x - y, beta) / beta", "huber(x - y, beta)"),
+        ("if beta == 0.0 else", "if beta < 0.0 else"),
+    ],
+    ("losses/likelihood.py", "losses/test_likelihood.py"): [
+        ("jnp.exp(x) - y * x if log_input", "x - y * jnp.log(x + eps) if log_input"),
+        ("jnp.log(x + eps)", "jnp.log(x)"),
+        ("loss += jnp.where(y <= 1.0, 0.0, stirling)", "loss += jnp.where(y < 1.0, 0.0, stirling)"),
+        ("0.5 * jnp.log(2 * math.pi * many)", "0.5 * jnp.log(math.pi * many)"),
+        ("lax.stop_gradient(jnp.maximum(variance, eps) - variance)", "jnp.maximum(variance, eps) - variance"),
+        ("loss += 0.5 * math.log(2 * math.pi)", "loss += math.log(2 * math.pi)"),
+        ("jnp.where(variance < 0.0, jnp.nan, 0.0)", "jnp.zeros(())"),
+    ],
+    ("losses/divergence.py", "losses/test_divergence.py"): [
+        ("jnp.where(target == 0.0, 0.0, target * difference)", "target * difference"),
+        ("(jnp.log(target) - input + 1)", "(jnp.log(target) - input)"),
+        ("jnp.any(where, axis", "jnp.all(where, axis"),
+        ("absent = log_target == -jnp.inf", "absent = log_target == jnp.inf"),
+    ],
+    ("losses/divergence.py", "losses/test_accuracy.py"): [
+        ("log_minus(positive, input) if input.dtype == jnp.float32 else", ""),
+    ],
+    ("_elements.py", "losses/test_binary.py"): [
+        ("return jnp.maximum(x, 0.0) + jnp.log1p(jnp.exp(-jnp.abs(x)))", "return jnp.log1p(jnp.exp(x))"),
+        ("return factor * jnp.where(nothing, 0.0, value)", "return factor * value"),
+    ],
+    ("losses/binary.py", "losses/test_binary.py"): [
+        ("times(y if q is None else q * y, softplus(-x))", "times(y, softplus(-x))"),
+        ("jnp.maximum(jnp.log(p), -100.0)", "jnp.log(p)"),
+        ("jnp.maximum((1 - p) * p, TORCH_EPSILON)", "((1 - p) * p)"),
+        ("jnp.where((p < 0.0) | (p > 1.0), jnp.nan, slope)", "slope"),
+        ("jnp.sum(loss, -1) / x.shape[-1]", "jnp.sum(loss, -1)"),
+    ],
+    ("_elements.py", "losses/test_margin.py"): [
+        ("return jnp.where(x < 0.0, 0.0, x)", "return jnp.where(x <= 0.0, 0.0, x)"),
+        ("return jnp.where(x <= 0.0, 0.0, x)", "return jnp.where(x < 0.0, 0.0, x)"),
+    ],
+    ("losses/margin.py", "losses/test_margin.py"): [
+        ("hinge(-y * (a - b) + margin)", "hinge(y * (a - b) + margin)"),
+        ("select(y != -1, x)", "select(y == 1, x)"),
+        ("select(others, lead if p == 1 else jnp.square(lead))", "select(others, lead)"),
+        ("select(others, lead if p == 1", "(lead if p == 1"),
+        ("row_weight = jnp.where(in_range, row_weight, jnp.nan)", "pass"),
+        ("listed = jnp.cumsum(labels < 0, -1) == 0", "listed = labels >= 0"),
+        ("pairs = listed[..., None] & ~is_label[..., None, :]", "pairs = listed[..., None]"),
+    ],
+    ("losses/embedding.py", "losses/test_embedding.py"): [
+        ("select(y == -1, hinge(cosine - margin))", "select(y == -1, cosine - margin)"),
+        ("(jnp.sum(jnp.square(a), -1) + TORCH_EPSILON)", "jnp.sum(jnp.square(a), -1)"),
+        ("lambda x, y: _norm(x - y + eps, p)", "lambda x, y: _norm(x - y, p)"),
+        (
+            "to_negative = jnp.minimum(to_negative, distance(p, n))",
+            "to_negative = jnp.minimum(to_negative, distance(a, p))",
+        ),
+        ("positive = jnp.where(total == 0.0, 1.0, total)", "positive = total"),
+    ],
+    ("losses/ctc.py", "losses/test_ctc.py"): [
+        ("may_skip = states_NL != shifted", "may_skip = states_NL != blank"),
+        ("jnp.where(jnp.isfinite(x), jnp.round(x), 0.0)", "0.0 * x"),
+        ("jnp.where(may_skip, from_two[1], -jnp.inf)", "from_two[1]"),
+        ("jnp.where(is_running, new, old) for new", "new for new"),
+        ("jnp.maximum(labels_N, 1)", "jnp.maximum(frames_N, 1)"),
+        ("jnp.where(labels_N > 0, last_label[1], -jnp.inf)", "last_label[1]"),
+        ("jnp.where(loss_N == jnp.inf, 0.0, loss_N)", "loss_N"),
+    ],
+    ("losses/language.py", "losses/test_language.py"): [
+        ("logits[..., -1, :],", "logits[..., 0, :],"),
+        ("where[..., -1]", "where[..., 0]"),
+    ],
+}
 
 MUTANTS = [
-    # Softmax arithmetic
-    ("_softmax.py", "jnp.log1p(u), gap + (error", "jnp.log(1 + u), gap + (error", _EXACT),
-    ("_softmax.py", "return half * (factor * half) * (1 + error)", "return half * (factor * half)", _EXACT),
-    (
-        "_softmax.py",
-        "others_mass = jnp.where(leads, u / (1 + u),",
-        "others_mass = jnp.where(leads, 1 - 1 / (1 + u),",
-        _EXACT,
-    ),
-    (
-        "_softmax.py",
-        "jnp.where(in_range & (own < jnp.inf), own, jnp.nan)",
-        "jnp.where(in_range, own, jnp.nan)",
-        _CLASSES,
-    ),
-    ("_softmax.py", "jnp.where(in_range & (own < jnp.inf), own, jnp.nan)", "own", _CLASSES),
-    ("_softmax.py", "jnp.where(jnp.isfinite(own), own, 0.0), peak)", "0.0, peak)", _CLASSES),
-    (
-        "_softmax.py",
-        "return ~is_label(shape, labels, axis) & jnp.expand_dims(kept, axis)",
-        "return ~is_label(shape, labels, axis)",
-        _CLASSES,
-    ),
-    ("_softmax.py", "jnp.where(others, logits, -jnp.inf), axis", "logits, axis", _EXACT),
-    (
-        "_softmax.py",
-        "jnp.where(others, jnp.exp(logits - peak), 0.0), axis",
-        "jnp.exp(logits - peak), axis",
-        _CLASSES,
-    ),
-    ("_softmax.py", "jnp.isfinite(rounded), error, jnp.zeros_like(error))", "True, error, error)", _CLASSES),
-    ("_softmax.py", "jnp.log1p((num_peaks - 1) + u)", "jnp.log1p(u)", _CLASSES),
-    (
-        "_softmax.py",
-        "jnp.where(probabilities == 0.0, 0.0, probabilities * (peak - logits))",
-        "probabilities * (peak - logits)",
-        _CLASSES,
-    ),
-    (
-        "_softmax.py",
-        "at_peak = elsewhere - total * (u / (1 + u))",
-        "at_peak = total / (1 + u) - probabilities",
-        _EXACT,
-    ),
-    ("_softmax.py", "loss_dot -= jnp.sum(log_softmax", "loss_dot += jnp.sum(log_softmax", _CLASSES),
-    (
-        "_softmax.py",
-        "return probabilities * (tangent - jnp.sum(",
-        "return probabilities * (tangent + jnp.sum(",
-        _CLASSES,
-    ),
-    # cross_entropy and nll_loss
-    ("_rows.py", "return labels != ignore_index if", "return labels == labels if", _CLASSES),
-    (
-        "losses/classification.py",
-        "return reduce_loss(loss, reduction, rows.kept, jnp.sum(rows.weight))",
-        "return reduce_loss(loss, reduction, rows.kept)",
-        _CLASSES,
-    ),
-    (
-        "_rows.py",
-        "return reduce_loss(select(where, loss) * weight,",
-        "return reduce_loss(loss * weight,",
-        _CLASSES,
-    ),
-    (
-        "losses/classification.py",
-        "label_smoothing / shape[rows.axis], dtype)",
-        "label_smoothing / (shape[rows.axis] - 1), dtype)",
-        _CLASSES,
-    ),
-    ("losses/classification.py", "spread * jnp.asarray(weight).astype(dtype)", "spread", _CLASSES),
-    ("losses/classification.py", "(1 - label_smoothing) * rows.label_weight", "rows.label_weight", _CLASSES),
-    ("losses/classification.py", "jnp.where(jnp.isnan(own), jnp.nan, 0.0)", "0.0", _CLASSES),
-    (
-        "losses/classification.py",
-        "probabilities * (1 - label_smoothing) + label_smoothing / logits.shape[axis]",
-        "probabilities * (1 - label_smoothing) + label_smoothing",
-        _CLASSES,
-    ),
-    (
-        "losses/classification.py",
-        "logits = select(row_mask, logits.astype(dtype))",
-        "logits = logits.astype(dtype)",
-        _CLASSES,
-    ),
-    ("losses/classification.py", "ignore_index) >= 0:", "ignore_index) > 0:", _CLASSES),
-    (
-        "_rows.py",
-        "select(kept, jnp.where(in_range, label_weight, jnp.nan))",
-        "select(kept, label_weight)",
-        _CLASSES,
-    ),
-    (
-        "_rows.py",
-        "in_range = (labels >= 0) & (labels < num_classes)",
-        "in_range = labels < num_classes",
-        _CLASSES,
-    ),
-    ("_rows.py", "reduction, where, jnp.sum(weight))", "reduction, where)", _CLASSES),
-    (
-        "_checks.py",
-        "return array if array.dtype == jnp.int64 else array.astype(jnp.int32)",
-        "return array",
-        _CLASSES,
-    ),
-    ("_checks.py", "array = jnp.minimum(array, jnp.array(2**31 - 1, array.dtype))", "pass", _CLASSES),
-    ("_checks.py", "if array.shape != tuple(shape):", "if array.ndim != len(shape):", _CLASSES),
-    ("_checks.py", "not (low <= number <= high)", "number < low or number > high", _CLASSES),
-    # The reduction
-    ("_reduction.py", "jnp.dtype(jnp.float32))", "jnp.dtype(jnp.bfloat16))", "losses/test_regression.py"),
-    ("_reduction.py", "loss = select(where, loss)", "loss = loss * 1.0", "losses/test_binary.py"),
-    (
-        "_reduction.py",
-        "return jnp.sum(where).astype(loss.dtype)",
-        "return jnp.asarray(loss.size, loss.dtype)",
-        "losses/test_regression.py",
-    ),
-    # Regression
-    (
-        "_elements.py",
-        "return x * lax.stop_gradient(jnp.sign(x))",
-        "return jnp.abs(x)",
-        "losses/test_regression.py",
-    ),
-    (
-        "_elements.py",
-        "select(where, array.astype(dtype)) for array",
-        "array.astype(dtype) for array",
-        "losses/test_regression.py",
-    ),
-    (
-        "losses/regression.py",
-        "reduce_loss(loss * weight, reduction, where, jnp.sum(weight))",
-        "reduce_loss(loss * weight, reduction, where)",
-        "losses/test_regression.py",
-    ),
-    (
-        "losses/regression.py",
-        "_reduce_weighted(jnp.square(x - y), w",
-        "_reduce_weighted(jnp.square(x - y) / 2, w",
-        "losses/test_regression.py",
-    ),
-    ("losses/regression.py", "huber(x - y, beta) / beta", "huber(x - y, beta)", "losses/test_regression.py"),
-    ("losses/regression.py", "if beta == 0.0 else", "if beta < 0.0 else", "losses/test_regression.py"),
-    (
-        "_elements.py",
-        "return near * (size - 0.5 * near)",
-        "return near * (size - near)",
-        "losses/test_regression.py",
-    ),
-    ("_elements.py", "jnp.clip(primals[0], -delta, delta)", "primals[0]", "losses/test_regression.py"),
-    # Likelihoods
-    (
-        "losses/likelihood.py",
-        "jnp.exp(x) - y * x if log_input",
-        "x - y * jnp.log(x + eps) if log_input",
-        "losses/test_likelihood.py",
-    ),
-    ("losses/likelihood.py", "jnp.log(x + eps)", "jnp.log(x)", "losses/test_likelihood.py"),
-    (
-        "losses/likelihood.py",
-        "loss += jnp.where(y <= 1.0, 0.0, stirling)",
-        "loss += jnp.where(y < 1.0, 0.0, stirling)",
-        "losses/test_likelihood.py",
-    ),
-    (
-        "losses/likelihood.py",
-        "0.5 * jnp.log(2 * math.pi * many)",
-        "0.5 * jnp.log(math.pi * many)",
-        "losses/test_likelihood.py",
-    ),
-    (
-        "losses/likelihood.py",
-        "lax.stop_gradient(jnp.maximum(variance, eps) - variance)",
-        "jnp.maximum(variance, eps) - variance",
-        "losses/test_likelihood.py",
-    ),
-    (
-        "losses/likelihood.py",
-        "loss += 0.5 * math.log(2 * math.pi)",
-        "loss += math.log(2 * math.pi)",
-        "losses/test_likelihood.py",
-    ),
-    (
-        "losses/likelihood.py",
-        "jnp.where(variance < 0.0, jnp.nan, 0.0)",
-        "jnp.zeros(())",
-        "losses/test_likelihood.py",
-    ),
-    # Divergence
-    (
-        "losses/divergence.py",
-        "jnp.where(target == 0.0, 0.0, target * difference)",
-        "target * difference",
-        "losses/test_divergence.py",
-    ),
-    (
-        "losses/divergence.py",
-        "(jnp.log(target) - input + 1)",
-        "(jnp.log(target) - input)",
-        "losses/test_divergence.py",
-    ),
-    ("losses/divergence.py", "jnp.any(where, axis", "jnp.all(where, axis", "losses/test_divergence.py"),
-    (
-        "losses/divergence.py",
-        "absent = log_target == -jnp.inf",
-        "absent = log_target == jnp.inf",
-        "losses/test_divergence.py",
-    ),
-    ("losses/divergence.py", "log_minus(positive, input) if input.dtype == jnp.float32 else", "", _EXACT),
-    # Logistic losses
-    (
-        "_elements.py",
-        "return jnp.maximum(x, 0.0) + jnp.log1p(jnp.exp(-jnp.abs(x)))",
-        "return jnp.log1p(jnp.exp(x))",
-        "losses/test_binary.py",
-    ),
-    (
-        "_elements.py",
-        "return factor * jnp.where(nothing, 0.0, value)",
-        "return factor * value",
-        "losses/test_binary.py",
-    ),
-    (
-        "losses/binary.py",
-        "times(y if q is None else q * y, softplus(-x))",
-        "times(y, softplus(-x))",
-        "losses/test_binary.py",
-    ),
-    ("losses/binary.py", "jnp.maximum(jnp.log(p), -100.0)", "jnp.log(p)", "losses/test_binary.py"),
-    ("losses/binary.py", "jnp.maximum((1 - p) * p, TORCH_EPSILON)", "((1 - p) * p)", "losses/test_binary.py"),
-    (
-        "losses/binary.py",
-        "jnp.where((p < 0.0) | (p > 1.0), jnp.nan, slope)",
-        "slope",
-        "losses/test_binary.py",
-    ),
-    ("losses/binary.py", "jnp.sum(loss, -1) / x.shape[-1]", "jnp.sum(loss, -1)", "losses/test_binary.py"),
-    # Margins
-    (
-        "_elements.py",
-        "return jnp.where(x < 0.0, 0.0, x)",
-        "return jnp.where(x <= 0.0, 0.0, x)",
-        "losses/test_margin.py",
-    ),
-    (
-        "_elements.py",
-        "return jnp.where(x <= 0.0, 0.0, x)",
-        "return jnp.where(x < 0.0, 0.0, x)",
-        "losses/test_margin.py",
-    ),
-    (
-        "losses/margin.py",
-        "hinge(-y * (a - b) + margin)",
-        "hinge(y * (a - b) + margin)",
-        "losses/test_margin.py",
-    ),
-    ("losses/margin.py", "select(y != -1, x)", "select(y == 1, x)", "losses/test_margin.py"),
-    (
-        "losses/margin.py",
-        "select(others, lead if p == 1 else jnp.square(lead))",
-        "select(others, lead)",
-        "losses/test_margin.py",
-    ),
-    ("losses/margin.py", "select(others, lead if p == 1", "(lead if p == 1", "losses/test_margin.py"),
-    (
-        "losses/margin.py",
-        "row_weight = jnp.where(in_range, row_weight, jnp.nan)",
-        "pass",
-        "losses/test_margin.py",
-    ),
-    (
-        "losses/margin.py",
-        "listed = jnp.cumsum(labels < 0, -1) == 0",
-        "listed = labels >= 0",
-        "losses/test_margin.py",
-    ),
-    (
-        "losses/margin.py",
-        "pairs = listed[..., None] & ~is_label[..., None, :]",
-        "pairs = listed[..., None]",
-        "losses/test_margin.py",
-    ),
-    # Vectors
-    (
-        "losses/embedding.py",
-        "select(y == -1, hinge(cosine - margin))",
-        "select(y == -1, cosine - margin)",
-        "losses/test_embedding.py",
-    ),
-    (
-        "losses/embedding.py",
-        "(jnp.sum(jnp.square(a), -1) + TORCH_EPSILON)",
-        "jnp.sum(jnp.square(a), -1)",
-        "losses/test_embedding.py",
-    ),
-    (
-        "losses/embedding.py",
-        "lambda x, y: _norm(x - y + eps, p)",
-        "lambda x, y: _norm(x - y, p)",
-        "losses/test_embedding.py",
-    ),
-    (
-        "losses/embedding.py",
-        "to_negative = jnp.minimum(to_negative, distance(p, n))",
-        "to_negative = jnp.minimum(to_negative, distance(a, p))",
-        "losses/test_embedding.py",
-    ),
-    (
-        "losses/embedding.py",
-        "positive = jnp.where(total == 0.0, 1.0, total)",
-        "positive = total",
-        "losses/test_embedding.py",
-    ),
-    # CTC
-    (
-        "losses/ctc.py",
-        "may_skip = states_NL != shifted",
-        "may_skip = states_NL != blank",
-        "losses/test_ctc.py",
-    ),
-    ("losses/ctc.py", "jnp.where(jnp.isfinite(x), jnp.round(x), 0.0)", "0.0 * x", "losses/test_ctc.py"),
-    ("losses/ctc.py", "jnp.where(may_skip, from_two[1], -jnp.inf)", "from_two[1]", "losses/test_ctc.py"),
-    ("losses/ctc.py", "jnp.where(is_running, new, old) for new", "new for new", "losses/test_ctc.py"),
-    ("losses/ctc.py", "jnp.maximum(labels_N, 1)", "jnp.maximum(frames_N, 1)", "losses/test_ctc.py"),
-    (
-        "losses/ctc.py",
-        "jnp.where(labels_N > 0, last_label[1], -jnp.inf)",
-        "last_label[1]",
-        "losses/test_ctc.py",
-    ),
-    ("losses/ctc.py", "jnp.where(loss_N == jnp.inf, 0.0, loss_N)", "loss_N", "losses/test_ctc.py"),
-    # Language
-    (
-        "losses/language.py",
-        "logits[..., -1, :],",
-        "logits[..., 0, :],",
-        "losses/test_language.py",
-    ),
-    ("losses/language.py", "where[..., -1]", "where[..., 0]", "losses/test_language.py"),
+    (file, right, wrong, tests)
+    for mistakes in (TORCHS, EXTRAS, HEAD)
+    for (file, tests), pairs in mistakes.items()
+    for right, wrong in pairs
 ]
