@@ -11,11 +11,14 @@ import jax.numpy as jnp
 import jaxtyping
 import numpy as np
 import pytest
+import torch
 from beartype import beartype
 
 import jaxloss.losses
 import torch_ref.losses
+from parity_tests import divergences
 from parity_tests.compare import assert_within
+from parity_tests.divergences import DIVERGENCES
 from parity_tests.tolerances import EPS, GRADIENT_EPS_OF_MAX, VALUE_EPS_OF_MAX
 
 PUBLIC = {name: getattr(jaxloss.losses, name) for name in jaxloss.losses.__all__}
@@ -38,6 +41,26 @@ def test_docstring_has_all_its_parts(name):
     assert "$$" in text or name == "make_checked", f"{name}'s docstring lacks its formula"
     undocumented = [p for p in inspect.signature(PUBLIC[name]).parameters if f"    {p}: " not in text]
     assert not undocumented, f"{name}'s docstring does not describe {undocumented}"
+
+
+@pytest.mark.parametrize("name", [name for name in PUBLIC if hasattr(torch.nn.functional, name)])
+def test_every_difference_from_torch_is_in_the_table(name):
+    text = inspect.getdoc(PUBLIC[name]).partition("Differs from torch:")[2].partition("\n\n")[0]
+    clauses = re.split(r"[;.] ", " ".join(text.split()).removesuffix("."))
+    known = {clause.lower() for row in DIVERGENCES for clause in row.docstrings} | {"as for `cross_entropy`"}
+    unknown = [clause for clause in clauses if clause.lower() not in known]
+    assert not unknown, f"{name}: give {unknown} a row in parity_tests/divergences.py"
+
+
+def test_every_row_of_the_table_is_in_a_docstring():
+    texts = " ".join(" ".join(inspect.getdoc(loss).split()) for loss in PUBLIC.values()).lower()
+    assert [c for row in DIVERGENCES for c in row.docstrings if c.lower() not in texts] == []
+
+
+def test_the_readme_shows_the_table():
+    if divergences.shown() is None:
+        pytest.skip("README.md has no markers for the table of parity_tests/divergences.py")
+    assert divergences.shown() == divergences.table(), "run python -m parity_tests.divergences --write"
 
 
 class NumbersToRounding(doctest.OutputChecker):

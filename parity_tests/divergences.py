@@ -1,0 +1,150 @@
+"""Where the losses differ from torch's on purpose: one table, which the README shows and the docstrings name.
+
+    python -m parity_tests.divergences            print the README's table
+    python -m parity_tests.divergences --write    put it between the README's markers
+
+`docstrings` are the clauses of "Differs from torch" that stand for the row; test_public.py fails for a clause
+that is in none.
+"""
+
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+README = Path(__file__).parents[1] / "README.md"
+START, END = "<!-- python -m parity_tests.divergences --write -->", "<!-- end -->"
+
+
+class Divergence(NamedTuple):
+    """A row of the table."""
+
+    what: str
+    torch: str
+    jaxloss: str
+    docstrings: tuple[str, ...] = ()
+
+
+DIVERGENCES = [
+    Divergence("class axis", "`axis=1`", "`axis=-1`; `axis=1` gives torch's layout", ("`axis=-1`",)),
+    Divergence(
+        "confident predictions in float32",
+        "loss 0 with the label's gradient 0; `soft_margin_loss` infinite at scores below -88",
+        "the true value, within a few ULP",
+        (
+            "confident negatives do not cancel (at a logit of -40 torch's float32 gives 0)",
+            "a score of -100 for a positive target costs 100, where torch's float32 overflows to inf",
+        ),
+    ),
+    Divergence(
+        "bfloat16 and float16",
+        "loss rounded to the input's dtype",
+        "computed in and returned as float32; gradients rounded once",
+    ),
+    Divergence(
+        "NaN in an ignored row",
+        "poisons the gradient",
+        "the row counts as deleted",
+        ("ignored rows may hold NaN",),
+    ),
+    Divergence(
+        "label or length out of range",
+        "error on the CPU, CUDA abort",
+        "NaN in value and gradient; `make_checked(loss)` raises and says where",
+        (
+            "a label out of range gives NaN, not an abort",
+            "a label outside `[0, C)` gives NaN, in value and gradient, under `jit` and without",
+            "a label outside `[-1, C)` gives NaN, in value and gradient, under `jit` and without",
+            "Labels or lengths out of range give NaN, under `jit` and without",
+        ),
+    ),
+    Divergence(
+        "probability outside [0, 1], negative variance",
+        "error",
+        "NaN in value and gradient",
+        (
+            "a probability outside [0, 1] gives NaN, in value and gradient, since under `jit` nothing can be "
+            "raised",
+            "a negative variance in an array gives NaN, in value and gradient, since under `jit` nothing can "
+            "be raised",
+        ),
+    ),
+    Divergence("labels", "int64 (or uint8)", "any integer dtype", ("any integer dtype serves as a label",)),
+    Divergence(
+        "shapes that differ",
+        "broadcast, with a warning",
+        "`ValueError`",
+        (
+            "shapes that differ are an error, never broadcast",
+            "Shapes of `input` and `target` that differ are an error, never broadcast",
+        ),
+    ),
+    Divergence(
+        "probability 0 of a class with logit -inf",
+        "NaN",
+        "contributes 0",
+        ("a probability of 0 contributes 0 even where the logit is -inf",),
+    ),
+    Divergence(
+        "infinite logit on the right side of a yes or no",
+        "NaN",
+        "0",
+        ("an infinite logit on the right side costs 0, where torch gives NaN",),
+    ),
+    Divergence("`weight` of the classes", "a constant", "has a gradient", ("`weight` has a gradient",)),
+    Divergence(
+        "`kl_div`, zero target",
+        "0 with a NaN gradient of the target; NaN if the input is -inf or with `log_target`",
+        "0 with its true gradient",
+        (
+            r"$p_i = 0$ contributes 0, even where $x_i = -\infty$ or with `log_target`, where torch gives "
+            r"NaN",
+            r"its gradient with respect to the target is the true one, $\log p_i + 1 - x_i = -\infty$ (0 for "
+            r"a log-target of $-\infty$), where torch gives NaN",
+        ),
+    ),
+    Divergence(
+        "`ctc_loss`, gradient of `log_probs`",
+        "right only below a log-softmax, with an error of hundreds of eps; NaN where the loss is infinite",
+        "the true derivative, within a few eps; 0 where the loss is infinite",
+        (
+            "the gradient is the true derivative with respect to `log_probs`",
+            "Torch adds `exp(log_probs)`, which makes no difference below a log-softmax",
+            "Where the loss is infinite the gradient is 0, not NaN",
+        ),
+    ),
+    Divergence(
+        "`l1_loss`, gradient where the error is NaN",
+        "0",
+        "NaN",
+        ("where the error is NaN so is the gradient, which torch gives as 0",),
+    ),
+    Divergence(
+        "`cosine_embedding_loss`", "vectors in one or two axes", "any number", ("any number of leading axes",)
+    ),
+    Divergence(
+        "`linear_cross_entropy`, chunked",
+        "no forward mode, second derivative, `vmap`, label smoothing or probabilities",
+        "all of them",
+    ),
+    Divergence("`size_average`, `reduce`", "deprecated", "left out"),
+]
+
+
+def table() -> str:
+    """The README's table, in Markdown."""
+    rows = [f"| {row.what} | {row.torch} | {row.jaxloss} |" for row in DIVERGENCES]
+    return "\n".join(["| | torch | jaxloss |", "| --- | --- | --- |", *rows])
+
+
+def shown() -> str | None:
+    """The table that the README shows, or None without its markers."""
+    text = README.read_text()
+    return text.partition(START)[2].partition(END)[0].strip() if START in text else None
+
+
+if __name__ == "__main__":
+    if "--write" in sys.argv:
+        before, _, rest = README.read_text().partition(START)
+        README.write_text(f"{before}{START}\n{table()}\n{END}{rest.partition(END)[2]}")
+    else:
+        print(table())
