@@ -33,8 +33,7 @@ def as_elements(reduction: str, where, *, input, **others) -> tuple[list[Any], j
 
 
 def as_numbers(name: str, value, shape, of: str) -> jax.Array:
-    """`value`, a target of few values such as 1 and -1, as a floating-point array of `shape`; integers serve
-    too."""
+    """`value`, a target of few values such as 1 and -1, integers or not, as floating-point numbers."""
     integers = jnp.issubdtype(getattr(value, "dtype", jnp.float32), jnp.integer)
     numbers = _checks.as_labels(name, value) if integers else _checks.as_floats(name, value)
     _checks.check_shape(name, numbers, shape, of)
@@ -69,8 +68,7 @@ def _softplus_jvp(primals, tangents):
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
 def huber(error: jax.Array, delta: float) -> jax.Array:
-    """`error**2 / 2` up to `delta`, linear beyond; its gradient is the clipped error, infinite errors "
-    "included."""
+    """`error**2 / 2` up to `delta`, linear beyond; its gradient is the error, clipped, infinite or not."""
     size = jnp.abs(error)
     near = jnp.minimum(size, delta)
     return near * (size - 0.5 * near)

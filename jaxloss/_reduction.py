@@ -11,8 +11,7 @@ REDUCTIONS = ("none", "mean", "sum")
 
 
 def compute_dtype(*arrays: jax.Array | None) -> jnp.dtype:
-    """The dtype that a loss of these arrays is computed and returned in: their widest, and at least
-    float32."""
+    """The dtype that a loss of these arrays is computed and returned in: the widest, at least float32."""
     dtypes = [array.dtype for array in arrays if array is not None]
     return functools.reduce(jnp.promote_types, dtypes, jnp.dtype(jnp.float32))
 

@@ -19,8 +19,7 @@ from jax import lax
 
 
 def _difference(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """`a - b` rounded, and its rounding error (Knuth's two-sum); the error is 0 where the difference is
-    infinite."""
+    """`a - b` rounded, and its rounding error (Knuth's two-sum), 0 where the difference is infinite."""
     rounded = a - b
     b_part = rounded - a
     error = (a - (rounded - b_part)) - (b + b_part)
@@ -114,8 +113,7 @@ def _softmax_tangent(probabilities: jax.Array, tangent: jax.Array, axis: int) ->
 
 
 def _peak_statistics(logits: jax.Array, axis: int):
-    """The peak, `logsumexp - peak`, and what the softmax needs: who shares the peak, the runner-up, scale,
-    `u`."""
+    """The peak, `logsumexp - peak`, and what the softmax needs: runner-up, scale, number of peaks, `u`."""
     peak = jnp.max(logits, axis, keepdims=True, initial=-jnp.inf)
     # +inf and NaN poison their row, as in torch; an all -inf row does so by itself.
     peak = jnp.where(peak < jnp.inf, peak, jnp.nan)
@@ -176,8 +174,7 @@ def _log_softmax_jvp(axis, primals, tangents):
 
 @partial(jax.jit, static_argnums=2)
 def soft_cross_entropy(logits: jax.Array, probabilities: jax.Array, axis: int) -> jax.Array:
-    """`-sum(probabilities * log_softmax(logits))` along `axis`; a probability of 0 contributes 0, even to
-    -inf."""
+    """`-sum(probabilities * log_softmax(logits))` along `axis`, where 0 times -inf is 0."""
     return _soft_cross_entropy(logits, probabilities, axis)
 
 
@@ -203,8 +200,7 @@ def _soft_cross_entropy_jvp(axis, primals, tangents):
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _soft_gradient(logits, probabilities, axis):
-    """`total * softmax(logits) - probabilities`; at a single peak, without the subtraction that would
-    cancel."""
+    """`total * softmax(logits) - probabilities`; at a single peak, without a subtraction that cancels."""
     statistics = _peak_statistics(logits, axis)
     peak, *_, num_peaks, u = statistics
     total = jnp.sum(probabilities, axis, keepdims=True)

@@ -30,8 +30,6 @@ def forget() -> None:
     for name in list(sys.modules):
         if name in stale or name.startswith(tuple(f"{s}." for s in stale)):
             del sys.modules[name]
-    # Each version has its own jitted functions; hundreds of them would fill the memory.
-    jax.clear_caches()
 
 
 def passes(tests: str) -> bool:
@@ -77,6 +75,9 @@ def main() -> int:
                 return 1
         survivors = 0
         for number, mutant in enumerate(chosen, 1):
+            if number % 10 == 0:
+                # Each mutant has its own jitted functions; a hundred of them would fill the memory.
+                jax.clear_caches()
             start = time.perf_counter()
             alive = survives(*mutant)
             survivors += alive

@@ -48,8 +48,8 @@ def binary_cross_entropy(
     Differs from torch: a probability outside [0, 1] gives NaN, in value and gradient, since under `jit`
     nothing can be raised.
 
-    Reference: Bishop 2006, "Pattern Recognition and Machine Learning", equation 4.90; the bound of -100 is
-        torch's.
+    Reference: Bishop 2006, "Pattern Recognition and Machine Learning", equation 4.90. The bound of -100 is
+    torch's.
 
     >>> import jax.numpy as jnp
     >>> half, yes = jnp.full(2, 0.5, jnp.float32), jnp.array([1.0, 0.0], jnp.float32)

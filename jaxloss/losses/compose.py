@@ -78,8 +78,7 @@ def make_hybrid_loss(
 def make_uncertainty_weighted_loss(
     losses: Mapping[str, Callable], likelihoods: Mapping[str, str]
 ) -> Callable:
-    r"""Make a sum of losses whose weights are learnt: each loss is scaled by its own noise, as the data shows
-    it.
+    r"""Make a sum of losses whose weights are learnt: each is scaled by its own noise, as the data shows it.
 
     $$L = \sum_k c_k\, e^{-s_k} L_k(\hat y, y) + \tfrac12 s_k, \qquad s_k = \log \sigma_k^2$$
 

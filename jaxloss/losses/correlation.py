@@ -22,8 +22,7 @@ def correlation_loss(
     sample_weight: Float[Array, "..."] | None = None,
     axis: int | Sequence[int] | None = -1,
 ) -> Float[Array, "..."]:
-    r"""One minus Pearson's correlation: predictions should rise and fall with the target, whatever their
-    scale.
+    r"""One minus Pearson's correlation: predictions should rise and fall with the target, at any scale.
 
     $$\ell = 1 - r, \qquad r = \frac{\sum_i w_i (x_i - \bar x)(y_i - \bar y)}
     {\sqrt{\sum_i w_i (x_i - \bar x)^2}\, \sqrt{\sum_i w_i (y_i - \bar y)^2}}$$
@@ -51,7 +50,8 @@ def correlation_loss(
 
     Differs from torch: torch has no such function; `torch.corrcoef` gives NaN without variance.
 
-    Reference: Pearson 1896, "Mathematical Contributions to the Theory of Evolution. III", section 4.
+    Reference: Pearson 1896, "Mathematical Contributions to the Theory of Evolution. III. Regression,
+    Heredity, and Panmixia".
 
     >>> import jax.numpy as jnp
     >>> target = jnp.array([[1.0, 2.0, 4.0], [1.0, 2.0, 4.0], [3.0, 3.0, 3.0]], jnp.float32)

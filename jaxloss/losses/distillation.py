@@ -26,8 +26,7 @@ def distillation_loss(
     sample_weight: Float[Array, "..."] | None = None,
     axis: int = -1,
 ) -> Float[Array, "..."]:
-    r"""Pull a student's distribution towards its teacher's, both softened, and optionally towards true
-    labels.
+    r"""Pull a student's distribution towards its teacher's, both softened, and towards true labels.
 
     $$\ell_n = (1 - \lambda)\, T^2\, D\!\left(\mathrm{softmax}(y_n / T), \mathrm{softmax}(x_n / T)\right)
     - \lambda \log \mathrm{softmax}(x_n)_{t_n}$$

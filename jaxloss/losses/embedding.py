@@ -193,8 +193,7 @@ def _vectors(reduction: str, where, **arrays) -> tuple[list[jax.Array], jax.Arra
 
 
 def _norm(x: jax.Array, p: float) -> jax.Array:
-    """The p-norm along the last axis, with torch's gradients: 0 at 0, and shared by the largest at "
-    "infinity."""
+    """The p-norm along the last axis, with torch's gradients: 0 at 0; at p = inf, shared by the largest."""
     if p == 0.0:
         return jnp.sum(x != 0.0, -1).astype(x.dtype)
     if p == 1.0:

@@ -108,8 +108,7 @@ def gaussian_nll_loss(
     nothing can be raised. Shapes of `input` and `target` that differ are an error, never broadcast.
 
     Reference: Nix and Weigend 1994, "Estimating the Mean and Variance of the Target Probability
-        Distribution",
-    equation 2.
+    Distribution" (https://doi.org/10.1109/ICNN.1994.374138).
 
     >>> import jax.numpy as jnp
     >>> means, targets = jnp.zeros(2, jnp.float32), jnp.array([1.0, 2.0], jnp.float32)

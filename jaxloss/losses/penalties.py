@@ -127,8 +127,7 @@ def unlikelihood_loss(
 
 
 def previous_tokens(target: Int[Array, "*B T"], ignore_index: int = -100) -> Int[Array, "*B T T"]:
-    r"""The tokens that a text already has before each position, without the one that truly comes: what to
-    avoid.
+    r"""The tokens that a text has before each position, without the one that truly comes: what to avoid.
 
     $$\mathcal{C}_t = \{x_1, \ldots, x_{t-1}\} \setminus \{x_t\}$$
 
@@ -206,7 +205,7 @@ def token_set_loss(
     Differs from torch: torch has no such function.
 
     Reference: Csiszar 1975, "I-Divergence Geometry of Probability Distributions and Minimization Problems",
-    section 3, for the least divergence under a constraint on mass.
+    for the distribution of least divergence in a convex set, the I-projection.
 
     >>> import jax.numpy as jnp
     >>> token_set = jnp.array([True, False, False, False])

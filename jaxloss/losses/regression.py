@@ -171,7 +171,8 @@ def huber_loss(
 
     Differs from torch: shapes that differ are an error, never broadcast.
 
-    Reference: Huber 1964, "Robust Estimation of a Location Parameter", section 1.
+    Reference: Huber 1964, "Robust Estimation of a Location Parameter"
+    (https://doi.org/10.1214/aoms/1177703732).
 
     >>> import jax.numpy as jnp
     >>> error = jnp.array([0.5, 3.0], jnp.float32)

@@ -1,5 +1,4 @@
-"""Divergences between two softmax distributions, from their logits: forward and reverse KL, Jensen-Shannon,
-TV.
+"""Divergences between two softmax distributions, from their logits.
 
 Log-probabilities are logits too: their softmax is the distribution itself.
 """
@@ -25,8 +24,7 @@ def forward_kl_div(
     sample_weight: Float[Array, "..."] | None = None,
     axis: int = -1,
 ) -> Float[Array, "..."]:
-    r"""Kullback-Leibler divergence of the target's distribution from the input's: the input must cover the
-    target.
+    r"""Kullback-Leibler divergence of the target from the input: the input must cover the target.
 
     $$\ell_n = \mathrm{KL}(p_n \,\|\, q_n) = \sum_c p_{nc} \log \frac{p_{nc}}{q_{nc}}, \qquad
     p_n = \mathrm{softmax}(y_n),\; q_n = \mathrm{softmax}(x_n)$$
@@ -53,7 +51,7 @@ def forward_kl_div(
     Differs from torch: `torch.nn.functional.kl_div` takes log-probabilities and probabilities, and sums
     rounding errors of the first order in the difference; this takes logits.
 
-    Reference: Kullback and Leibler 1951, "On Information and Sufficiency", equation 2.4.
+    Reference: Kullback and Leibler 1951, "On Information and Sufficiency".
 
     >>> import jax.numpy as jnp
     >>> x, y = jnp.log(jnp.array([[[0.25, 0.75]], [[0.5, 0.5]]], jnp.float32))
@@ -97,7 +95,9 @@ def jensen_shannon_div(
 
     Differs from torch: torch has no such function.
 
-    Reference: Lin 1991, "Divergence Measures Based on the Shannon Entropy", equation 4.1 with equal weights.
+    Reference: Lin 1991, "Divergence Measures Based on the Shannon Entropy"
+    (https://doi.org/10.1109/18.61115), with equal weights; restated in section II of Raj and Wiggins 2008
+    (https://arxiv.org/abs/0810.5117), who treat its cancellation too.
 
     >>> import jax.numpy as jnp
     >>> x, y = jnp.array([[100.0, 0.0]], jnp.float32), jnp.array([[0.0, 100.0]], jnp.float32)
@@ -116,8 +116,7 @@ def reverse_kl_div(
     sample_weight: Float[Array, "..."] | None = None,
     axis: int = -1,
 ) -> Float[Array, "..."]:
-    r"""Kullback-Leibler divergence of the input's distribution from the target's: the input must stay inside
-    it.
+    r"""Kullback-Leibler divergence of the input from the target: the input must stay inside the target.
 
     $$\ell_n = \mathrm{KL}(q_n \,\|\, p_n) = \sum_c q_{nc} \log \frac{q_{nc}}{p_{nc}}$$
 
@@ -167,8 +166,7 @@ def total_variation(
     sample_weight: Float[Array, "..."] | None = None,
     axis: int = -1,
 ) -> Float[Array, "..."]:
-    r"""Total variation distance: the largest difference in probability that the two give to any set of
-    classes.
+    r"""Total variation distance: the largest difference in probability that the two give to any set.
 
     $$\ell_n = \tfrac12 \sum_c |p_{nc} - q_{nc}|$$
 
@@ -193,7 +191,8 @@ def total_variation(
 
     Differs from torch: torch has no such function.
 
-    Reference: Levin and Peres 2017, "Markov Chains and Mixing Times", proposition 4.2.
+    Reference: Levin and Peres 2017, "Markov Chains and Mixing Times", second edition, on total variation
+    distance (https://pages.uoregon.edu/dlevin/MARKOV/).
 
     >>> import jax.numpy as jnp
     >>> x, y = jnp.log(jnp.array([[[0.25, 0.75]], [[0.5, 0.5]]], jnp.float32))

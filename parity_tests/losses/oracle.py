@@ -98,8 +98,7 @@ def _softmax(row: np.ndarray) -> list:
 
 
 def error_in_ulp(actual, truth) -> np.ndarray:
-    """Elementwise distance in units of the last place of float32; below its normal numbers, of the smallest
-    of them."""
+    """Elementwise distance in float32's units in the last place, at least that of its smallest normal number."""
     actual = np.asarray(actual, np.float32)
     assert actual.shape == np.shape(truth)
     flat = []

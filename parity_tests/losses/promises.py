@@ -107,11 +107,9 @@ def assert_transforms(loss: Callable, input: np.ndarray, *rest, **options):
 def assert_parity(
     jax_loss: Callable, torch_loss: Callable, arrays: dict, cases: list[dict], *, wrt=("input",)
 ):
-    """In each case of options, value and gradients are torch's, in float64 and in float32, by a random
-    cotangent.
+    """Value and gradients are torch's in each case of options, in float64 and float32, at a random cotangent.
 
-    The truth for both is torch's float64 on the same numbers: torch's own float32 cancels where jaxloss does
-    not.
+    The truth for both is torch's float64 on the same numbers, since torch's own float32 cancels.
     """
     for dtype in ("float64", "float32"):
         typed = cast(arrays, dtype)

@@ -15,8 +15,7 @@ from torch.nn import functional as F
 
 from jaxloss import losses
 
-# What jaxloss decides otherwise than torch, and why. Each entry: does it concern this call, and what jaxloss
-# does.
+# What jaxloss decides otherwise than torch, and what it does then.
 DIFFERENCES = {
     "labels of any integer dtype are accepted (torch: int64, uint8)": "accepts",
     "probabilities and weights of another floating dtype are promoted": "accepts",

@@ -1,5 +1,4 @@
-"""The list of deliberate mistakes stays in step with the source; `python -m parity_tests.mutation` makes
-them."""
+"""The deliberate mistakes that `python -m parity_tests.mutation` makes stay in step with the source."""
 
 from pathlib import Path
 

@@ -1,5 +1,4 @@
-"""What holds for every public loss: a docstring with all its parts, a doctest that runs, true annotations, a
-twin."""
+"""What holds for every public loss: a full docstring, a doctest that runs, true annotations, a twin."""
 
 import doctest
 import importlib
