@@ -14,6 +14,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxloss import _checks
+from jaxloss._mesh import differ_along, varying_axes
 from jaxloss._reduction import REDUCTIONS, compute_dtype, reduce_loss, select
 
 __all__ = ["ctc_loss"]
@@ -126,7 +127,8 @@ def _log_likelihood(x_TNC, y_NS, frames_N, labels_N, blank: int) -> jax.Array:
         return tuple(jnp.where(is_running, new, old) for new, old in zip(emitted, alpha, strict=True)), None
 
     rest_NL = jnp.full(states_NL.shape, -jnp.inf, x_TNC.dtype).at[:, 0].set(0.0)
-    alpha, _ = lax.scan(step, (jnp.zeros_like(rest_NL), rest_NL), (jnp.arange(x_TNC.shape[0]), x_TNC))
+    start = differ_along((jnp.zeros_like(rest_NL), rest_NL), varying_axes(x_TNC, y_NS, frames_N))
+    alpha, _ = lax.scan(step, start, (jnp.arange(x_TNC.shape[0]), x_TNC))
     last_blank, last_label = (
         [jnp.take_along_axis(part_NL, state_N[:, None], 1)[:, 0] for part_NL in alpha]
         for state_N in (2 * labels_N, jnp.maximum(2 * labels_N - 1, 0))

@@ -98,7 +98,7 @@ def _softmax(row: np.ndarray) -> list:
 
 
 def error_in_ulp(actual, truth) -> np.ndarray:
-    """Elementwise distance in float32's units in the last place, at least that of its smallest normal number."""
+    """Elementwise distance in float32's units in the last place, at least that of its smallest normal."""
     actual = np.asarray(actual, np.float32)
     assert actual.shape == np.shape(truth)
     flat = []
