@@ -108,7 +108,12 @@ def make_draw_masks(config: Config, params: Any, inputs_BT: np.ndarray, key: jax
         variables = {"params": params}
         return Model5(config.model).apply(variables, inputs_BT, deterministic=False, **options)[1]
 
-    return lambda step: draw(step)["dropout_masks"]
+    def of_step(step):
+        # The masks are the same with float64 on, and this compiles once.
+        with jax.enable_x64(False):
+            return draw(step)["dropout_masks"]
+
+    return of_step
 
 
 def move_by_one_eps(params: Any) -> Any:

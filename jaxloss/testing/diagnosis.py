@@ -82,9 +82,8 @@ def likely_cause(evidence: Evidence, comparisons: list[Comparison]) -> str | Non
     if evidence.agreed_in_float64:
         return (
             "precision: the two agree in float64, so the formula is right, but JAX loses digits in "
-            f"{evidence.dtype} "
-            "(cancellation, as in mean(x^2) - mean(x)^2 or log(softmax(x)), or an intermediate in a "
-            "narrower dtype)"
+            f"{evidence.dtype} (cancellation, as in mean(x^2) - mean(x)^2 or log(softmax(x)), or an "
+            "intermediate in a narrower dtype)"
         )
     if any(comparison.what.startswith("value") for comparison in failed):
         hypotheses = (
@@ -161,9 +160,8 @@ def _digits(evidence: Evidence) -> str | None:
     if error * EPS[evidence.dtype] > EPS[evidence.dtype] ** 0.5:
         return None
     return (
-        f"precision: about {-np.log10(error * EPS[evidence.dtype]):.0f} digits agree, so the formula is "
-        "right, but one "
-        "side loses digits by cancellation, as in mean(x^2) - mean(x)^2 or log(softmax(x))"
+        f"precision: about {-np.log10(error * EPS[evidence.dtype]):.0f} digits agree; probably one side "
+        "loses the others by cancellation, as in mean(x^2) - mean(x)^2 or log(softmax(x))"
     )
 
 

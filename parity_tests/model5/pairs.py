@@ -14,7 +14,7 @@ import torch_ref.model5 as torch_side
 from jaxloss.losses import final_token_loss, next_token_loss
 from jaxloss.model5 import Model5Config
 from jaxloss.model5._gpt2_layout import array_shapes
-from parity_tests.compare import error_in_eps
+from parity_tests.compare import error_in_eps, to_numpy
 
 TINY = Model5Config(vocab_size=61, context_length=16, embed_dim=32, num_heads=4, num_blocks=2)
 
@@ -132,7 +132,7 @@ def torch_gradients(module: torch.nn.Module) -> Arrays:
     for name, parameter in module.named_parameters():
         owner = module.get_submodule(name.rpartition(".")[0])
         is_kernel = isinstance(owner, torch.nn.Linear) and name.endswith("weight")
-        gradients[name] = (parameter.grad.T if is_kernel else parameter.grad).numpy()
+        gradients[name] = to_numpy(parameter.grad.T if is_kernel else parameter.grad)
     return gradients
 
 

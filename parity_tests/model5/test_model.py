@@ -21,8 +21,6 @@ from parity_tests.model5.pairs import (
     TINY,
     jax_params,
     jax_results,
-    set_masks,
-    shared_masks,
     tokens,
     torch_gradients,
     torch_model,
@@ -100,16 +98,6 @@ def test_float32_is_as_close_to_the_float64_truth_on_both_sides(objective):
 def test_model_with_the_options_of_gpt2_checkpoints_matches_torch():
     actual = jax_results(jax_params("float64", config=TANH), config=TANH)
     assert_results_agree(actual, torch_results(torch_model("float64", TANH)), "float64")
-
-
-@pytest.mark.parametrize("objective", OBJECTIVES)
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_model_with_the_same_dropout_masks_matches_torch(dtype, objective):
-    masks = shared_masks()
-    model = torch_model(dtype).train()
-    set_masks(model, masks)
-    actual = jax_results(jax_params(dtype), masks, objective=objective)
-    assert_results_agree(actual, torch_results(model, objective=objective), dtype)
 
 
 def test_torch_attention_written_out_for_masks_is_scaled_dot_product_attention():

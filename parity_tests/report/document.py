@@ -10,18 +10,23 @@ import jax
 import torch
 
 from jaxloss.testing import ParityReport, Table, table_of
-from jaxloss.testing._second_look import TIMES_TORCH_ERROR
+from jaxloss.testing._second_look import MOST_EPS_ALLOWED, TIMES_CONDITION, TIMES_TORCH_ERROR
 from jaxloss.testing.parity import GRADIENT_EPS_OF_MAX, VALUE_EPS_OF_MAX
 
-_TITLES = {"losses": "Losses", "layers": "Layers of Model 5", "model": "Model 5"}
-_PACKAGES = ("jax", "jaxlib", "flax", "numpy", "torch")
+_TITLES = {
+    "losses": "Losses",
+    "fused": "Head and loss in one",
+    "layers": "Layers of Model 5",
+    "model": "Model 5",
+    "hugging-face": "Hugging Face's GPT-2",
+}
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "transformers")
 _RUNS = (
     "Model 5 with two blocks, trained from the same weights on the same batches with the same dropout "
-    "masks: the "
-    "largest relative difference of the losses, and of the weights relative to the largest of their array "
-    "(without "
-    "the bias of the keys, whose gradient is zero but for rounding, which Adam divides by its own size). "
-    "Beside them the same JAX run from weights moved by one eps."
+    "masks: the largest relative difference of the losses, and of the weights relative to the largest of "
+    "their array (without the bias of the keys, whose gradient is zero but for rounding, which Adam divides "
+    "by its own size). Beside them the same JAX run from weights moved by one eps, losses and weights: "
+    "frameworks that round differently cannot agree much better."
 )
 
 
@@ -31,13 +36,25 @@ def write_document(
     dtypes: Sequence[str],
     torch_device: str | None,
     runs: Table | None = None,
+    greedy: tuple[int, int] | None = None,
 ) -> None:
-    """Write the report as Markdown; `runs` is the table of training runs."""
+    """Write the report as Markdown.
+
+    Args:
+        path: of the file.
+        sections: the comparisons, by the name of their section.
+        dtypes: that were compared.
+        torch_device: where torch ran.
+        runs: the table of training runs.
+        greedy: how many tokens of greedy text are those of transformers, and of how many.
+    """
     parts = ["# Parity with PyTorch", _conditions(torch_device), _how_to_read(dtypes)]
     if sections:
         parts += ["## Summary", "The worst error of each group.", summary(sections, dtypes).markdown()]
     for name, reports in sections.items():
         parts += [f"## {_TITLES[name]}", table_of(reports).markdown()]
+        if name == "hugging-face" and greedy is not None:
+            parts += [f"Greedy text: {greedy[0]} of {greedy[1]} tokens are those of `transformers`."]
         parts += [f"```\n{report.text()}\n```" for report in reports if not report.passed]
     if runs is not None:
         parts += ["## Training runs", _RUNS, runs.markdown()]
@@ -70,12 +87,16 @@ def _groups(sections: Mapping[str, Sequence[ParityReport]]) -> dict[str, list[Pa
 
 
 def _conditions(torch_device: str | None) -> str:
-    device, today = jax.devices()[0], datetime.datetime.now(datetime.UTC)
+    devices, today = jax.devices(), datetime.datetime.now(datetime.UTC)
     lines = [
         f"- {today:%Y-%m-%d}, Python {platform.python_version()}, {platform.machine()}",
         "- " + ", ".join(f"{package} {version(package)}" for package in _PACKAGES),
-        f"- JAX on {device.platform} ({device.device_kind}), PyTorch on {_torch_name(torch_device)}",
-        "- Matrix products of float32 in full precision on both sides: TF32 and bfloat16 passes are off.",
+        f"- JAX on {devices[0].platform} ({devices[0].device_kind}, {len(devices)} of them), PyTorch on "
+        f"{_torch_name(torch_device)}",
+        "- Matrix products of float32 in full precision on both sides: TF32 and bfloat16 passes are off. On "
+        "a GPU or TPU, Model 5 is compared once more with JAX's default precision, in rows that say so: TF32 "
+        "keeps 10 bits after the point and one bfloat16 pass 7, where float32 has 23, so 2^13 or 2^16 times "
+        "as much is allowed there. float64 is left out on a TPU, which emulates it.",
     ]
     return "\n".join(lines)
 
@@ -95,7 +116,9 @@ def _how_to_read(dtypes: Sequence[str]) -> str:
         "Errors are `max|JAX - torch| / (eps * max|torch|)` of the worst array, with the eps of the dtype. "
         "Gradients are those of every parameter and every floating-point input, pulled back from random "
         "cotangents. A side's own error is against torch's float64 result for the same rounded inputs. "
-        f"Allowed: {allowed}; or, in narrower dtypes, {TIMES_TORCH_ERROR:g} times torch's own error. Where "
-        "moving the inputs by one eps already moves the result by more than that, no algorithm could do "
-        "better: such rows are marked ill-conditioned."
+        f"Allowed: {allowed}. In narrower dtypes it is enough if JAX's own error is within that. Rows marked "
+        f"ill-conditioned were allowed {TIMES_CONDITION:g} times what one eps on the inputs does to the "
+        f"result, at most {MOST_EPS_ALLOWED:,.0f}, and rows marked as unstable in torch "
+        f"{TIMES_TORCH_ERROR:g} times torch's own error; both only if the error all but vanishes when JAX "
+        "computes in float64."
     )

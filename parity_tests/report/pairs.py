@@ -3,7 +3,7 @@
 Shapes: B batch, T time, D width, V vocabulary.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from types import ModuleType
@@ -12,23 +12,25 @@ from typing import Any
 import jax
 import numpy as np
 
+import jaxloss.fused
 import jaxloss.losses
 import jaxloss.model5
+import torch_ref.fused
 import torch_ref.losses
 import torch_ref.model5
 from jaxloss.model5 import Model5Config
 from jaxloss.testing import Pair, draw_masks, inject_masks, integers, normal
 from jaxloss.testing.parity import GRADIENT_EPS_OF_MAX, VALUE_EPS_OF_MAX
-from parity_tests.report.samples import NO_LOSSES, SAMPLES, Sample
+from parity_tests.report.samples import FUSED_SAMPLES, NO_LOSSES, SAMPLES, Sample
 
 SMALL = Model5Config(vocab_size=61, context_length=16, embed_dim=32, num_heads=4, num_blocks=4)
 _BATCH = 3
 _MASKS_KEY = 3
 
 
-def loss_names() -> list[str]:
-    """The public losses, whatever is public when this is called."""
-    return [name for name in jaxloss.losses.__all__ if name not in NO_LOSSES]
+def public_losses(package: ModuleType) -> list[str]:
+    """The public losses of a package, whatever is public when this is called."""
+    return [name for name in package.__all__ if name not in NO_LOSSES]
 
 
 def loss_pairs() -> list[Pair]:
@@ -37,15 +39,17 @@ def loss_pairs() -> list[Pair]:
     Raises:
         ValueError: a public loss has no sample.
     """
-    missing = [name for name in loss_names() if name not in SAMPLES]
-    if missing:
-        raise ValueError(f"add sample inputs to parity_tests/report/samples.py for {', '.join(missing)}")
-    return [_loss_pair(name, sample) for name in loss_names() for sample in SAMPLES[name]]
+    return _pairs_of(jaxloss.losses, torch_ref.losses, SAMPLES)
+
+
+def fused_pairs() -> list[Pair]:
+    """The same for the losses that take in the head."""
+    return _pairs_of(jaxloss.fused, torch_ref.fused, FUSED_SAMPLES, implementation="chunked", chunk_size=8)
 
 
 def layer_pairs() -> list[Pair]:
     """Each layer of Model 5 with the gradients of its parameters and its input."""
-    params = _params(SMALL)
+    params = varied_params(SMALL)
     block, x = params["h_0"], normal(_BATCH, SMALL.context_length, SMALL.embed_dim)
     far = normal(_BATCH, SMALL.context_length, SMALL.embed_dim, mean=1000.0)
     jax_block = jaxloss.model5.Block(SMALL)
@@ -69,7 +73,7 @@ def layer_pairs() -> list[Pair]:
 
 def model_pairs(config: Model5Config = SMALL) -> list[Pair]:
     """Model 5 under both objectives, dropout off and on: logits, loss and every parameter's gradient."""
-    params = _params(config)
+    params = varied_params(config)
     masks = _masks(config, params)
     return [
         _model_pair(f"Model 5, {objective}{dropout}", config, objective, params, given)
@@ -99,24 +103,34 @@ def coarse_model_pairs() -> list[Pair]:
     ]
 
 
-def _loss_pair(name: str, sample: Sample) -> Pair:
-    def of(side: ModuleType) -> Callable[..., Any]:
+def _pairs_of(
+    ours: ModuleType, theirs: ModuleType, samples: Mapping[str, list[Sample]], **jax_options: Any
+) -> list[Pair]:
+    names = public_losses(ours)
+    missing = [name for name in names if name not in samples]
+    if missing:
+        raise ValueError(f"add sample inputs to parity_tests/report/samples.py for {', '.join(missing)}")
+    return [_loss_pair(name, sample, ours, theirs, jax_options) for name in names for sample in samples[name]]
+
+
+def _loss_pair(name: str, sample: Sample, ours: ModuleType, theirs: ModuleType, jax_options: Any) -> Pair:
+    def of(side: ModuleType, **more: Any) -> Callable[..., Any]:
         loss = getattr(side, name) if sample.make is None else sample.make(side)
-        return partial(loss, **sample.options)
+        return partial(loss, **sample.options, **more)
 
     title = f"{name} ({sample.case})" if sample.case else name
-    options: dict[str, Any] = {"wrt": sample.wrt}
+    options: dict[str, Any] = {} if sample.wrt is None else {"wrt": sample.wrt}
     if sample.dtypes is not None:
         options["dtypes"] = sample.dtypes
-    return Pair(title, of(jaxloss.losses), of(torch_ref.losses), sample.inputs, options)
+    return Pair(title, of(ours, **jax_options), of(theirs), sample.inputs, options)
 
 
-def _params(config: Model5Config) -> Any:
-    """Weights with no special values: biases and LayerNorm scales are random as well."""
+def varied_params(config: Model5Config, scale: float = 0.1) -> Any:
+    """Parameters with no special values: biases and LayerNorm scales are random as well."""
     rng = np.random.default_rng(5)
     params = jaxloss.model5.init_params(config, jax.random.key(0))
     return jax.tree.map(
-        lambda leaf: np.asarray(leaf, np.float64) + 0.1 * rng.standard_normal(leaf.shape), params
+        lambda leaf: np.asarray(leaf, np.float64) + scale * rng.standard_normal(leaf.shape), params
     )
 
 

@@ -128,7 +128,6 @@ SAMPLES: dict[str, list[Sample]] = {
         Sample([log_probabilities(12, 5), log_probabilities(12, 5)], {"log_target": True}, case="log target"),
     ],
     "l1_loss": [Sample(_real), Sample([grid(40), grid(40)], case="ties")],
-    "linear_cross_entropy": [Sample([normal(12, 4), normal(5, 4), _labels])],
     "make_hybrid_loss": [Sample(_real, make=_hybrid)],
     "make_uncertainty_weighted_loss": [
         Sample([*_real, {"mse": np.array(0.3), "l1": np.array(-0.2)}], make=_uncertainty_weighted)
@@ -159,8 +158,27 @@ SAMPLES: dict[str, list[Sample]] = {
     "z_loss": [Sample([_logits])],
 }
 
-# Public names of jaxloss.losses that are no losses, with the reason.
+_hidden, _head, _tokens = normal(2, 6, 4), normal(9, 4), integers(2, 6, high=9)
+_heads = [normal(12, 4), normal(9, 4), normal(12, 6), normal(9, 6)]
+
+# JAX goes through its chunks, of which the last is not full; torch makes the logits whole.
+FUSED_SAMPLES: dict[str, list[Sample]] = {
+    "linear_cross_entropy": [
+        Sample([normal(12, 4), normal(5, 4), _labels]),
+        Sample([normal(12, 4), normal(5, 4), _labels], {"z_loss": 1e-2, "logit_scale": 0.5}, case="z-loss"),
+    ],
+    "linear_distillation_loss": [
+        Sample([*_heads, integers(12, high=9)], {"hard_weight": 0.25}, wrt=(0, 1)),
+    ],
+    "linear_final_token_loss": [Sample([_hidden, _head, _tokens])],
+    "linear_kl_div": [Sample(_heads, wrt=(0, 1))],
+    "linear_log_prob": [Sample([normal(12, 4), normal(5, 4), _labels])],
+    "linear_next_token_loss": [Sample([_hidden, _head, _tokens])],
+}
+
+# Public names that are no losses, with the reason.
 NO_LOSSES = {
+    "TokenStatistics": "what linear_cross_entropy returns besides",
     "init_log_variances": "starting values",
     "make_checked": "the loss itself, with errors for labels out of range",
     "make_linear_weight": "a weight that depends on the step",

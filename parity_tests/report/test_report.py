@@ -5,27 +5,29 @@ import jax.numpy as jnp
 import pytest
 import torch
 
-from jaxloss import losses
+from jaxloss import fused, losses
 from jaxloss.testing import Pair, normal
 from parity_tests.report import __main__ as command
 from parity_tests.report import pairs
-from parity_tests.report.pairs import coarse_model_pairs, loss_names, loss_pairs
-from parity_tests.report.samples import NO_LOSSES, SAMPLES
+from parity_tests.report.pairs import coarse_model_pairs, fused_pairs, loss_pairs, public_losses
+from parity_tests.report.samples import FUSED_SAMPLES, NO_LOSSES, SAMPLES
 
 
 def test_every_public_loss_is_in_the_report():
-    assert {pair.name.split(" (")[0] for pair in loss_pairs()} == set(losses.__all__) - NO_LOSSES.keys()
+    for package, pairs_of in ((losses, loss_pairs), (fused, fused_pairs)):
+        named = {pair.name.split(" (")[0] for pair in pairs_of()}
+        assert named == set(package.__all__) - NO_LOSSES.keys()
 
 
 def test_a_loss_without_sample_inputs_is_named(monkeypatch):
     monkeypatch.setattr(losses, "__all__", [*losses.__all__, "new_loss"])
-    assert "new_loss" in loss_names()
+    assert "new_loss" in public_losses(losses)
     with pytest.raises(ValueError, match=r"add sample inputs .* for new_loss"):
         loss_pairs()
 
 
 def test_sample_names_are_unique():
-    names = [(name, sample.case) for name, samples in SAMPLES.items() for sample in samples]
+    names = [(name, sample.case) for name, samples in (SAMPLES | FUSED_SAMPLES).items() for sample in samples]
     assert len(set(names)) == len(names)
 
 

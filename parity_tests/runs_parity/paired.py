@@ -20,6 +20,7 @@ import torch_ref.model5 as torch_model5
 from jaxloss.losses import next_token_loss
 from jaxloss.model5 import Model5Config
 from jaxloss.testing import EPS, inject_masks
+from torch_ref import training as torch_training
 from torch_ref.losses import next_token_loss as torch_next_token_loss
 
 CONFIG = Model5Config(vocab_size=61, context_length=16, embed_dim=32, num_heads=4, num_blocks=2)
@@ -62,16 +63,21 @@ class Run:
 
 
 @contextlib.contextmanager
-def x64_for(dtype: str) -> Iterator[None]:
-    """float64 on for float64 runs only: optax computes its bias correction in the widest dtype it may."""
-    with jax.enable_x64(dtype == "float64"):
+def numerics_of(dtype: str) -> Iterator[None]:
+    """float64 for float64 runs only, since optax computes its bias correction in the widest dtype it may.
+
+    And full matmul precision, which accelerators do not use by default.
+    """
+    with jax.enable_x64(dtype == "float64"), jax.default_matmul_precision("highest"):
         yield
 
 
 @cache
 def initial_weights() -> Arrays:
     """Weights that float32 holds exactly, so that both dtypes start from the same numbers."""
-    return jax_model5.to_arrays(jax_model5.init_params(CONFIG, jax.random.key(0)))
+    # Torch's: it draws them without compiling anything.
+    generator = torch.Generator().manual_seed(0)
+    return torch_model5.to_arrays(torch_model5.init_params(CONFIG, generator))
 
 
 @cache
@@ -136,7 +142,7 @@ def train_jax(
     optimizer: optax.GradientTransformation, dtype: str, num_steps: int, *, moved: bool = False
 ) -> Run:
     """Train in JAX with any optimizer; only the optimizer is compiled anew."""
-    with x64_for(dtype):
+    with numerics_of(dtype):
         params = jax_params(dtype, moved=moved)
         state = jax.jit(optimizer.init)(params)
 
@@ -197,7 +203,31 @@ def clip_as_torch(max_norm: float) -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
+Optimizers = tuple[optax.GradientTransformation, Callable[..., torch.optim.Optimizer], float | None]
+
 adamw = partial(optax.adamw, b1=0.9, b2=0.999, eps=1e-8)
+
+
+# optax's and torch's; both clip where there is a number.
+OPTIMIZERS: dict[str, Optimizers] = {
+    "SGD": (optax.sgd(0.1), lambda p: torch.optim.SGD(p, lr=0.1), None),
+    "SGD with momentum": (
+        optax.sgd(0.1, momentum=0.9),
+        lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
+        None,
+    ),
+    "SGD with Nesterov momentum": (
+        optax.sgd(0.1, momentum=0.9, nesterov=True),
+        lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True),
+        None,
+    ),
+    "Adam": (optax.adam(1e-3), lambda p: torch.optim.Adam(p, lr=1e-3), None),
+    "AdamW with clipped gradients": (
+        optax.chain(clip_as_torch(0.1), adamw(1e-3, weight_decay=0.01)),
+        torch_training.make_optimizer(),
+        0.1,
+    ),
+}
 
 
 def _arrays(model: torch_model5.Model5) -> Arrays:

@@ -51,7 +51,7 @@ def assert_same_run(run: Run, moved: Run, expected: Run, dtype: str) -> None:
 
 
 def test_two_hundred_steps_of_adamw_in_float32_give_torchs_losses_and_weights():
-    with paired.x64_for("float32"):
+    with paired.numerics_of("float32"):
         assert_same_run(*train_with_make_train_step(), torch_adamw("float32", paired.NUM_STEPS), "float32")
 
 
@@ -61,27 +61,9 @@ def test_two_hundred_steps_of_adamw_in_float64_give_torchs_losses_and_weights():
     assert_same_run(*runs, torch_adamw("float64", paired.NUM_STEPS), "float64")
 
 
-# optax and torch; both clip where there is a number.
-OPTIMIZERS = {
-    "sgd": (optax.sgd(0.1), lambda p: torch.optim.SGD(p, lr=0.1), None),
-    "momentum": (optax.sgd(0.1, momentum=0.9), lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9), None),
-    "nesterov": (
-        optax.sgd(0.1, momentum=0.9, nesterov=True),
-        lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True),
-        None,
-    ),
-    "adam": (optax.adam(1e-3), lambda p: torch.optim.Adam(p, lr=1e-3), None),
-    "clipped adamw": (
-        optax.chain(paired.clip_as_torch(0.1), paired.adamw(1e-3, weight_decay=0.01)),
-        torch_training.make_optimizer(),
-        0.1,
-    ),
-}
-
-
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", paired.OPTIMIZERS)
 def test_optimizer_gives_torchs_losses_and_weights(name):
-    optimizer, make_torch, clip = OPTIMIZERS[name]
+    optimizer, make_torch, clip = paired.OPTIMIZERS[name]
     run = paired.train_jax(optimizer, "float64", FEW_STEPS)
     expected = paired.train_torch(make_torch, "float64", FEW_STEPS, clip=clip)
     assert run.worst_loss_error(expected) <= ALLOWED["float64"][0]
