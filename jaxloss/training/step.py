@@ -54,7 +54,7 @@ def make_train_step(loss: Loss, *, from_hidden: bool = False, logits_to_keep: in
         head_VD, logit_scale = state.apply_fn(variables, method="head")
         return loss(apply(method="hidden"), head_VD, targets_BK, logit_scale=logit_scale)
 
-    @jax.jit(donate_argnames="state")
+    @partial(jax.jit, donate_argnames="state", compiler_options=_compiler_options())
     def update(
         state: TrainState, inputs_BT: Int[Array, "B T"], targets_BT: Int[Array, "B T"], key: jax.Array
     ) -> tuple[TrainState, Float[Array, ""], Float[Array, ""]]:
@@ -62,10 +62,9 @@ def make_train_step(loss: Loss, *, from_hidden: bool = False, logits_to_keep: in
         value, grads = jax.value_and_grad(batch_loss)(state.params, state, inputs_BT, targets_BT, step_key)
         grad_norm = jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(grads)))
         finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
-        # Selected inside the step, because by the time that the host sees the loss, the old weights are gone.
-        kept = jax.tree.map(
-            lambda new, old: jnp.where(finite, new, old), state.apply_gradients(grads=grads), state
-        )
+        # Decided inside the step, because by the time that the host sees the loss, the old weights are gone.
+        # By a condition, because selecting leaf by leaf would copy weights and averages first.
+        kept = jax.lax.cond(finite, lambda: state.apply_gradients(grads=grads), lambda: state)
         return kept, value, grad_norm
 
     def train_step(
@@ -75,3 +74,8 @@ def make_train_step(loss: Loss, *, from_hidden: bool = False, logits_to_keep: in
         return update(state, inputs_BT, targets_BT, key)
 
     return train_step
+
+
+def _compiler_options() -> dict[str, str]:
+    # On CPU, XLA takes barriers out before it fuses operations, and Model 5's are there to keep it from that.
+    return {"xla_disable_hlo_passes": "cse_barrier_expander"} if jax.default_backend() == "cpu" else {}
