@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 import torch
 
@@ -10,7 +11,10 @@ from jaxloss.testing import Pair, normal
 from parity_tests.report import __main__ as command
 from parity_tests.report import pairs
 from parity_tests.report.pairs import coarse_model_pairs, fused_pairs, loss_pairs, public_losses
+from parity_tests.report.runs import training_runs
 from parity_tests.report.samples import FUSED_SAMPLES, NO_LOSSES, SAMPLES
+from parity_tests.runs_parity import paired
+from parity_tests.runs_parity.paired import Run
 
 
 def test_every_public_loss_is_in_the_report():
@@ -62,6 +66,20 @@ def test_default_matmul_precision_is_compared_on_accelerators_with_its_own_toler
         ("float32", 16 * 2.0**13),
         ("float32", 64 * 2.0**13),
     ]
+
+
+def test_training_runs_of_the_given_dtypes_are_judged_by_their_tolerances(tmp_path, monkeypatch):
+    def ran(loss):
+        return lambda *args, **options: Run(np.array([2.0, loss]), {"wte.weight": np.ones(3)})
+
+    monkeypatch.setattr(paired, "train_jax", ran(1.0))
+    monkeypatch.setattr(paired, "train_torch", ran(1.0 + 1e-6))
+    arguments = ["--only", "runs", "--output", str(tmp_path / "report.md"), "--dtypes"]
+    assert command.main([*arguments, "float32", "bfloat16"]) == 0
+    assert {row[-1] for row in training_runs(["float64"]).rows} == {"NO"}
+    assert len(training_runs().rows) == 2 * (1 + len(paired.OPTIMIZERS))
+    assert command.main([*arguments, "float64"]) == 1
+    assert "| AdamW, 200 steps, float64 | 1.0e-06 | 1e-13 |" in (tmp_path / "report.md").read_text()
 
 
 def test_report_into_a_missing_folder_is_refused_before_any_work(tmp_path, capsys):

@@ -144,7 +144,8 @@ def train_jax(
     """Train in JAX with any optimizer; only the optimizer is compiled anew."""
     with numerics_of(dtype):
         params = jax_params(dtype, moved=moved)
-        state = jax.jit(optimizer.init)(params)
+        # Not compiled: zeros of the same shapes are made for every optimizer.
+        state = optimizer.init(params)
 
         @jax.jit
         def update(gradients: Any, state: Any, params: Any) -> Any:
