@@ -1,5 +1,4 @@
-"""A linear head and its loss in one: the logits, a language model's largest array, are never whole in
-memory."""
+"""A linear head and its loss in one: the logits, a language model's largest array, are never whole."""
 
 from jaxloss.fused.api import TokenStatistics, linear_cross_entropy, linear_log_prob
 from jaxloss.fused.distillation import linear_distillation_loss, linear_kl_div

@@ -1,13 +1,11 @@
 """Losses of a linear head's logits, some tokens at a time, so that the logits are never whole in memory.
 
 `chunked_sum` makes the gradients while a chunk's logits are at hand, and a derivative rule contracts them
-with the
-tangents: `d total = <d_input, t_input> + <d_weight, t_weight> + ...`. Reverse mode transposes that
-    contraction, so it
-costs three matrix products and recomputes nothing; forward mode uses it as it stands; second derivatives
-differentiate the loop that made the gradients; a tangent known to be zero, as a frozen weight's is, has no
-gradient made for it. `chunked_losses` cannot know each token's cotangent in advance: it recomputes a
-chunk's logits on the way back.
+with the tangents: `d total = <d_input, t_input> + <d_weight, t_weight> + ...`. Reverse mode transposes that
+contraction, so it costs three matrix products and recomputes nothing; forward mode uses it as it stands;
+second derivatives differentiate the loop that made the gradients; a tangent known to be zero, as a frozen
+weight's is, has no gradient made for it. `chunked_losses` cannot know each token's cotangent in advance: it
+recomputes a chunk's logits on the way back.
 
 Shapes: N tokens, S steps of the loop, C = N / S tokens of a chunk, D width, V vocabulary.
 """
@@ -118,8 +116,7 @@ def _contract(pairs, total: jax.Array, axis_name: str | None) -> jax.Array:
     total_dot, partial_dot = jnp.zeros_like(total), None
     for gradient, tangent in pairs:
         term = jnp.sum(gradient * tangent.astype(gradient.dtype)).astype(total.dtype)
-        # A gradient that differs between the devices of the axis is only the part of this device's
-        # vocabulary.
+        # A gradient that differs along the axis is only this device's part, of its own classes.
         if axis_name in varying_axes(term):
             partial_dot = term if partial_dot is None else partial_dot + term
         else:
@@ -128,8 +125,7 @@ def _contract(pairs, total: jax.Array, axis_name: str | None) -> jax.Array:
 
 
 def _sum_and_gradients(loss, chunks, shared, rows, wanted_shared, wanted_rows):
-    """The total, the statistics, and the gradients of the operands that are named; the others cost
-    nothing."""
+    """The total, the statistics, and the gradients of the operands that are named; others cost nothing."""
     rows_CS = _split(rows, chunks)
 
     # Differentiating the loop must not keep every chunk's logits.
@@ -167,8 +163,7 @@ def _add_chunk(loss, chunks, shared, rows, wanted_shared, wanted_rows, sums):
     """The sums with one chunk's parts added, and each of its tokens' statistics and gradients."""
     weight, input_CD = shared["weight"], select(rows["kept"][:, None], rows["input"])
     raw_CV = product(input_CD, weight, 1, 1)
-    # Differentiating with respect to an operand that the devices share would sum over them, which the
-    # caller does.
+    # The gradient of an operand that the devices share would be summed over them, which the caller does.
     shared, rows = _differ_along((shared, rows), varying_axes(raw_CV, rows["scale"]) - {chunks.axis_name})
 
     def total_loss(raw_CV, some_shared, some_rows):

@@ -19,8 +19,7 @@ def chunked_loss(
     more_shared: Operands | None = None,
     more_rows: Operands | None = None,
 ) -> tuple[jax.Array, Operands]:
-    """The reduced loss, and each token's statistics; `more_rows` have shape [N, ...], the same for all
-    heads."""
+    """The reduced loss, and each token's statistics; `more_rows` [N, ...] are the same for all heads."""
     scale = arguments.token_weight
     if reduction == "mean":
         denominator = mean_denominator(arguments, chunks.axis_name)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxloss import _checks
 from jaxloss._reduction import compute_dtype, select
@@ -106,8 +107,7 @@ def check_head(input, linear_weight, linear_bias, prefix: str = ""):
 
 def _target(target, shape: tuple[int, ...], num_classes: int, ignore_index):
     """Labels or probabilities, and the mask of the tokens that take part."""
-    dtype = getattr(target, "dtype", None)
-    if dtype is not None and jnp.issubdtype(dtype, jnp.floating):
+    if isinstance(target, (jax.Array, np.ndarray)) and jnp.issubdtype(target.dtype, jnp.floating):
         target = _checks.as_floats("target", target)
         _checks.check_shape(
             "target", target, (*shape, num_classes), "that of the logits, to hold probabilities"
@@ -138,7 +138,12 @@ def check_logit_scale(name: str, logit_scale) -> float | jax.Array | None:
 
 def check_softcap(name: str, softcap) -> float | None:
     """A positive number, or None."""
-    return None if softcap is None else _checks.check_number(name, softcap, low=0.0, open_low=True)
+    if softcap is None:
+        return None
+    softcap = _checks.check_number(name, softcap, low=0.0, open_low=True)
+    if softcap == math.inf:
+        raise ValueError(f"{name} must be finite, or None for no bound; got inf.")
+    return softcap
 
 
 def mean_denominator(arguments: HeadArguments, axis_name: str | None = None) -> jax.Array:

@@ -14,8 +14,7 @@ from jaxloss.fused import _vocabulary
 
 @dataclass(frozen=True)
 class LogitMap:
-    """The logits, from the product of input and weight: `softcap * tanh(scale * (product + bias) /
-    softcap)`."""
+    """The logits, from the product of input and weight: `cap * tanh(scale * (product + bias) / cap)`."""
 
     softcap: float | None = None
 

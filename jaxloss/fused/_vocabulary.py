@@ -71,8 +71,7 @@ def label_cross_entropy(logits: jax.Array, labels: jax.Array, axis_name: str | N
 
 
 def _split_statistics(logits, local_labels, axis_name):
-    """As in `_softmax`: the largest other logit and the others' sum are split off, so that nothing
-    cancels."""
+    """As in `_softmax`: the largest other logit and the others' sum are split off, and nothing cancels."""
     is_own = _softmax.is_label(logits.shape, local_labels, 1)
     own = total(jnp.where(is_own, logits, 0.0), axis_name)
     others = jnp.where(is_own, -jnp.inf, logits)

@@ -39,8 +39,7 @@ def linear_cross_entropy(
     axis_name: str | None = None,
     return_statistics: bool = False,
 ) -> Float[Array, "..."] | tuple[Float[Array, "..."], TokenStatistics]:
-    r"""Cross entropy of the logits of a linear head, a chunk of tokens at a time: they are never whole in
-    memory.
+    r"""Cross entropy of a linear head's logits, a chunk of tokens at a time: never whole in memory.
 
     $$z_n = c \tanh\!\big(s\, (W x_n + b) / c\big), \qquad
     \ell_n = a_n \Big({-\sum_v} w_v\, y_{nv} \log \frac{\exp z_{nv}}{\sum_j \exp z_{nj}}
@@ -106,6 +105,7 @@ def linear_cross_entropy(
     label_smoothing = _checks.check_number("label_smoothing", label_smoothing, low=0.0, high=1.0)
     z_loss = _checks.check_number("z_loss", z_loss, low=0.0)
     logit_softcap = check_softcap("logit_softcap", logit_softcap)
+    _checks.check_flag("return_statistics", return_statistics)
     arrays: dict[str, Any] = {
         "input": input,
         "linear_weight": linear_weight,
@@ -168,15 +168,13 @@ def linear_log_prob(
     chunk_size: int | None = None,
     axis_name: str | None = None,
 ) -> Float[Array, "..."]:
-    r"""Log-probability of each given label under a linear head: what preference losses and policy gradients
-    sum.
+    r"""Log-probability of each label under a linear head: what preference losses and policy gradients sum.
 
     $$\log \frac{\exp z_{n t_n}}{\sum_j \exp z_{nj}}$$
 
     Args:
         input, linear_weight, target, linear_bias, ignore_index, where, logit_softcap, logit_scale,
-        implementation,
-            chunk_size, axis_name: as for `linear_cross_entropy`.
+            implementation, chunk_size, axis_name: as for `linear_cross_entropy`.
 
     Returns:
         Nats, at most 0, at least float32, of the shape of `target`; 0 for tokens that take no part, so that
@@ -188,9 +186,8 @@ def linear_log_prob(
 
     Differs from torch: torch has no such function.
 
-    Reference: Rafailov et al. 2023, "Direct Preference Optimization", equation 7
-        (https://arxiv.org/abs/2305.18290),
-    for the use.
+    Reference: Rafailov et al. 2023, "Direct Preference Optimization", equation 7, for the use
+    (https://arxiv.org/abs/2305.18290).
 
     >>> import jax.numpy as jnp
     >>> hidden, head = jnp.ones((2, 8), jnp.float32), jnp.zeros((50, 8), jnp.float32)

@@ -53,8 +53,7 @@ def linear_distillation_loss(
     implementation: str = "auto",
     chunk_size: int | None = None,
 ) -> Float[Array, "..."]:
-    r"""Pull a student's distribution towards its teacher's, and optionally towards true labels, from hidden
-    states.
+    r"""Pull a student's distribution towards its teacher's, and towards labels if wanted, from hidden states.
 
     $$\ell_n = (1 - \lambda)\, T^2\, D\!\left(\mathrm{softmax}(V y_n / T), \mathrm{softmax}(W x_n / T)\right)
     - \lambda \log \mathrm{softmax}(W x_n)_{t_n}$$

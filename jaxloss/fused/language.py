@@ -45,8 +45,8 @@ def linear_next_token_loss(
     >>> print(linear_next_token_loss(hidden, head, jnp.array([[3, 1, 4], [1, 5, -100]])))  # ln 50
     3.912023
     """
-    _check_positions(input)
-    return linear_cross_entropy(input, linear_weight, target, **options)
+    hidden = _check_positions(input, linear_weight)
+    return linear_cross_entropy(hidden, linear_weight, _checks.as_labels("target", target), **options)
 
 
 def linear_final_token_loss(
@@ -85,7 +85,7 @@ def linear_final_token_loss(
     >>> print(linear_final_token_loss(hidden, head, jnp.array([[3, 1, 4], [1, 5, 9]]), reduction="none"))
     [3.912023 3.912023]
     """
-    hidden = _check_positions(input)
+    hidden = _check_positions(input, linear_weight)
     if hidden.shape[-2] == 0:
         raise ValueError(f"input must have at least one position; got {_checks.describe(hidden)}.")
     labels = _checks.as_labels("target", target)
@@ -106,8 +106,10 @@ def linear_final_token_loss(
     )
 
 
-def _check_positions(input):
-    hidden = _checks.as_floats("input", input)
+def _check_positions(input, linear_weight):
+    hidden, head = _checks.as_floats("input", input), _checks.as_floats("linear_weight", linear_weight)
+    if head.ndim != 2:
+        raise ValueError(f"linear_weight must have shape [V, D]; got {_checks.describe(head)}.")
     if hidden.ndim < 2:
         raise ValueError(f"input must have shape [..., T, D]; got {_checks.describe(hidden)}.")
     return hidden

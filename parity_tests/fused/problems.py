@@ -1,8 +1,13 @@
 """One problem for all tests of the fused head: sizes that no chunk divides, and every option."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
+
+from jaxloss.fused import linear_cross_entropy
+from parity_tests.compare import assert_within
+from parity_tests.tolerances import VALUE_EPS_OF_MAX
 
 NUM_TOKENS, WIDTH, NUM_CLASSES = 23, 6, 11
 
@@ -45,3 +50,46 @@ def torch_problem(options, target):
 
 def _is_float_array(value) -> bool:
     return isinstance(value, np.ndarray) and value.dtype == np.float64
+
+
+def loss_of_arrays(implementation, target, reduction="mean", chunk_size=5, **kwargs):
+    """The loss of differentiable arrays, and with "none" its product with a fixed cotangent."""
+
+    def loss(arrays):
+        losses = linear_cross_entropy(
+            arrays["input"],
+            arrays["linear_weight"],
+            target,
+            linear_bias=arrays.get("linear_bias"),
+            reduction=reduction,
+            implementation=implementation,
+            chunk_size=chunk_size,
+            **kwargs,
+        )
+        cotangent = np.random.default_rng(1).uniform(0.5, 2.0, losses.shape)
+        return jnp.sum(losses * jnp.asarray(cotangent, losses.dtype))
+
+    return loss
+
+
+def value_and_gradients(target, reduction="mean", implementation="chunked", chunk_size=5, **kwargs):
+    """Of arrays: the loss or losses, and the gradients for a fixed cotangent of either sign."""
+
+    @jax.jit
+    def both(arrays):
+        options = {"implementation": implementation, "chunk_size": chunk_size, "reduction": reduction}
+        losses, pull_back = jax.vjp(
+            lambda arrays: linear_cross_entropy(**arrays, target=target, **options, **kwargs), arrays
+        )
+        return losses, pull_back(jnp.asarray(cotangent(losses.shape), losses.dtype))[0]
+
+    return both
+
+
+def cotangent(shape):
+    return np.random.default_rng(1).standard_normal(shape)
+
+
+def assert_trees_within(actual, expected, eps_of_max=VALUE_EPS_OF_MAX):
+    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        assert_within(a, b, eps_of_max)

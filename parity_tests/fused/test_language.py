@@ -57,6 +57,8 @@ def test_final_token_does_not_look_at_earlier_positions():
 def test_bad_shapes_are_named():
     with pytest.raises(ValueError, match=r"input must have shape \[..., T, D\]"):
         linear_next_token_loss(jnp.ones(5), jnp.asarray(HEAD), jnp.asarray(TARGET))
+    with pytest.raises(ValueError, match=r"linear_weight must have shape \[V, D\]"):
+        linear_next_token_loss(jnp.asarray(HIDDEN), jnp.ones((9, 2, 5)), jnp.asarray(TARGET))
     with pytest.raises(ValueError, match="input must have at least one position"):
         linear_final_token_loss(jnp.ones((2, 0, 5)), jnp.asarray(HEAD), jnp.zeros((2, 0), int))
     with pytest.raises(ValueError, match=r"target must have shape \[4, 6\]"):

@@ -32,8 +32,7 @@ def linear_cross_entropy(
     axis_name: str | None = None,
     return_statistics: bool = False,
 ) -> Tensor | tuple[Tensor, TokenStatistics]:
-    """`torch.nn.functional.linear_cross_entropy`, and the options that it lacks; `axis_name` is JAX's
-    only."""
+    """`torch.nn.functional.linear_cross_entropy`, and the options that it lacks; `axis_name` is JAX's."""
     if axis_name is not None:
         raise ValueError("axis_name must be None: only JAX splits the vocabulary over devices")
     options: dict[str, Any] = {

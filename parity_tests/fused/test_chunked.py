@@ -1,0 +1,185 @@
+"""The chunked head under every transform, for every chunk size, in little memory and few products."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxloss.fused import linear_cross_entropy
+from parity_tests.compare import assert_within
+from parity_tests.fused.problems import (
+    NUM_CLASSES,
+    assert_trees_within,
+    jax_problem,
+    loss_of_arrays,
+    value_and_gradients,
+)
+from parity_tests.tolerances import VALUE_EPS_OF_MAX
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize(("reduction", "chunk_sizes"), [("mean", (1, 4, 100)), ("none", (1, 4))])
+def test_any_chunk_size_and_scale_give_the_same(dtype, reduction, chunk_sizes):
+    # On a grid of integers the logits are exact, so that huge ones do not magnify a rounding of the product.
+    arrays = jax.tree.map(lambda a: jnp.round(2 * a), jax_problem({}, "labels", dtype)[0])
+    target = jax_problem({}, "labels")[1]
+    expected = value_and_gradients(target, reduction, "reference")
+    for chunk_size in chunk_sizes:
+        actual = value_and_gradients(target, reduction, chunk_size=chunk_size)
+        for scale in (2.0**-6, 1.0, 2.0**8):
+            scaled = arrays | {"linear_weight": arrays["linear_weight"] * scale}
+            assert_trees_within(actual(scaled), expected(scaled))
+
+
+@pytest.mark.parametrize(("num_tokens", "dtype"), [(1, np.float32), (7, np.float64)])
+def test_token_counts_that_are_prime(num_tokens, dtype):
+    arrays, target, _ = jax_problem({}, "labels", dtype)
+    arrays["input"] = arrays["input"][:num_tokens]
+    chunked = value_and_gradients(target[:num_tokens], chunk_size=3)(arrays)
+    assert_trees_within(chunked, value_and_gradients(target[:num_tokens], implementation="reference")(arrays))
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_every_transform_equals_the_reference(reduction):
+    arrays, target, _ = jax_problem({}, "labels")
+    del arrays["linear_bias"]
+    tangents = jax.tree.map(lambda a: jnp.asarray(np.random.default_rng(2).standard_normal(a.shape)), arrays)
+
+    def transformed(implementation):
+        f = loss_of_arrays(implementation, target, reduction)
+
+        def of_weight(weight):
+            return f(arrays | {"linear_weight": weight})
+
+        def in_scan(weight):
+            return jax.lax.scan(lambda w, _: (0.9 * w, of_weight(w)), weight, None, length=2)[1]
+
+        def along(arrays):
+            return jax.jvp(f, (arrays,), (tangents,))[1]
+
+        def gradient_along(arrays):
+            products = jax.tree.map(lambda g, t: jnp.sum(g * t), jax.grad(f)(arrays), tangents)
+            return sum(jax.tree.leaves(products))
+
+        both = jax.tree.map(lambda a, t: jnp.stack([a, t]), arrays, tangents)
+        return {
+            "jvp": jax.jvp(f, (arrays,), (tangents,)),
+            "forward over reverse": jax.jvp(jax.grad(f), (arrays,), (tangents,)),
+            "reverse over reverse": jax.grad(gradient_along)(arrays),
+            "reverse over forward": jax.grad(along)(arrays),
+            "vmap of grad": jax.vmap(jax.grad(f))(both),
+            "vmap of grad, over tokens": jax.vmap(lambda x: jax.grad(f)(arrays | {"input": x}))(
+                both["input"]
+            ),
+            "grad of vmap of scan, over weights": jax.grad(lambda w: jnp.sum(jax.vmap(in_scan)(w)))(
+                both["linear_weight"]
+            ),
+            "checkpoint": jax.grad(jax.checkpoint(f))(arrays),
+            "jacfwd": jax.jacfwd(lambda row: of_weight(arrays["linear_weight"].at[0].set(row)))(
+                arrays["linear_weight"][0]
+            ),
+        }
+
+    actual, expected = jax.jit(lambda: transformed("chunked"))(), jax.jit(lambda: transformed("reference"))()
+    for name in expected:
+        for a, b in zip(jax.tree.leaves(actual[name]), jax.tree.leaves(expected[name]), strict=True):
+            assert_within(a, b, VALUE_EPS_OF_MAX, what=name)
+
+
+def test_bfloat16_error_does_not_grow_as_the_chunk_shrinks():
+    rng = np.random.default_rng(3)
+    exact = {
+        "input": jnp.asarray(rng.standard_normal((256, 16)), jnp.bfloat16),
+        "linear_weight": jnp.asarray(rng.standard_normal((32, 16)), jnp.bfloat16),
+    }
+    target = jnp.asarray(rng.integers(0, 32, 256))
+    wide = jax.tree.map(lambda a: a.astype(jnp.float64), exact)
+    for reduction in ("mean", "none"):
+        expected = value_and_gradients(target, reduction, "reference")(wide)
+        for chunk_size in (256, 1):
+            value, gradients = value_and_gradients(target, reduction, chunk_size=chunk_size)(exact)
+            assert value.dtype == jnp.float32
+            assert_within(value, expected[0], VALUE_EPS_OF_MAX, "float32")
+            for name in exact:
+                assert gradients[name].dtype == jnp.bfloat16
+                # Half for rounding the gradient, half for rounding that of the logits before the product.
+                assert_within(gradients[name], expected[1][name], 1.0, "bfloat16", what=name)
+
+
+def _equations(jaxpr):
+    for equation in jaxpr.eqns:
+        yield equation
+        for parameter in jax.tree.leaves(
+            equation.params, is_leaf=lambda p: hasattr(p, "eqns") or hasattr(p, "jaxpr")
+        ):
+            inner = getattr(parameter, "jaxpr", parameter)
+            if hasattr(inner, "eqns"):
+                yield from _equations(inner)
+
+
+def _sizes(function, *arguments):
+    for equation in _equations(jax.make_jaxpr(function)(*arguments).jaxpr):
+        yield from (v.aval.size for v in equation.outvars if hasattr(v.aval, "size"))
+
+
+def _num_products(function, *arguments):
+    equations = _equations(jax.make_jaxpr(function)(*arguments).jaxpr)
+    return sum(equation.primitive.name == "dot_general" for equation in equations)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_no_array_has_all_tokens_and_all_classes(reduction):
+    arrays = {"input": jnp.ones((64, 4), jnp.float32), "linear_weight": jnp.ones((50, 4), jnp.float32)}
+    loss = loss_of_arrays(
+        "chunked", jnp.zeros(64, int), reduction, chunk_size=8, label_smoothing=0.1, z_loss=0.1
+    )
+    for function in (jax.value_and_grad(loss), jax.grad(lambda a: jax.jvp(loss, (a,), (a,))[1])):
+        assert max(_sizes(function, arrays)) < 64 * 50
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_compiled_programs_keep_no_logits(reduction):
+    arrays = {"input": jnp.ones((512, 4), jnp.float32), "linear_weight": jnp.ones((300, 4), jnp.float32)}
+    loss = loss_of_arrays("chunked", jnp.zeros(512, int), reduction, chunk_size=8)
+
+    def gradient_norm(arrays):
+        return sum(jnp.sum(g**2) for g in jax.tree.leaves(jax.grad(loss)(arrays)))
+
+    for function in (jax.grad(loss), jax.grad(gradient_norm)):
+        memory = jax.jit(function).lower(arrays).compile().memory_analysis()
+        assert memory.temp_size_in_bytes < 512 * 300 * 4 / 4
+
+
+def test_a_frozen_weight_costs_no_third_product():
+    arrays, target, _ = jax_problem({}, "labels")
+    hidden, head = arrays["input"], arrays["linear_weight"]
+
+    def flops(argnums):
+        gradient = jax.grad(
+            lambda h, w: loss_of_arrays("chunked", target)({"input": h, "linear_weight": w}), argnums
+        )
+        return jax.jit(gradient).lower(hidden, head).compile().cost_analysis()["flops"]
+
+    product = 2 * 5 * hidden.shape[1] * NUM_CLASSES  # of one chunk, which is what the loop's body counts
+    assert flops((0, 1)) - flops(0) > 0.9 * product
+    assert flops((0, 1)) - flops(1) > 0.9 * product
+
+
+@pytest.mark.parametrize(("reduction", "num_products"), [("mean", 3), ("none", 4)])
+def test_gradients_and_statistics_cost_no_other_product(reduction, num_products):
+    arrays, target, _ = jax_problem({}, "labels")
+
+    options = {"target": target, "reduction": reduction, "implementation": "chunked", "chunk_size": 5}
+
+    def total(arrays):
+        return jnp.sum(linear_cross_entropy(**arrays, **options))
+
+    def total_and_statistics(arrays):
+        losses, statistics = linear_cross_entropy(**arrays, **options, return_statistics=True)
+        return jnp.sum(losses), statistics
+
+    for loss, has_aux in ((total, False), (total_and_statistics, True)):
+        assert _num_products(loss, arrays) == 1
+        assert _num_products(jax.value_and_grad(loss, has_aux=has_aux), arrays) == num_products
+    frozen = jax.grad(lambda hidden: total(arrays | {"input": hidden}))
+    assert _num_products(frozen, arrays["input"]) == num_products - 1
