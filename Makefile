@@ -12,6 +12,12 @@ STAMPED := pyproject.toml constraints.txt
 JOBS ?= $(shell $(PYTHON) -c 'import os; print(min(8, os.cpu_count() or 1))' 2>/dev/null)
 ARGS ?=
 
+# JAX on CPU takes its memory anew at every step; huge pages that the process keeps save a third of a training
+# step in page faults (docs/train_step.md). Read by the C library of Linux, by no other.
+HUGE_PAGES := hugetlb=1 mmap_max=0 arena_max=1 trim_threshold=17179869184
+EMPTY :=
+KEEP_MEMORY := GLIBC_TUNABLES=$(subst $(EMPTY) ,:,$(addprefix glibc.malloc.,$(HUGE_PAGES)))
+
 .PHONY: help train test check lint types mutation bench parity clean python
 
 help:
@@ -39,7 +45,7 @@ python:
 	@$(PIP) --editable '.[train,test]' && touch $@
 
 train: .venv/.train-$(VERSION)
-	@$(BIN)/python experiments/final_vs_all_token.py $(ARGS)
+	@$(KEEP_MEMORY) $(BIN)/python experiments/final_vs_all_token.py $(ARGS)
 
 test: .venv/.test-$(VERSION)
 	@$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal $(ARGS)
@@ -56,7 +62,7 @@ mutation: .venv/.test-$(VERSION)
 	@$(BIN)/python -m parity_tests.mutation $(ARGS)
 
 bench: .venv/.test-$(VERSION)
-	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script $(ARGS) || exit 1; done
+	@for script in benchmarks/*.py; do echo "== $$script"; $(KEEP_MEMORY) $(BIN)/python $$script $(ARGS) || exit 1; done
 
 parity: .venv/.test-$(VERSION)
 	@$(BIN)/python -m parity_tests.report $(ARGS)

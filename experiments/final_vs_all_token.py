@@ -173,7 +173,9 @@ def main(config: Config) -> int:
     trainings = {
         name: train(
             init_state(model.apply, params, optimizer, batch_size=settings.batch_size),
-            make_train_step(loss, from_hidden=True, logits_to_keep=positions),
+            make_train_step(
+                loss, from_hidden=True, logits_to_keep=positions, compute_dtype=settings.compute_dtype
+            ),
             sample,
             dropout_key,
             steps=settings.steps,

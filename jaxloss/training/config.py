@@ -3,6 +3,9 @@
 import math
 from dataclasses import dataclass
 from numbers import Integral, Real
+from typing import Literal
+
+from jaxloss._checks import check_choice
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,8 @@ class TrainConfig:
     """AdamW's step size, constant."""
     weight_decay: float = 0.01
     """AdamW's decoupled weight decay, on every parameter."""
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Dtype of the forward and backward pass; weights and AdamW's averages are float32."""
     eval_every: int = 80
     """Updates between two evaluations."""
     eval_crops: int = 512
@@ -38,6 +43,7 @@ class TrainConfig:
         for name in ("steps", "batch_size", "eval_every", "eval_crops"):
             _check_integer(name, getattr(self, name), 1)
         _check_integer("seed", self.seed, 0)
+        check_choice("compute_dtype", self.compute_dtype, ("float32", "bfloat16"))
         _check_number("learning_rate", self.learning_rate)
         if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
             raise ValueError(f"learning_rate must be positive and finite, got {self.learning_rate}")

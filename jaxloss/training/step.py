@@ -18,7 +18,13 @@ Loss = Callable[..., Float[Array, ""]]
 TrainStep = Callable[..., tuple[TrainState, Float[Array, ""], Float[Array, ""]]]
 
 
-def make_train_step(loss: Loss, *, from_hidden: bool = False, logits_to_keep: int | None = None) -> TrainStep:
+def make_train_step(
+    loss: Loss,
+    *,
+    from_hidden: bool = False,
+    logits_to_keep: int | None = None,
+    compute_dtype: str | None = None,
+) -> TrainStep:
     """Make the function that trains a state on one batch.
 
     Args:
@@ -29,6 +35,8 @@ def make_train_step(loss: Loss, *, from_hidden: bool = False, logits_to_keep: in
         logits_to_keep: how many positions, counted from the last, the loss looks at; None means all. For a
             loss of the final token, 1 gives the same loss and gradients without the work that only the other
             positions need: the head's, and most of the last block's.
+        compute_dtype: dtype of the forward and backward pass, such as "bfloat16"; parameters, gradients and
+            the optimizer's averages keep theirs. None means the parameters' own.
 
     Returns:
         `train_step(state, inputs_BT, targets_BT, key) -> (state, loss, grad_norm)`. It moves the batch to the
@@ -43,6 +51,8 @@ def make_train_step(loss: Loss, *, from_hidden: bool = False, logits_to_keep: in
         targets_BT: Int[Array, "B T"],
         key: jax.Array,
     ) -> Float[Array, ""]:
+        if compute_dtype is not None:
+            params = jax.tree.map(lambda leaf: leaf.astype(compute_dtype), params)
         variables = {"params": params}
         options = {} if logits_to_keep is None else {"logits_to_keep": logits_to_keep}
         targets_BK = targets_BT if logits_to_keep is None else targets_BT[:, -logits_to_keep:]

@@ -42,6 +42,24 @@ def test_hidden_states_and_head_train_as_all_logits_do(objective):
     )
 
 
+@pytest.mark.parametrize("objective", ["all", "final"])
+def test_bfloat16_pass_leaves_weights_in_float32_and_errs_no_more_than_torchs(objective):
+    _, loss, norm = tiny.jax_step(objective)(tiny.jax_state(), *tiny.batch(0), tiny.key())
+    state, bf16_loss, bf16_norm = tiny.jax_step(objective, "bfloat16")(
+        tiny.jax_state("float32"), *tiny.batch(0), tiny.key()
+    )
+    assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
+    torch_state, torch_loss, torch_norm = tiny.torch_step(objective, "bfloat16")(
+        tiny.torch_state("float32"), *tiny.batch(0), tiny.generator()
+    )
+    assert {p.dtype for p in torch_state.model.parameters()} == {torch.float32}
+    for ours, theirs, truth in ((bf16_loss, torch_loss, loss), (bf16_norm, torch_norm, norm)):
+        # Half a unit in the last of bfloat16's eight bits is 2^-9 of a value.
+        assert abs(float(ours) - float(truth)) < 2**-8 * float(truth)
+        assert abs(theirs.item() - float(truth)) < 2**-7 * float(truth)
+    assert float(bf16_loss) != float(loss)
+
+
 def test_users_own_loss_trains_the_model():
     def loss(logits_BTV, targets_BT):
         return jnp.mean(jax.nn.logsumexp(logits_BTV, axis=-1) ** 2)

@@ -48,12 +48,13 @@ def torch_model(dtype: str = "float64"):
 
 
 @cache
-def jax_step(objective: str):
+def jax_step(objective: str, compute_dtype: str | None = None):
     """The compiled step, made once for all tests."""
     name, options = OBJECTIVES[objective]
     # So few tokens would go through the reference otherwise.
     chunked = {"implementation": "chunked", "chunk_size": 8} if options else {}
-    return training.make_train_step(partial(getattr(jaxloss, name), **chunked), **options)
+    loss = partial(getattr(jaxloss, name), **chunked)
+    return training.make_train_step(loss, compute_dtype=compute_dtype, **options)
 
 
 @cache
@@ -73,11 +74,11 @@ def jax_state(dtype: str = "float64"):
     return training.init_state(apply_fn(), params(dtype), optimizer(), batch_size=BATCH_SIZE)
 
 
-def torch_step(objective: str):
+def torch_step(objective: str, compute_dtype: str | None = None):
     """The torch step."""
     name, options = OBJECTIVES[objective]
     module = torch_fused if options else torch_losses
-    return torch_training.make_train_step(getattr(module, name), **options)
+    return torch_training.make_train_step(getattr(module, name), compute_dtype=compute_dtype, **options)
 
 
 def torch_state(dtype: str = "float64"):

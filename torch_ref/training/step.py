@@ -15,7 +15,13 @@ Loss = Callable[..., Tensor]
 TrainStep = Callable[..., tuple[TrainState, Tensor, Tensor]]
 
 
-def make_train_step(loss: Loss, *, from_hidden: bool = False, logits_to_keep: int | None = None) -> TrainStep:
+def make_train_step(
+    loss: Loss,
+    *,
+    from_hidden: bool = False,
+    logits_to_keep: int | None = None,
+    compute_dtype: str | None = None,
+) -> TrainStep:
     """Make the function that trains a state on one batch.
 
     Args:
@@ -26,6 +32,8 @@ def make_train_step(loss: Loss, *, from_hidden: bool = False, logits_to_keep: in
         logits_to_keep: how many positions, counted from the last, the loss looks at; None means all. For a
             loss of the final token, 1 gives the same loss and gradients without the work that only the other
             positions need: the head's, and most of the last block's.
+        compute_dtype: dtype of the forward and backward pass, such as "bfloat16"; parameters, gradients and
+            the optimizer's averages keep theirs. None means the parameters' own.
 
     Returns:
         `train_step(state, inputs_BT, targets_BT, generator) -> (state, loss, grad_norm)`. It moves the batch
@@ -50,7 +58,13 @@ def make_train_step(loss: Loss, *, from_hidden: bool = False, logits_to_keep: in
         # Dropout modules draw from the global generator; seeding it per step leaves no state to save.
         with torch.random.fork_rng():
             torch.manual_seed(hash((generator.initial_seed(), state.step)) % 2**63)
-            value = batch_loss(state.model, inputs_BT, targets_BT)
+            if compute_dtype is None:
+                value = batch_loss(state.model, inputs_BT, targets_BT)
+            else:
+                dtype = getattr(torch, compute_dtype)
+                cast = {f"model.{name}": p.to(dtype) for name, p in state.model.named_parameters()}
+                whole = _BatchLoss(state.model, batch_loss)
+                value = torch.func.functional_call(whole, cast, (inputs_BT, targets_BT))
         value.backward()
         grads = [p.grad for p in state.model.parameters() if p.grad is not None]
         grad_norm = torch.nn.utils.get_total_norm(grads)
@@ -60,3 +74,15 @@ def make_train_step(loss: Loss, *, from_hidden: bool = False, logits_to_keep: in
         return state, value.detach(), grad_norm
 
     return train_step
+
+
+class _BatchLoss(nn.Module):
+    """A model with its loss, so that both run with other parameters than the model's own."""
+
+    def __init__(self, model: nn.Module, batch_loss: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.model, self.batch_loss = model, batch_loss
+
+    def forward(self, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
+        """The loss of a batch."""
+        return self.batch_loss(self.model, inputs_BT, targets_BT)
