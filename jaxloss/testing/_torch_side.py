@@ -143,6 +143,25 @@ def check_device(device: str) -> None:
         raise ValueError(f"device must be one that torch has here; got {device!r}: {error}") from error
 
 
+def check_dropout(function: Any) -> None:
+    """Raise ValueError where a module is in training mode and has torch's own dropout."""
+    import torch
+
+    if not is_module(function):
+        return
+    dropping = [
+        name or "the module itself"
+        for name, m in function.named_modules()
+        if isinstance(m, torch.nn.modules.dropout._DropoutNd) and m.training and m.p > 0
+    ]
+    if dropping:
+        raise ValueError(
+            f"the torch module is in training mode and drops at random in {', '.join(dropping)}: call "
+            ".eval() on it, set p=0, or give it masks (jaxloss.testing.inject_masks) through jaxloss's "
+            "own Dropout"
+        )
+
+
 def check_reproducible(function: Any, inputs: tuple[Any, ...], device: str | None) -> Result:
     """Raise where torch would draw random numbers: two runs could not be compared.
 
@@ -152,20 +171,7 @@ def check_reproducible(function: Any, inputs: tuple[Any, ...], device: str | Non
     Raises:
         ValueError: a dropout module is in training mode, or two seeds give two results.
     """
-    import torch
-
-    if is_module(function):
-        dropping = [
-            name or "the module itself"
-            for name, m in function.named_modules()
-            if isinstance(m, torch.nn.modules.dropout._DropoutNd) and m.training and m.p > 0
-        ]
-        if dropping:
-            raise ValueError(
-                f"the torch module is in training mode and drops at random in {', '.join(dropping)}: call "
-                ".eval() on it, set p=0, or give it masks (jaxloss.testing.inject_masks) through jaxloss's "
-                "own Dropout"
-            )
+    check_dropout(function)
     first, second = (
         run_torch(function, inputs, [], dtype="float64", device=device, seed=seed) for seed in (0, 1)
     )

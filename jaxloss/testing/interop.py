@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxloss.testing._torch_side import is_module, to_torch
+from jaxloss.testing._torch_side import check_dropout, is_module, to_torch
 from jaxloss.testing.measure import is_tensor, to_numpy
 
 
@@ -70,7 +70,8 @@ def as_jax(torch_fn: Callable[..., Any], *, parameters: bool = False) -> Callabl
     """Make a torch function or module callable with JAX arrays, under `jit` and reverse-mode differentiation.
 
     It runs on the host in a callback, in the dtypes of its inputs. Shapes of outputs are found by one run on
-    zeros when it is traced. `vmap` runs it once for each example; forward mode is not possible.
+    zeros when it is traced. `vmap` runs it once for each example; forward mode is not possible. The backward
+    pass runs it again, so it must give the same result twice: nothing random.
 
     Args:
         torch_fn: a function or `nn.Module` of tensors that returns a tensor or a tuple of tensors.
@@ -82,7 +83,9 @@ def as_jax(torch_fn: Callable[..., Any], *, parameters: bool = False) -> Callabl
         A function of arrays: `f(*inputs)`, or `f(parameters, *inputs)`.
 
     Raises:
-        TypeError: `parameters` is asked for and `torch_fn` is no module.
+        TypeError: `parameters` is asked for and `torch_fn` is no module, or, when called, something other
+            than tensors is returned.
+        ValueError: the module is in training mode and has dropout, when called.
 
     >>> import torch
     >>> loss = as_jax(torch.nn.MSELoss())
@@ -93,6 +96,7 @@ def as_jax(torch_fn: Callable[..., Any], *, parameters: bool = False) -> Callabl
         raise TypeError(f"parameters=True needs an nn.Module; got {type(torch_fn).__name__}")
 
     def on_host(args: Any, cotangents: Any = None) -> Any:
+        check_dropout(torch_fn)
         return _run_on_host(torch_fn, parameters, args, cotangents)
 
     @jax.custom_vjp
@@ -119,7 +123,7 @@ def as_jax(torch_fn: Callable[..., Any], *, parameters: bool = False) -> Callabl
         return jax.tree.unflatten(treedef, gradients)
 
     call.defvjp(forward, backward)
-    return call
+    return lambda *args: call(*jax.tree.map(jnp.asarray, args))
 
 
 class _Compiled:
@@ -244,16 +248,20 @@ def _autograd_function() -> Any:
 def _run_on_host(torch_fn: Any, parameters: bool, args: Any, cotangents: Any) -> Any:
     import torch
 
-    args = jax.tree.map(lambda x: _tensor(np.asarray(x)), args)
-    leaves = [
-        x.requires_grad_() for x in jax.tree.leaves(args) if cotangents is not None and x.is_floating_point()
-    ]
-    with torch.set_grad_enabled(cotangents is not None):
+    # In the caller's inference mode every gradient would be missing, and pass for zero.
+    with torch.inference_mode(False), torch.set_grad_enabled(cotangents is not None):
+        args = jax.tree.map(lambda x: to_torch(np.asarray(x)), args)
+        leaves = [x for x in jax.tree.leaves(args) if cotangents is not None and x.is_floating_point()]
+        for leaf in leaves:
+            leaf.requires_grad_()
         outputs = torch.func.functional_call(torch_fn, args[0], args[1:]) if parameters else torch_fn(*args)
+    for output in jax.tree.leaves(outputs):
+        if not is_tensor(output):
+            raise TypeError(f"as_jax's function must return tensors; got {type(output).__name__}")
     if cotangents is None:
-        return jax.tree.map(lambda x: _array(x), outputs)
+        return jax.tree.map(_array, outputs)
     pulled = [
-        (output, _tensor(np.asarray(c)).to(output.dtype))
+        (output, to_torch(np.asarray(c)).to(output.dtype))
         for output, c in zip(jax.tree.leaves(outputs), jax.tree.leaves(cotangents), strict=True)
         if output.requires_grad
     ]
@@ -262,10 +270,6 @@ def _run_on_host(torch_fn: Any, parameters: bool, args: Any, cotangents: Any) ->
     connected, incoming = zip(*pulled, strict=True)
     gradients = torch.autograd.grad(connected, leaves, incoming, allow_unused=True)
     return [_array(torch.zeros_like(x) if g is None else g) for x, g in zip(leaves, gradients, strict=True)]
-
-
-def _tensor(array: np.ndarray) -> Any:
-    return to_torch(array)
 
 
 def _array(tensor: Any) -> np.ndarray:

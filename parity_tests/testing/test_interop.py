@@ -151,3 +151,19 @@ def test_torch_function_in_jax_keeps_the_dtype(dtype):
     x = jnp.ones((300, 300), dtype)
     value, gradient = jax.value_and_grad(lambda x: as_jax(torch.tanh)(x).sum())(x)
     assert (value.dtype, gradient.dtype) == (dtype, dtype)
+
+
+def test_torch_function_in_jax_has_its_gradients_in_inference_mode_too():
+    with torch.inference_mode():
+        assert jax.grad(as_jax(torch.square))(3.0) == 6.0
+        assert torch.is_inference_mode_enabled()
+
+
+def test_torch_module_that_drops_at_random_and_other_outputs_are_refused():
+    # The backward pass would draw another mask.
+    dropping = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Dropout(0.5))
+    with pytest.raises(ValueError, match=r"training mode and drops at random in 1: call \.eval\(\)"):
+        as_jax(dropping)(jnp.ones((1, 2), "float32"))
+    assert as_jax(dropping.eval())(jnp.ones((1, 2), "float32")).shape == (1, 2)
+    with pytest.raises(TypeError, match="must return tensors; got float"):
+        as_jax(lambda x: x.item())(jnp.ones(()))
