@@ -6,11 +6,10 @@ All peers run in turn, round after round, so that what else the machine does fal
 table gives the median time and the spread (the middle half of the rounds), the memory beyond inputs and
 outputs, and the rate of the 6 N D V operations of the three products, in GFLOP/s and as a share of what a
 bare chain of the products reaches. JAX's memory is the compiler's own figure; PyTorch's is the growth of
-the resident set in a fresh process.
+the resident set in a process of its own.
 """
 
 import argparse
-import resource
 import statistics
 import subprocess
 import sys
@@ -20,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from resident import peak_growth, plain_environment
 
 from jaxloss.fused import linear_cross_entropy
 
@@ -137,16 +137,13 @@ def jax_runner(function, arrays):
 def torch_memory(name: str, shape: str) -> float:
     """The megabytes beyond inputs and gradients, from the peak of a process that does nothing else."""
     command = [sys.executable, __file__, "--memory-of", name, "--shapes", shape]
-    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    run = subprocess.run(command, capture_output=True, text=True, check=True, env=plain_environment())
+    return float(run.stdout)
 
 
 def print_torch_memory(name: str, shape: str) -> None:
-    arrays = problem(shape)
-    step = TORCH_PEERS[name]()(arrays)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    step()
-    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
-    print(max(0.0, grown - arrays[0].nbytes - arrays[1].nbytes) / 1e6)
+    # The gradients of the run before are counted as held, and given back when the next one begins.
+    print(peak_growth(TORCH_PEERS[name]()(problem(shape))) / 1e6)
 
 
 def measure(shape: str, peers: list[str], rounds: int) -> dict[str, tuple[list[float], float]]:

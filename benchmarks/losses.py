@@ -14,9 +14,9 @@ import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
+from resident import peak_growth, plain_environment
 
 CONTENDERS = ["jaxloss", "optax", "torch"]
 
@@ -58,12 +58,6 @@ def make_step(name: str, num_rows: int, num_classes: int):
     return step
 
 
-def resident_bytes(which: str) -> int:
-    """`VmRSS`, what the process holds, or `VmHWM`, the most that it has held since the last reset."""
-    status = Path("/proc/self/status").read_text()
-    return 1024 * int(next(line.split()[1] for line in status.splitlines() if line.startswith(which)))
-
-
 def print_peak(name: str, num_rows: int, num_classes: int) -> None:
     """For a process of its own: what one step adds to the peak, in units of the logits."""
     step = make_step(name, num_rows, num_classes)
@@ -73,11 +67,7 @@ def print_peak(name: str, num_rows: int, num_classes: int) -> None:
             (step.memory.temp_size_in_bytes + step.memory.output_size_in_bytes) / (4 * num_rows * num_classes)
         )
         return
-    step()
-    before = resident_bytes("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # resets the mark; Linux only
-    step()
-    print((resident_bytes("VmHWM") - before) / (4 * num_rows * num_classes))
+    print(peak_growth(step) / (4 * num_rows * num_classes))
 
 
 def measure(num_rows: int, num_classes: int, rounds: int) -> None:
@@ -99,6 +89,7 @@ def measure(num_rows: int, num_classes: int, rounds: int) -> None:
             check=True,
             capture_output=True,
             text=True,
+            env=plain_environment(),
         ).stdout
         middle = statistics.median(times)
         spread = f"{min(times):.3f} - {max(times):.3f}"
