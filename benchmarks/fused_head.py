@@ -1,6 +1,7 @@
 """Value and gradients of a language model's head and loss: jaxloss against its peers, side by side.
 
     python benchmarks/fused_head.py [--shapes 4096x768x50257 ...] [--rounds 5] [--peers jaxloss naive ...]
+    python benchmarks/fused_head.py --shapes 16384x768x50257 --dtype bfloat16       # for a GPU
 
 All peers run in turn, round after round, so that what else the machine does falls on all of them alike; the
 table gives the median time and the spread (the middle half of the rounds), the memory beyond inputs and
@@ -14,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -47,7 +49,8 @@ def naive(hidden, head, labels):
     import optax
 
     def loss(hidden, head):
-        return optax.softmax_cross_entropy_with_integer_labels(hidden @ head.T, labels).mean()
+        logits = jnp.matmul(hidden, head.T, preferred_element_type=jnp.float32)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
     return jax.value_and_grad(loss, (0, 1))(hidden, head)
 
@@ -67,45 +70,41 @@ def checkpointed_scan(hidden, head, labels, chunk_size=256):
     return jax.value_and_grad(loss, (0, 1))(hidden, head)
 
 
-def torch_step(options):
+def torch_peer(loss):
+    """From arrays to a function that makes one step of a loss(hidden, head, labels), and waits."""
     import torch
-    from torch.nn import functional as F
 
-    def step(hidden, head, labels):
-        hidden.grad = head.grad = None
-        F.linear_cross_entropy(hidden, head, labels, options=options).backward()
-        return hidden.grad, head.grad
+    device = "cuda" if torch.cuda.is_available() else "cpu"
 
-    def make(arrays):
-        hidden, head, labels = map(torch.from_numpy, arrays)
-        arguments = hidden.requires_grad_(), head.requires_grad_(), labels
-        return lambda: step(*arguments)
-
-    return make
-
-
-def torch_eager():
-    import torch
-    from torch.nn import functional as F
-
-    def make(arrays):
-        hidden, head, labels = map(torch.from_numpy, arrays)
-        hidden.requires_grad_()
-        head.requires_grad_()
+    def make(arrays, dtype):
+        hidden, head, labels = (torch.from_numpy(array).to(device) for array in arrays)
+        hidden, head = (x.to(getattr(torch, dtype)).requires_grad_() for x in (hidden, head))
 
         def step():
             hidden.grad = head.grad = None
-            F.cross_entropy(hidden @ head.T, labels).backward()
+            loss(hidden, head, labels).backward()
+            if device == "cuda":
+                torch.cuda.synchronize()
 
         return step
 
     return make
 
 
-def torch_chunked():
+def torch_eager(compiled=False):
     import torch
 
-    return torch_step(torch.nn.LinearCrossEntropyOptions())
+    def loss(hidden, head, labels):
+        return torch.nn.functional.cross_entropy(hidden @ head.T, labels)
+
+    return torch_peer(torch.compile(loss) if compiled else loss)
+
+
+def torch_linear(chunked=False):
+    import torch
+
+    options = torch.nn.LinearCrossEntropyOptions() if chunked else None
+    return torch_peer(partial(torch.nn.functional.linear_cross_entropy, options=options))
 
 
 JAX_PEERS = {
@@ -121,38 +120,50 @@ JAX_NAMES = {
 }
 TORCH_PEERS = {
     "torch eager": torch_eager,
-    "torch linear_cross_entropy": lambda: torch_step(None),
-    "torch linear_cross_entropy, options": torch_chunked,
+    "torch.compile": partial(torch_eager, compiled=True),
+    "torch linear_cross_entropy": torch_linear,
+    "torch linear_cross_entropy, options": partial(torch_linear, chunked=True),
 }
 
 
-def jax_runner(function, arrays):
+def jax_runner(function, arrays, dtype):
     """A function that runs one step and waits, and the megabytes that the step holds meanwhile."""
-    arrays = [jnp.asarray(array) for array in arrays]
+    hidden, head, labels = map(jnp.asarray, arrays)
+    arrays = hidden.astype(dtype), head.astype(dtype), labels
     compiled = jax.jit(function).lower(*arrays).compile()
     memory = compiled.memory_analysis().temp_size_in_bytes / 1e6
     return lambda: jax.block_until_ready(compiled(*arrays)), memory
 
 
-def torch_memory(name: str, shape: str) -> float:
+def torch_memory(name: str, shape: str, dtype: str) -> float:
     """The megabytes beyond inputs and gradients, from the peak of a process that does nothing else."""
-    command = [sys.executable, __file__, "--memory-of", name, "--shapes", shape]
+    command = [sys.executable, __file__, "--memory-of", name, "--shapes", shape, "--dtype", dtype]
     run = subprocess.run(command, capture_output=True, text=True, check=True, env=plain_environment())
     return float(run.stdout)
 
 
-def print_torch_memory(name: str, shape: str) -> None:
+def print_torch_memory(name: str, shape: str, dtype: str) -> None:
+    import torch
+
+    step = TORCH_PEERS[name]()(problem(shape), dtype)
     # The gradients of the run before are counted as held, and given back when the next one begins.
-    print(peak_growth(TORCH_PEERS[name]()(problem(shape))) / 1e6)
+    if not torch.cuda.is_available():
+        print(peak_growth(step) / 1e6)
+        return
+    step()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    step()
+    print((torch.cuda.max_memory_allocated() - before) / 1e6)
 
 
-def measure(shape: str, peers: list[str], rounds: int) -> dict[str, tuple[list[float], float]]:
+def measure(shape: str, dtype: str, peers: list[str], rounds: int) -> dict[str, tuple[list[float], float]]:
     arrays, runners = problem(shape), {}
     for name in peers:
         if name in JAX_PEERS:
-            runners[name] = jax_runner(JAX_PEERS[name], arrays)
+            runners[name] = jax_runner(JAX_PEERS[name], arrays, dtype)
         else:
-            runners[name] = TORCH_PEERS[name]()(arrays), torch_memory(name, shape)
+            runners[name] = TORCH_PEERS[name]()(arrays, dtype), torch_memory(name, shape, dtype)
     times: dict[str, list[float]] = {name: [] for name in runners}
     for i in range(rounds + 1):
         for name, (run, _) in runners.items():
@@ -163,11 +174,11 @@ def measure(shape: str, peers: list[str], rounds: int) -> dict[str, tuple[list[f
     return {name: (times[name], runners[name][1]) for name in runners}
 
 
-def print_table(shape: str, results) -> None:
+def print_table(shape: str, dtype: str, results) -> None:
     num_tokens, width, vocabulary = map(int, shape.split("x"))
     operations = 6 * num_tokens * width * vocabulary / 1e9
     bare = statistics.median(results["bare products"][0]) if "bare products" in results else None
-    print(f"\nN = {num_tokens}, D = {width}, V = {vocabulary}, float32\n")
+    print(f"\nN = {num_tokens}, D = {width}, V = {vocabulary}, {dtype}\n")
     print("| | ms | middle half | MB | GFLOP/s | of bare products |")
     print("|---|---:|---:|---:|---:|---:|")
     for name, (times, memory) in results.items():
@@ -184,16 +195,19 @@ def main() -> None:
     everyone = [*JAX_PEERS, *TORCH_PEERS]
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--shapes", nargs="+", default=SHAPES, help="N x D x V")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--peers", nargs="+", choices=everyone, default=everyone)
     parser.add_argument("--memory-of", choices=list(TORCH_PEERS), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.memory_of:
-        print_torch_memory(arguments.memory_of, arguments.shapes[0])
+        print_torch_memory(arguments.memory_of, arguments.shapes[0], arguments.dtype)
         return
     print(f"jax {jax.__version__} on {jax.devices()[0].device_kind}; {arguments.rounds} rounds")
     for shape in arguments.shapes:
-        print_table(shape, measure(shape, arguments.peers, arguments.rounds))
+        print_table(
+            shape, arguments.dtype, measure(shape, arguments.dtype, arguments.peers, arguments.rounds)
+        )
 
 
 if __name__ == "__main__":
