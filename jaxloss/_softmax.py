@@ -88,7 +88,9 @@ def _label_cross_entropy(logits, labels, kept, axis):
 @_label_cross_entropy.defjvp
 def _label_cross_entropy_jvp(axis, primals, tangents):
     logits, labels, kept = primals
-    statistics = _label_statistics(lax.stop_gradient(logits), labels, kept, axis)[1:]
+    # Not of stop_gradient(logits), though `_label_gradient` has the whole derivative in its rule: linearizing
+    # a loop may drop that rule, and what remains must have the right derivative too.
+    statistics = _label_statistics(logits, labels, kept, axis)[1:]
     gradient = _label_gradient(logits, labels, kept, *statistics, axis)
     return label_cross_entropy(*primals, axis), jnp.sum(gradient * tangents[0], axis)
 

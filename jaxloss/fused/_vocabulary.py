@@ -96,7 +96,8 @@ def _split_cross_entropy(logits, local_labels, axis_name):
 
 @_split_cross_entropy.defjvp
 def _split_cross_entropy_jvp(axis_name, primals, tangents):
-    statistics = _split_statistics(lax.stop_gradient(primals[0]), primals[1], axis_name)
+    # With derivatives, as in `_softmax`: linearizing a loop may drop the rule of `_split_gradient`.
+    statistics = _split_statistics(*primals, axis_name)
     gradient = _split_gradient(*primals, *statistics[1:], axis_name)
     return statistics[0], total(gradient * tangents[0], axis_name)
 
@@ -122,7 +123,7 @@ def log_softmax(logits: jax.Array, axis_name: str | None) -> jax.Array:
     """This device's part of the log-softmax, accurate for the largest logit too."""
     if axis_name is None:
         return _softmax.log_softmax(logits, 1)
-    return _split_log_softmax(logits, _peak_statistics(lax.stop_gradient(logits), axis_name), axis_name)
+    return _split_log_softmax(logits, _peak_statistics(logits, axis_name), axis_name)
 
 
 def soft_cross_entropy(logits: jax.Array, probabilities: jax.Array, axis_name: str | None) -> jax.Array:
@@ -138,11 +139,14 @@ def _peak_statistics(logits, axis_name):
     # +inf and NaN poison their row, as in torch; an all -inf row does so by itself.
     peak = jnp.where(peak < jnp.inf, peak, jnp.nan)
     is_peak = logits == peak
+    num_peaks = total(is_peak.astype(logits.dtype), axis_name)[:, None]
+    # The derivative that `largest` does not have, spread evenly over equal peaks, and no value.
+    at_peak = jnp.where(is_peak, logits, 0.0)
+    peak += total(at_peak - lax.stop_gradient(at_peak), axis_name)[:, None] / num_peaks
     others = jnp.where(is_peak, -jnp.inf, logits)
     runner_up = largest(others, axis_name)[:, None]
     runner_up = jnp.where(runner_up == -jnp.inf, peak, runner_up)
     rest = total(jnp.exp(others - runner_up), axis_name)[:, None]
-    num_peaks = total(is_peak.astype(logits.dtype), axis_name)[:, None]
     gap, error = _softmax._difference(runner_up, peak)
     u = _softmax._exp_times(gap, error, rest)
     scale = _softmax._exp_times(gap, error, 1 / (num_peaks + u))
@@ -191,7 +195,7 @@ def _soft_loss(logits, probabilities, statistics, axis_name):
 @partial(_split_soft_cross_entropy.defjvp, symbolic_zeros=True)
 def _split_soft_cross_entropy_jvp(axis_name, primals, tangents):
     logits, probabilities = primals
-    statistics = _peak_statistics(lax.stop_gradient(logits), axis_name)
+    statistics = _peak_statistics(logits, axis_name)
     dot = jnp.zeros_like(logits)
     if type(tangents[0]) is not SymbolicZero:
         dot += _split_soft_gradient(logits, probabilities, statistics, axis_name) * tangents[0]

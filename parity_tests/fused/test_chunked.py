@@ -183,3 +183,17 @@ def test_gradients_and_statistics_cost_no_other_product(reduction, num_products)
         assert _num_products(jax.value_and_grad(loss, has_aux=has_aux), arrays) == num_products
     frozen = jax.grad(lambda hidden: total(arrays | {"input": hidden}))
     assert _num_products(frozen, arrays["input"]) == num_products - 1
+
+
+def test_a_third_derivative_equals_the_references():
+    # Linearizing the loop's second derivative drops the rules of custom_jvp functions in it.
+    arrays, target, _ = jax_problem({}, "labels")
+
+    def third(implementation):
+        loss = loss_of_arrays(implementation, target)
+        derivative = lambda scale: jnp.sin(loss(arrays | {"input": scale * arrays["input"]}))  # noqa: E731
+        for _ in range(3):
+            derivative = jax.grad(derivative)
+        return jax.jit(derivative)(0.3)
+
+    assert_within(third("chunked"), third("reference"), VALUE_EPS_OF_MAX)
