@@ -97,7 +97,7 @@ def _split_cross_entropy(logits, local_labels, axis_name):
 @_split_cross_entropy.defjvp
 def _split_cross_entropy_jvp(axis_name, primals, tangents):
     # With derivatives, as in `_softmax`: linearizing a loop may drop the rule of `_split_gradient`.
-    statistics = _split_statistics(*primals, axis_name)
+    statistics = _split_statistics(primals[0], primals[1], axis_name)
     gradient = _split_gradient(*primals, *statistics[1:], axis_name)
     return statistics[0], total(gradient * tangents[0], axis_name)
 
