@@ -10,7 +10,7 @@ from jax import lax
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxloss.fused import linear_cross_entropy, linear_log_prob
+from jaxloss.fused import linear_cross_entropy, linear_distillation_loss, linear_log_prob
 from parity_tests.compare import error_in_eps
 from parity_tests.tolerances import VALUE_EPS_OF_MAX
 
@@ -113,6 +113,25 @@ def check_explicit_axes() -> None:
                 # A split vocabulary exchanges sums of a chunk's tokens; the weight's gradient is larger.
                 assert all(size <= 4 * WIDTH for *_, size in looped), looped
                 assert looped == [] or name != "tokens"
+
+
+def check_distillation_on_explicit_axes() -> None:
+    mesh = jax.make_mesh((2, 2), ("data", "model"))
+    target = jnp.asarray(LABELS)
+
+    def loss(hidden, head, chunk_size):
+        teacher = jnp.asarray(HIDDEN)[..., ::-1], jnp.asarray(HEAD)
+        options = {"hard_weight": 0.3, "token_weight": TOKEN_WEIGHT, "chunk_size": chunk_size}
+        return linear_distillation_loss(hidden, head, *teacher, target, **options)
+
+    step = jax.jit(jax.value_and_grad(loss, (0, 1)), static_argnums=2)
+    wanted = step(jnp.asarray(HIDDEN), jnp.asarray(HEAD), BATCH * TIME)
+    with jax.set_mesh(mesh):
+        specs = P("data"), P("model")
+        placed = [
+            jax.device_put(a, NamedSharding(mesh, s)) for a, s in zip((HIDDEN, HEAD), specs, strict=True)
+        ]
+        check("distillation on explicit axes", step(*placed, 4), wanted)
 
 
 def check_shard_map_over_the_batch() -> None:
@@ -230,6 +249,7 @@ if __name__ == "__main__":
     jax.config.update("jax_enable_x64", True)
     check_automatic_axes()
     check_explicit_axes()
+    check_distillation_on_explicit_axes()
     check_shard_map_over_the_batch()
     check_split_vocabulary()
     check_batch_and_vocabulary()
