@@ -20,7 +20,7 @@ _FAR_APART = 60.0
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
 def log_ratio(input: jax.Array, target: jax.Array, axis: int) -> jax.Array:
-    """`log softmax(target) - log softmax(input)`; 0 where both logits are -inf."""
+    """`log softmax(target) - log softmax(input)`; where both logits are -inf, any finite number."""
     absent = (input == -jnp.inf) & (target == -jnp.inf)
     q = _softmax.softmax(input, axis)
     clean_input, clean_target = jnp.where(absent, 0.0, input), jnp.where(absent, 0.0, target)
@@ -33,8 +33,7 @@ def log_ratio(input: jax.Array, target: jax.Array, axis: int) -> jax.Array:
     grown = jnp.sum(q * jnp.expm1(jnp.minimum(centred, _FAR_APART)), axis, keepdims=True)
     is_near = (largest < _FAR_APART) & (grown > -0.5)
     near = centred - jnp.log1p(jnp.where(is_near, grown, 0.0))
-    ratio = jnp.where(is_near, near, _far_apart(input, target, difference, error, axis))
-    return jnp.where(absent, 0.0, ratio)
+    return jnp.where(is_near, near, _far_apart(input, target, difference, error, axis))
 
 
 def _far_apart(input, target, difference, error, axis):

@@ -103,4 +103,4 @@ def reduce_weighted(loss: jax.Array, reduction: str, where, weight) -> jax.Array
     if weight is None:
         return reduce_loss(loss, reduction, where)
     weight = select(where, weight.astype(loss.dtype))
-    return reduce_loss(select(where, loss) * weight, reduction, where, jnp.sum(weight))
+    return reduce_loss(loss * weight, reduction, where, jnp.sum(weight))

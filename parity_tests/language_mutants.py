@@ -82,7 +82,7 @@ EXTRAS = {
     ],
     ("_log_ratio.py", "losses/test_softmax_divergence.py"): [
         ("return jnp.where(d > 0.0, p, -q) * jnp.expm1(-jnp.abs(d))", "return q - p"),
-        ("return jnp.where(absent, 0.0, ratio)", "return ratio"),
+        ("jnp.where(absent, 0.0, input), jnp.where(absent, 0.0, target)", "input, target"),
         ("near = centred - jnp.log1p(", "near = centred + jnp.log1p("),
         ("centred = (difference - centre) + error", "centred = difference - centre"),
         (
@@ -172,14 +172,16 @@ EXTRAS = {
 HEAD = {
     ("fused/_chunked.py", "fused/test_api.py"): [
         ('all_rows["scale"] * losses)), statistics', "losses)), statistics"),
-        ('{"total": sums["total"] + total}', '{"total": total}'),
         ('sums["total"] = sums["total"] + total\n', 'sums["total"] = total\n'),
         (
             'input_CD = shared["weight"], select(rows["kept"][:, None], rows["input"])',
             'input_CD = shared["weight"], rows["input"]',
         ),
+        ("sums[k] + d.astype(sums[k].dtype)", "d.astype(sums[k].dtype)"),
+    ],
+    ("fused/_chunked.py", "fused/test_mutants.py"): [
+        ('{"total": sums["total"] + total}', '{"total": total}'),
         ("return add(num_rows - rest, rest, sum_VD) if rest else sum_VD", "return sum_VD"),
-        ("sum_dtype(shared[k])) for k in wanted_shared", "shared[k].dtype) for k in wanted_shared"),
         ("losses), lax.stop_gradient(statistics)", "losses), statistics"),
     ],
     ("fused/_chunked_head.py", "fused/test_api.py"): [
@@ -209,7 +211,7 @@ HEAD = {
         ("weight = weight * select(arguments.kept, pick(arguments.target))", "weight = weight * 1.0"),
         ("kept = kept if where is None else kept & where", "kept = kept if where is None else kept | where"),
     ],
-    ("fused/_vocabulary.py", "fused/test_api.py"): [
+    ("fused/_vocabulary.py", "fused/test_mutants.py"): [
         ("return jnp.where(is_here, found, jnp.nan)", "return found"),
     ],
     ("fused/language.py", "fused/test_language.py"): [

@@ -33,10 +33,12 @@ TORCHS = {
     ],
     ("_rows.py", "losses/test_classification.py"): [
         ("return labels != ignore_index if", "return labels == labels if"),
-        ("return reduce_loss(select(where, loss) * weight,", "return reduce_loss(loss * weight,"),
         ("select(kept, jnp.where(in_range, label_weight, jnp.nan))", "select(kept, label_weight)"),
         ("in_range = (labels >= 0) & (labels < num_classes)", "in_range = labels < num_classes"),
         ("reduction, where, jnp.sum(weight))", "reduction, where)"),
+    ],
+    ("_rows.py", "losses/test_penalties.py"): [
+        ("weight = select(where, weight.astype(loss.dtype))", "weight = weight.astype(loss.dtype)"),
     ],
     ("losses/classification.py", "losses/test_classification.py"): [
         (

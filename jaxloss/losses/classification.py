@@ -85,7 +85,7 @@ def cross_entropy(
     logits = select(jnp.expand_dims(rows.kept, rows.axis), rows.logits)
     loss = _softmax.soft_cross_entropy(logits, _smooth(rows, weight, label_smoothing), rows.axis)
     if rows.sample_weight is not None:
-        loss = select(rows.kept, loss) * rows.sample_weight
+        loss = loss * rows.sample_weight
     return reduce_loss(loss, reduction, rows.kept, jnp.sum(rows.weight))
 
 

@@ -101,6 +101,20 @@ def test_group_out_of_range_poisons_value_and_gradient(wrong, measure):
     assert jnp.isnan(gradient[2])
 
 
+def test_a_group_without_weight_is_no_extreme_and_has_no_gradient():
+    losses, groups = jnp.array([-1.0, -2.0, -3.0, 5.0]), jnp.array([0, 0, 1, 3])
+    weight = jnp.array([1.0, 1.0, 1.0, 0.0])
+    for measure, gap in (("range", 1.5), ("variance", 0.75**2)):
+
+        def penalty(losses, weight, measure=measure):
+            return group_gap_penalty(losses, groups, 4, measure, sample_weight=weight)
+
+        value, gradients = jax.value_and_grad(penalty, (0, 1))(losses, weight)
+        assert value == gap
+        assert all(gradient[3] == 0 for gradient in gradients)
+        assert all(jnp.isfinite(gradient).all() for gradient in gradients)
+
+
 # Transforms
 
 

@@ -196,6 +196,18 @@ def test_nothing_to_average_is_nan():
     assert unlikelihood_loss(jnp.asarray(LOGITS), jnp.zeros((N, 0), int)) == 0
 
 
+@pytest.mark.parametrize("members", [[True, False, False], [False, True, True]])
+def test_a_set_of_impossible_tokens_has_a_finite_gradient(members):
+    logits, token_set = jnp.array([[-jnp.inf, 0.0, 1.0]]), jnp.array(members)
+    within_reach = 0.0 if members[0] else 1.0
+    value, gradient = jax.value_and_grad(token_set_loss)(logits, token_set, within_reach)
+    assert value == 0
+    assert_same(gradient, np.zeros((1, 3)))
+    value, gradient = jax.value_and_grad(token_set_loss)(logits, token_set, 1 - within_reach)
+    assert value == jnp.inf
+    assert not jnp.isnan(gradient).any()
+
+
 # Transforms
 
 

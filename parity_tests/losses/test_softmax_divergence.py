@@ -183,6 +183,15 @@ def _compiled(loss):
 
 
 @pytest.mark.parametrize("loss", LOSSES)
+def test_a_probability_that_underflows_costs_nothing_even_of_an_impossible_class(loss):
+    input, target = np.zeros((2, N, C))
+    input[0, 1], target[0, 1] = -1e4, NONE
+    input[1, 1], target[1, 1] = NONE, -1e4
+    rows, *_ = _compiled(loss)(input, target, np.ones(N, bool))
+    assert_same(rows, np.zeros(N))
+
+
+@pytest.mark.parametrize("loss", LOSSES)
 def test_nan_and_infinity_poison_their_row_only(loss):
     input, target = (array.copy() for array in PAIRS["spread"])
     input[0, 1], target[2, 0], input[4, 4] = np.nan, np.nan, np.inf
