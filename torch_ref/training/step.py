@@ -4,6 +4,7 @@ Shapes: B batch, T time, K the last positions of it, D width, V vocabulary.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
@@ -41,7 +42,7 @@ def make_train_step(
         and `state.step`. A loss or a gradient that is not finite leaves the state as it was.
     """
 
-    def batch_loss(model: nn.Module, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
+    def batch_loss(model: Any, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
         targets_BK = targets_BT if logits_to_keep is None else targets_BT[:, -logits_to_keep:]
         options = {} if logits_to_keep is None else {"logits_to_keep": logits_to_keep}
         if not from_hidden:
