@@ -22,7 +22,7 @@ import jax
 import numpy as np
 
 from jaxloss.data import describe, sample_batch
-from jaxloss.losses import final_token_loss, next_token_loss
+from jaxloss.fused import linear_final_token_loss, linear_next_token_loss
 from jaxloss.model5 import Model5, Model5Config, init_params, to_arrays
 from jaxloss.runs.cli import run_cli
 from jaxloss.runs.folder import RunFolder
@@ -42,8 +42,8 @@ except ImportError:
     sys.exit("error: this experiment needs PyTorch: pip install 'jaxloss[test]'")
 
 OBJECTIVES = {  # JAX's loss, torch's, positions they look at
-    "all tokens": (next_token_loss, torch_ref.losses.next_token_loss, None),
-    "final token": (final_token_loss, torch_ref.losses.final_token_loss, 1),
+    "all tokens": (linear_next_token_loss, torch_ref.losses.next_token_loss, None),
+    "final token": (linear_final_token_loss, torch_ref.losses.final_token_loss, 1),
 }
 
 
@@ -71,7 +71,8 @@ def train_jax(config: Config, starts: list, batches: list, key: jax.Array, name:
     """Losses of runs in JAX, one from each set of initial parameters."""
     loss, _, positions = OBJECTIVES[name]
     optimizer = make_optimizer(config.train.learning_rate, config.train.weight_decay)
-    apply_fn, train_step = Model5(config.model).apply, make_train_step(loss, logits_to_keep=positions)
+    apply_fn = Model5(config.model).apply
+    train_step = make_train_step(loss, from_hidden=True, logits_to_keep=positions)
     runs = []
     for params in starts:
         state = init_state(apply_fn, params, optimizer, batch_size=config.train.batch_size)
