@@ -20,8 +20,8 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+from _resident import peak_growth, plain_environment
 from jax import lax
-from resident import peak_growth, plain_environment
 
 from jaxloss.fused import linear_cross_entropy
 

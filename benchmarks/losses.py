@@ -16,7 +16,7 @@ import sys
 import time
 
 import numpy as np
-from resident import peak_growth, plain_environment
+from _resident import peak_growth, plain_environment
 
 CONTENDERS = ["jaxloss", "optax", "torch"]
 

@@ -107,7 +107,7 @@ def measure(size: str, peers: list[str], rounds: int) -> None:
 
     parameters = f"{num_params(config) / 1e6:.1f} M parameters"
     print(f"\n{size}: {parameters}, batch {batch_size} x {config.context_length}, {rounds} rounds\n")
-    print("| objective | | ms | middle half | of jaxloss | of its all-token step |")
+    print(f"| objective | | ms | middle half | of {peers[0]} | of its all-token step |")
     print("|---|---|---:|---:|---:|---:|")
     medians = {contender: statistics.median(times) for contender, times in seconds.items()}
     for objective, peer in contenders:
@@ -116,7 +116,7 @@ def measure(size: str, peers: list[str], rounds: int) -> None:
         print(
             f"| {objective} | {peer} | {1e3 * median:,.0f} | {1e3 * low:,.0f} - {1e3 * high:,.0f} "
             f"| {median / medians[objective, peers[0]]:.2f} "
-            f"| {median / medians['all', peer.removesuffix(', whole')]:.2f} |"
+            f"| {median / medians.get(('all', peer.removesuffix(', whole')), float('nan')):.2f} |"
         )
 
 
@@ -126,6 +126,8 @@ def main() -> None:
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS))
     parser.add_argument("--rounds", type=int, default=7)
     arguments = parser.parse_args()
+    if arguments.rounds < 2 or arguments.peers[0].endswith("whole"):
+        parser.error("--rounds must be at least 2, and the first of --peers one that has both objectives")
     print(f"jax {jax.__version__} on {jax.default_backend()}, torch {torch.__version__}")
     for size in arguments.sizes:
         measure(size, arguments.peers, arguments.rounds)

@@ -18,8 +18,8 @@ _NUM_PARTS = 4
 def bernoulli(key: jax.Array, p: float, shape: tuple[int, ...], skipped: int = 0) -> jax.Array:
     """`jax.random.bernoulli(key, float32(p), shape)`, without the first `skipped` elements of axis -2.
 
-    The float32 numbers are drawn whatever `jax_enable_x64` says, so that a key means the same mask
-    everywhere.
+    It is what that gives with JAX's defaults, whatever `jax_enable_x64` and `jax_threefry_partitionable` say
+    now, so that a key means the same mask everywhere.
     """
     kept_shape = (*shape[:-2], shape[-2] - skipped, shape[-1]) if skipped else shape
     if str(jax.random.key_impl(key)) != "threefry2x32" or math.prod(shape) >= 2**31:

@@ -41,8 +41,9 @@ class Attention(nn.Module):
     ) -> Float[Array, "B T D"]:
         """Mix each of the last `num_queries` positions, or every one, with itself and those before it."""
         length = x_BSD.shape[1]
-        if num_queries in (None, length):
-            q_BTHK, k_BSHK, v_BSHK = self._heads(x_BSD)
+        if num_queries in (None, length) or self.is_initializing():
+            q_BSHK, k_BSHK, v_BSHK = self._heads(x_BSD)
+            q_BTHK = q_BSHK[:, length - (num_queries or length) :]
         else:
             q_BTHK, k_BSHK, v_BSHK = self._last_heads(x_BSD, num_queries)
         time_S = jnp.arange(length)

@@ -7,6 +7,8 @@ from typing import Literal
 
 from jaxloss._checks import check_choice
 
+COMPUTE_DTYPES = ("bfloat16", "float16", "float32", "float64")
+
 
 @dataclass(frozen=True)
 class TrainConfig:

@@ -22,8 +22,8 @@ def make_eval_step(losses: Mapping[str, Loss], *, from_hidden: bool = False) -> 
 
     Args:
         losses: name -> scalar function of `(logits_BTV, targets_BT)`.
-        from_hidden: the losses are functions of `(hidden_BTD, head_VD, targets_BT, logit_scale=...,
-            reduction="none")` instead, as `jaxloss.linear_next_token_loss` is: the logits are never whole.
+        from_hidden: the losses are functions of `(hidden_BTD, head_VD, targets_BT, logit_scale=...)` instead,
+            as for `make_train_step`: no more than one crop's logits are in memory.
 
     Returns:
         `eval_step(state, inputs_BT, targets_BT) -> {name: loss of each crop}`.
@@ -43,11 +43,15 @@ def make_eval_step(losses: Mapping[str, Loss], *, from_hidden: bool = False) -> 
             }
         x_BTD = state.apply_fn(variables, inputs_BT, deterministic=True, method="hidden")
         head_VD, logit_scale = state.apply_fn(variables, method="head")
-        options = {"logit_scale": logit_scale, "reduction": "none"}
-        return {
-            name: loss(x_BTD, head_VD, targets_BT, **options).reshape(len(x_BTD), -1).mean(1)
-            for name, loss in losses.items()
-        }
+
+        def measure(crop: tuple[jax.Array, jax.Array]) -> dict[str, jax.Array]:
+            x_TD, targets_T = crop
+            return {
+                name: loss(x_TD[None], head_VD, targets_T[None], logit_scale=logit_scale)
+                for name, loss in losses.items()
+            }
+
+        return jax.lax.map(measure, (x_BTD, targets_BT))
 
     return eval_step
 

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jaxloss._checks import check_choice
+from jaxloss.training.config import COMPUTE_DTYPES
 from jaxloss.training.placement import place_batch
 from jaxloss.training.state import TrainState
 
@@ -31,18 +33,55 @@ def make_train_step(
         loss: any scalar function of `(logits_BTV, targets_BT)`: `jaxloss.next_token_loss`, or your own. With
             `from_hidden`, of `(hidden_BTD, head_VD, targets_BT, logit_scale=...)`:
             `jaxloss.linear_next_token_loss` is the same loss, without the logits in memory.
-        from_hidden: what the loss takes: the model's hidden states and head instead of its logits.
+        from_hidden: what the loss takes: the model's hidden states and head instead of its logits. The model
+            then has methods `hidden` and `head`, as `Model5` does.
         logits_to_keep: how many positions, counted from the last, the loss looks at; None means all. For a
             loss of the final token, 1 gives the same loss and gradients without the work that only the other
             positions need: the head's, and most of the last block's.
-        compute_dtype: dtype of the forward and backward pass, such as "bfloat16"; parameters, gradients and
-            the optimizer's averages keep theirs. None means the parameters' own.
+        compute_dtype: dtype of the forward and backward pass: "bfloat16", "float16", "float32" or "float64";
+            parameters, gradients and the optimizer's averages keep theirs. None means the parameters' own.
 
     Returns:
         `train_step(state, inputs_BT, targets_BT, key) -> (state, loss, grad_norm)`. It moves the batch to the
         parameters' devices, consumes the state that it is given, and draws its dropout from
         `fold_in(key, state.step)`. A loss or a gradient that is not finite leaves the state as it was.
+
+    Raises:
+        ValueError: `compute_dtype` is none of these.
     """
+    batch_loss = _make_batch_loss(loss, from_hidden, logits_to_keep, compute_dtype)
+
+    def update(
+        state: TrainState, inputs_BT: Int[Array, "B T"], targets_BT: Int[Array, "B T"], key: jax.Array
+    ) -> tuple[TrainState, Float[Array, ""], Float[Array, ""]]:
+        step_key = jax.random.fold_in(key, state.step)
+        value, grads = jax.value_and_grad(batch_loss)(state.params, state, inputs_BT, targets_BT, step_key)
+        grad_norm = jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(grads)))
+        finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
+        # Decided inside the step, because by the time that the host sees the loss, the old weights are gone.
+        # By a condition, because selecting leaf by leaf would copy weights and averages first.
+        kept = jax.lax.cond(finite, lambda: state.apply_gradients(grads=grads), lambda: state)
+        return kept, value, grad_norm
+
+    alone = jax.jit(update, donate_argnames="state", compiler_options=_compiler_options())
+    inside = jax.jit(update, donate_argnames="state")  # another jit takes no options within it
+
+    def train_step(
+        state: TrainState, inputs_BT: Int[Array, "B T"], targets_BT: Int[Array, "B T"], key: jax.Array
+    ) -> tuple[TrainState, Float[Array, ""], Float[Array, ""]]:
+        inputs_BT, targets_BT, key = place_batch((inputs_BT, targets_BT, key), state.params)
+        compiled = inside if isinstance(inputs_BT, jax.core.Tracer) else alone
+        return compiled(state, inputs_BT, targets_BT, key)
+
+    return train_step
+
+
+def _make_batch_loss(
+    loss: Loss, from_hidden: bool, logits_to_keep: int | None, compute_dtype: str | None
+) -> Callable[..., Float[Array, ""]]:
+    """The loss of a batch as a function of the parameters."""
+    if compute_dtype is not None:
+        check_choice("compute_dtype", compute_dtype, COMPUTE_DTYPES)
 
     def batch_loss(
         params: Any,
@@ -64,26 +103,7 @@ def make_train_step(
         head_VD, logit_scale = state.apply_fn(variables, method="head")
         return loss(apply(method="hidden"), head_VD, targets_BK, logit_scale=logit_scale)
 
-    @partial(jax.jit, donate_argnames="state", compiler_options=_compiler_options())
-    def update(
-        state: TrainState, inputs_BT: Int[Array, "B T"], targets_BT: Int[Array, "B T"], key: jax.Array
-    ) -> tuple[TrainState, Float[Array, ""], Float[Array, ""]]:
-        step_key = jax.random.fold_in(key, state.step)
-        value, grads = jax.value_and_grad(batch_loss)(state.params, state, inputs_BT, targets_BT, step_key)
-        grad_norm = jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(grads)))
-        finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
-        # Decided inside the step, because by the time that the host sees the loss, the old weights are gone.
-        # By a condition, because selecting leaf by leaf would copy weights and averages first.
-        kept = jax.lax.cond(finite, lambda: state.apply_gradients(grads=grads), lambda: state)
-        return kept, value, grad_norm
-
-    def train_step(
-        state: TrainState, inputs_BT: Int[Array, "B T"], targets_BT: Int[Array, "B T"], key: jax.Array
-    ) -> tuple[TrainState, Float[Array, ""], Float[Array, ""]]:
-        inputs_BT, targets_BT, key = place_batch((inputs_BT, targets_BT, key), state.params)
-        return update(state, inputs_BT, targets_BT, key)
-
-    return train_step
+    return batch_loss
 
 
 def _compiler_options() -> dict[str, str]:

@@ -113,6 +113,15 @@ def test_last_block_multiplies_for_one_position():
     assert flops(None) - flops(1) > saved
 
 
+def test_init_with_positions_to_keep_makes_every_parameter():
+    def shapes(logits_to_keep):
+        return jax.eval_shape(
+            lambda: jax_side.Model5(TINY).init(jax.random.key(0), tokens()[0], True, logits_to_keep)
+        )
+
+    assert shapes(1) == shapes(None)
+
+
 def test_positions_to_keep_are_checked():
     for bad in (0, -1, TINY.context_length + 1):
         with pytest.raises(

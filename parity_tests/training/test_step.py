@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from jaxloss import linear_final_token_loss, model5, training
+from jaxloss import linear_final_token_loss, losses, model5, training
 from parity_tests.compare import assert_within
 from parity_tests.training import tiny
 from torch_ref import model5 as torch_model5
@@ -58,6 +58,25 @@ def test_bfloat16_pass_leaves_weights_in_float32_and_errs_no_more_than_torchs(ob
         assert abs(float(ours) - float(truth)) < 2**-8 * float(truth)
         assert abs(theirs.item() - float(truth)) < 2**-7 * float(truth)
     assert float(bf16_loss) != float(loss)
+
+
+def test_step_keeps_residual_sums_in_memory_and_works_inside_another_jit():
+    state, (inputs, targets) = tiny.jax_state(), tiny.batch(0)
+    step = tiny.jax_step("all")
+    inside = jax.jit(lambda key: step(state, inputs, targets, key)[1])(tiny.key())
+    alone = next(
+        cell.cell_contents for cell in step.__closure__ if isinstance(cell.cell_contents, jax.stages.Wrapped)
+    )
+    program = alone.lower(state, inputs, targets, tiny.key()).compile().as_text()
+    if jax.default_backend() == "cpu":
+        assert program.count(" opt-barrier(") >= 2 * tiny.CONFIG.num_blocks
+    assert_within(inside, step(state, inputs, targets, tiny.key())[1], 16, "float64")
+
+
+def test_unknown_compute_dtype_is_refused_by_name():
+    for make in (training.make_train_step, torch_training.make_train_step):
+        with pytest.raises(ValueError, match=r"compute_dtype must be one of .*; got 'bf16'"):
+            make(losses.next_token_loss, compute_dtype="bf16")
 
 
 def test_users_own_loss_trains_the_model():

@@ -22,8 +22,8 @@ def make_eval_step(losses: Mapping[str, Loss], *, from_hidden: bool = False) -> 
 
     Args:
         losses: name -> scalar function of `(logits_BTV, targets_BT)`.
-        from_hidden: the losses are functions of `(hidden_BTD, head_VD, targets_BT, logit_scale=...,
-            reduction="none")` instead, as `linear_next_token_loss` is: the logits are never whole.
+        from_hidden: the losses are functions of `(hidden_BTD, head_VD, targets_BT, logit_scale=...)` instead,
+            as for `make_train_step`: no more than one crop's logits are in memory.
 
     Returns:
         `eval_step(state, inputs_BT, targets_BT) -> {name: loss of each crop}`.
@@ -33,23 +33,31 @@ def make_eval_step(losses: Mapping[str, Loss], *, from_hidden: bool = False) -> 
     def eval_step(state: TrainState, inputs_BT: Tensor, targets_BT: Tensor) -> dict[str, Tensor]:
         was_training = state.model.training
         state.model.eval()
+        x_BTV = state.model.hidden(inputs_BT) if from_hidden else state.model(inputs_BT)
+        head = {}
         if from_hidden:
-            x_BTD, head_VD = state.model.hidden(inputs_BT), state.model.head.weight
-            options = {"logit_scale": state.model.config.logit_factor, "reduction": "none"}
-            measured = {
-                name: loss(x_BTD, head_VD, targets_BT, **options).reshape(len(x_BTD), -1).mean(1)
-                for name, loss in losses.items()
-            }
-        else:
-            crops = list(zip(state.model(inputs_BT).split(1), targets_BT.split(1), strict=True))
-            measured = {
-                name: torch.stack([loss(logits_1TV, targets_1T) for logits_1TV, targets_1T in crops])
-                for name, loss in losses.items()
-            }
+            head = {"head_VD": state.model.head.weight, "logit_scale": state.model.config.logit_factor}
+        crops = list(zip(x_BTV.split(1), targets_BT.split(1), strict=True))
+        measured = {
+            name: torch.stack([_measure(loss, x_1TV, targets_1T, **head) for x_1TV, targets_1T in crops])
+            for name, loss in losses.items()
+        }
         state.model.train(was_training)
         return measured
 
     return eval_step
+
+
+def _measure(
+    loss: Loss,
+    x_1TV: Tensor,
+    targets_1T: Tensor,
+    head_VD: Tensor | None = None,
+    logit_scale: float | None = None,
+) -> Tensor:
+    if head_VD is None:
+        return loss(x_1TV, targets_1T)
+    return loss(x_1TV, head_VD, targets_1T, logit_scale=logit_scale)
 
 
 def evaluate(

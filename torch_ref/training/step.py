@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
+from jaxloss._checks import check_choice
+from torch_ref.training.config import COMPUTE_DTYPES
 from torch_ref.training.placement import place_batch
 from torch_ref.training.state import TrainState
 
@@ -29,18 +31,24 @@ def make_train_step(
         loss: any scalar function of `(logits_BTV, targets_BT)`: `next_token_loss`, or your own `nn.Module`.
             With `from_hidden`, of `(hidden_BTD, head_VD, targets_BT, logit_scale=...)`:
             `linear_next_token_loss` is the same loss.
-        from_hidden: what the loss takes: the model's hidden states and head instead of its logits.
+        from_hidden: what the loss takes: the model's hidden states and head instead of its logits. The model
+            then has a method `hidden`, `head.weight` and `config.logit_factor`, as `Model5` does.
         logits_to_keep: how many positions, counted from the last, the loss looks at; None means all. For a
             loss of the final token, 1 gives the same loss and gradients without the work that only the other
             positions need: the head's, and most of the last block's.
-        compute_dtype: dtype of the forward and backward pass, such as "bfloat16"; parameters, gradients and
-            the optimizer's averages keep theirs. None means the parameters' own.
+        compute_dtype: dtype of the forward and backward pass: "bfloat16", "float16", "float32" or "float64";
+            parameters, gradients and the optimizer's averages keep theirs. None means the parameters' own.
 
     Returns:
         `train_step(state, inputs_BT, targets_BT, generator) -> (state, loss, grad_norm)`. It moves the batch
         to the parameters' device, changes the state in place, and draws its dropout from the generator's seed
         and `state.step`. A loss or a gradient that is not finite leaves the state as it was.
+
+    Raises:
+        ValueError: `compute_dtype` is none of these.
     """
+    if compute_dtype is not None:
+        check_choice("compute_dtype", compute_dtype, COMPUTE_DTYPES)
 
     def batch_loss(model: Any, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
         targets_BK = targets_BT if logits_to_keep is None else targets_BT[:, -logits_to_keep:]
