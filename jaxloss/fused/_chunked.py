@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
+from jaxloss._mesh import differ_along, varying_axes
 from jaxloss._reduction import select
 from jaxloss.fused._opaque import opaque_call
 
@@ -65,7 +66,7 @@ def chunked_losses(
     # The loop's transpose sums these cotangents over the chunks: in the dtype that the weight has here, and
     # on each device by itself if the operand differs between devices here.
     shared = shared | {"weight": weight.astype(sum_dtype(weight))}
-    shared = _differ_along(shared, varying_axes(rows["input"], rows["scale"]) - {chunks.axis_name})
+    shared = differ_along(shared, varying_axes(rows["input"], rows["scale"]) - {chunks.axis_name})
 
     @partial(jax.checkpoint, prevent_cse=False)
     def step(shared, chunk):
@@ -164,7 +165,7 @@ def _add_chunk(loss, chunks, shared, rows, wanted_shared, wanted_rows, sums):
     weight, input_CD = shared["weight"], select(rows["kept"][:, None], rows["input"])
     raw_CV = product(input_CD, weight, 1, 1)
     # The gradient of an operand that the devices share would be summed over them, which the caller does.
-    shared, rows = _differ_along((shared, rows), varying_axes(raw_CV, rows["scale"]) - {chunks.axis_name})
+    shared, rows = differ_along((shared, rows), varying_axes(raw_CV, rows["scale"]) - {chunks.axis_name})
 
     def total_loss(raw_CV, some_shared, some_rows):
         all_rows = rows | some_rows
@@ -203,7 +204,7 @@ def _add_product(sum_VD: jax.Array, d_raw_CV: jax.Array, input_CD: jax.Array, bl
         return lax.dynamic_update_slice_in_dim(sum_VD, part, start, 0)
 
     num_blocks, rest = divmod(num_rows, block)
-    sum_VD = _differ_along(sum_VD, varying_axes(d_raw_CV, input_CD))
+    sum_VD = differ_along(sum_VD, varying_axes(d_raw_CV, input_CD))
     sum_VD, _ = lax.scan(
         lambda total, i: (add(i * block, block, total), None), sum_VD, jnp.arange(num_blocks)
     )
@@ -214,29 +215,5 @@ def _split(rows: Operands, chunks: Chunks) -> Operands:
     return {k: a.reshape(-1, chunks.num_chunks, *a.shape[1:]) for k, a in rows.items()}
 
 
-def varying_axes(*arrays) -> frozenset[str]:
-    """The mesh axes, inside `shard_map`, along which any of the arrays is known to differ."""
-    found: frozenset[str] = frozenset()
-    for array in arrays:
-        aval = array if isinstance(array, jax.ShapeDtypeStruct) else jax.typeof(array)
-        kind = getattr(aval, "manual_axis_type", None)
-        found |= frozenset(getattr(aval, "vma", ()) or ()) if kind is None else kind.varying
-    return found
-
-
-def _differ_along(arrays, axes: frozenset[str]):
-    """The same arrays, marked as differing along the axes: what a loop carries must not change its type."""
-
-    def mark(array):
-        missing = tuple(sorted(axes - varying_axes(array)))
-        if not missing:
-            return array
-        # Before jax 0.8, `pcast` was called `pvary`.
-        pvary = getattr(lax, "pvary", None)
-        return pvary(array, missing) if pvary else lax.pcast(array, missing, to="varying")
-
-    return jax.tree.map(mark, arrays)
-
-
 def _zeros(like: jax.ShapeDtypeStruct, shape: tuple[int, ...]) -> jax.Array:
-    return _differ_along(jnp.zeros(shape, like.dtype), varying_axes(like))
+    return differ_along(jnp.zeros(shape, like.dtype), varying_axes(like))

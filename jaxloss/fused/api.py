@@ -6,9 +6,9 @@ from typing import Any
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxloss import _checks
+from jaxloss._mesh import varying_axes
 from jaxloss._reduction import REDUCTIONS
 from jaxloss.fused._chunk_size import make_chunks
-from jaxloss.fused._chunked import varying_axes
 from jaxloss.fused._chunked_head import chunked_loss
 from jaxloss.fused._explicit_mesh import find_layout, loss_over_layout
 from jaxloss.fused._head_arguments import IMPLEMENTATIONS, HeadArguments, check_softcap, head_arguments
