@@ -220,7 +220,8 @@ def linear_kl_div(
 
     Differs from torch: torch has no such function.
 
-    Reference: Kullback and Leibler 1951, "On Information and Sufficiency", equation 2.4.
+    Reference: Kullback and Leibler 1951, "On Information and Sufficiency"
+    (https://doi.org/10.1214/aoms/1177729694).
 
     >>> import jax.numpy as jnp
     >>> hidden, head = jnp.ones((2, 1), jnp.float32), jnp.zeros((2, 1), jnp.float32)

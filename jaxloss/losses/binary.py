@@ -159,7 +159,8 @@ def soft_margin_loss(
     Differs from torch: a score of -100 for a positive target costs 100, where torch's float32 overflows to
     inf.
 
-    Reference: Hastie, Tibshirani and Friedman 2009, "The Elements of Statistical Learning", equation 10.18.
+    Reference: Hastie, Tibshirani and Friedman 2009, "The Elements of Statistical Learning", equation 10.18,
+    whose $2 f$ is the score here.
 
     >>> import jax.numpy as jnp
     >>> scores = jnp.array([0.0, -100.0], jnp.float32)

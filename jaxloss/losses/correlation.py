@@ -51,7 +51,7 @@ def correlation_loss(
     Differs from torch: torch has no such function; `torch.corrcoef` gives NaN without variance.
 
     Reference: Pearson 1896, "Mathematical Contributions to the Theory of Evolution. III. Regression,
-    Heredity, and Panmixia".
+    Heredity, and Panmixia" (https://doi.org/10.1098/rsta.1896.0007).
 
     >>> import jax.numpy as jnp
     >>> target = jnp.array([[1.0, 2.0, 4.0], [1.0, 2.0, 4.0], [3.0, 3.0, 3.0]], jnp.float32)

@@ -47,7 +47,8 @@ def kl_div(
     gives NaN; its gradient with respect to the target is the true one, $\log p_i + 1 - x_i = -\infty$ (0 for
     a log-target of $-\infty$), where torch gives NaN. Shapes that differ are an error, never broadcast.
 
-    Reference: Kullback and Leibler 1951, "On Information and Sufficiency".
+    Reference: Kullback and Leibler 1951, "On Information and Sufficiency"
+    (https://doi.org/10.1214/aoms/1177729694).
 
     >>> import jax.numpy as jnp
     >>> p, q = jnp.array([[0.5, 0.5, 0.0]], jnp.float32), jnp.array([[0.25, 0.5, 0.25]], jnp.float32)

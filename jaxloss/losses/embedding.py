@@ -100,8 +100,9 @@ def triplet_margin_loss(
 
     Differs from torch: shapes that differ are an error, never broadcast.
 
-    Reference: Balntas et al. 2016, "Learning shallow convolutional feature descriptors with triplet losses",
-    section 3 (http://www.bmva.org/bmvc/2016/papers/paper119/index.html).
+    Reference: Balntas et al. 2016, "Learning local feature descriptors with triplets and shallow
+    convolutional neural networks" (https://bmva-archive.org.uk/bmvc/2016/papers/paper119/index.html), which
+    torch cites for the swap.
 
     >>> import jax.numpy as jnp
     >>> anchor = jnp.zeros((1, 2), jnp.float32)

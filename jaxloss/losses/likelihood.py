@@ -50,7 +50,9 @@ def poisson_nll_loss(
 
     Differs from torch: shapes that differ are an error, never broadcast.
 
-    Reference: Cameron and Trivedi 2013, "Regression Analysis of Count Data", section 3.2.
+    Reference: Cameron and Trivedi 2013, "Regression Analysis of Count Data", second edition
+    (https://doi.org/10.1017/CBO9781139013567), for Poisson regression; the approximation is
+    torch.nn.PoissonNLLLoss's (https://docs.pytorch.org/docs/stable/generated/torch.nn.PoissonNLLLoss.html).
 
     >>> import jax.numpy as jnp
     >>> logs, counts = jnp.zeros(2, jnp.float32), jnp.array([0.0, 3.0], jnp.float32)

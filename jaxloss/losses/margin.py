@@ -134,9 +134,9 @@ def multi_margin_loss(
 
     Differs from torch: a label outside `[0, C)` gives NaN, in value and gradient, under `jit` and without.
 
-    Reference: Crammer and Singer 2001, "On the Algorithmic Implementation of Multiclass Kernel-based Vector
-    Machines"; the sum over classes is Weston and Watkins 1999, "Support Vector Machines for Multi-Class
-    Pattern Recognition".
+    Reference: Weston and Watkins 1999, "Support Vector Machines for Multi-Class Pattern Recognition", for the
+    sum over classes, where Crammer and Singer 2001 take the largest; the power and the division by $C$ are
+    torch.nn.MultiMarginLoss's (https://docs.pytorch.org/docs/stable/generated/torch.nn.MultiMarginLoss.html).
 
     >>> import jax.numpy as jnp
     >>> print(multi_margin_loss(jnp.array([0.25, 0.5, 1.0, 0.0], jnp.float32), jnp.array(2)))

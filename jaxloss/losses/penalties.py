@@ -205,7 +205,8 @@ def token_set_loss(
     Differs from torch: torch has no such function.
 
     Reference: Csiszar 1975, "I-Divergence Geometry of Probability Distributions and Minimization Problems",
-    for the distribution of least divergence in a convex set, the I-projection.
+    for the distribution of least divergence in a convex set, the I-projection
+    (https://doi.org/10.1214/aop/1176996454).
 
     >>> import jax.numpy as jnp
     >>> token_set = jnp.array([True, False, False, False])

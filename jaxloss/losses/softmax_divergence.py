@@ -51,7 +51,8 @@ def forward_kl_div(
     Differs from torch: `torch.nn.functional.kl_div` takes log-probabilities and probabilities, and sums
     rounding errors of the first order in the difference; this takes logits.
 
-    Reference: Kullback and Leibler 1951, "On Information and Sufficiency".
+    Reference: Kullback and Leibler 1951, "On Information and Sufficiency"
+    (https://doi.org/10.1214/aoms/1177729694).
 
     >>> import jax.numpy as jnp
     >>> x, y = jnp.log(jnp.array([[[0.25, 0.75]], [[0.5, 0.5]]], jnp.float32))
