@@ -144,6 +144,8 @@ TORCHS = {
         ("jnp.maximum(labels_N, 1)", "jnp.maximum(frames_N, 1)"),
         ("jnp.where(labels_N > 0, last_label[1], -jnp.inf)", "last_label[1]"),
         ("jnp.where(loss_N == jnp.inf, 0.0, loss_N)", "loss_N"),
+        ("jnp.all(possible_N == lengths_N) & (jnp.sum", "(jnp.sum"),
+        (" & (jnp.sum(possible_N) == labels.size)", ""),
     ],
     ("losses/language.py", "losses/test_language.py"): [
         ("logits[..., -1, :],", "logits[..., 0, :],"),

@@ -14,7 +14,6 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxloss import _checks
-from jaxloss._mesh import differ_along, varying_axes
 from jaxloss._reduction import REDUCTIONS, compute_dtype, reduce_loss, select
 
 __all__ = ["ctc_loss"]
@@ -83,12 +82,13 @@ def ctc_loss(
         raise ValueError(f"blank must be in [0, {num_classes}), a class of log_probs; got {blank}.")
     frames_N = _lengths("input_lengths", input_lengths, num_sequences)
     labels_N = _lengths("target_lengths", target_lengths, num_sequences)
-    y_NS = _padded(targets, labels_N, num_sequences, batched=bool(batch))
+    y_NS, is_split = _padded(targets, labels_N, num_sequences, batched=bool(batch))
     kept_N = None if where is None else where.reshape(num_sequences)
     x_TNC = select(None if kept_N is None else kept_N[:, None], x_TNC.astype(compute_dtype(log_probs)))
 
-    is_label = jnp.arange(y_NS.shape[1]) < labels_N[:, None]
-    good_N = (frames_N >= 0) & (frames_N <= x_TNC.shape[0]) & (labels_N >= 0) & (labels_N <= y_NS.shape[1])
+    is_label = jnp.arange(y_NS.shape[1], dtype=labels_N.dtype) < labels_N[:, None]
+    good_N = is_split & (frames_N >= 0) & (frames_N <= x_TNC.shape[0])
+    good_N &= (labels_N >= 0) & (labels_N <= y_NS.shape[1])
     good_N &= jnp.all(~is_label | ((y_NS >= 0) & (y_NS < num_classes)), 1)
     labels_N = jnp.clip(labels_N, 0, y_NS.shape[1])
     y_NS = jnp.where(is_label, jnp.clip(y_NS, 0, num_classes - 1), blank)
@@ -110,7 +110,10 @@ def _log_likelihood(x_TNC, y_NS, frames_N, labels_N, blank: int) -> jax.Array:
     is held as a whole number and a rest near 0, and only the rest is rounded.
     """
     num_sequences, num_labels = y_NS.shape
-    states_NL = jnp.full((num_sequences, 2 * num_labels + 1), blank, y_NS.dtype).at[:, 1::2].set(y_NS)
+    pairs_NS2 = jnp.stack([jnp.full_like(y_NS, blank), y_NS], -1)
+    states_NL = jnp.pad(
+        pairs_NS2.reshape(num_sequences, 2 * num_labels), ((0, 0), (0, 1)), constant_values=blank
+    )
     shifted = jnp.pad(states_NL, ((0, 0), (2, 0)), constant_values=blank)[:, :-2]
     # From the label before, past the blank between: not into the same label again, nor from blank to blank.
     may_skip = states_NL != shifted
@@ -126,9 +129,12 @@ def _log_likelihood(x_TNC, y_NS, frames_N, labels_N, blank: int) -> jax.Array:
         is_running = (time < frames_N)[:, None]
         return tuple(jnp.where(is_running, new, old) for new, old in zip(emitted, alpha, strict=True)), None
 
-    rest_NL = jnp.full(states_NL.shape, -jnp.inf, x_TNC.dtype).at[:, 0].set(0.0)
-    start = differ_along((jnp.zeros_like(rest_NL), rest_NL), varying_axes(x_TNC, y_NS, frames_N))
-    alpha, _ = lax.scan(step, start, (jnp.arange(x_TNC.shape[0]), x_TNC))
+    # Made of all that flows into it: a loop's carry keeps its type, and with it its place on a mesh.
+    zero_NL = jnp.sum(x_TNC[:0], (0, 2))[:, None]
+    for whole in (frames_N[:, None], states_NL):
+        zero_NL += (0 * whole).astype(x_TNC.dtype)
+    start = (zero_NL, jnp.where(jnp.arange(states_NL.shape[1]) == 0, zero_NL, -jnp.inf))
+    alpha, _ = lax.scan(step, start, (jnp.arange(x_TNC.shape[0], dtype=frames_N.dtype), x_TNC))
     last_blank, last_label = (
         [jnp.take_along_axis(part_NL, state_N[:, None], 1)[:, 0] for part_NL in alpha]
         for state_N in (2 * labels_N, jnp.maximum(2 * labels_N - 1, 0))
@@ -169,18 +175,22 @@ def _lengths(name: str, value, num_sequences: int) -> jax.Array:
     return array.reshape(num_sequences)
 
 
-def _padded(targets, lengths_N: jax.Array, num_sequences: int, *, batched: bool) -> jax.Array:
-    """Targets as `[N, S]`, from that or from the labels of all sequences in one row."""
+def _padded(targets, lengths_N: jax.Array, num_sequences: int, *, batched: bool):
+    """Targets as `[N, S]`, from that or from the labels of all sequences in one row, and whether they are.
+
+    Lengths that do not split the row, which are an error where they are known, say of no sequence where it
+    begins.
+    """
     labels = _checks.as_labels("targets", targets)
     if labels.ndim == 2 and labels.shape[0] == num_sequences:
-        return labels
+        return labels, True
     if labels.ndim != 1:
         raise ValueError(
             f"targets must have shape [{num_sequences}, S], or hold all labels in one row; got "
             f"{_checks.describe(labels)}."
         )
     if not batched:
-        return labels[None]
+        return labels[None], True
     if isinstance(lengths_N, jax.core.Tracer):
         longest = labels.size
     else:
@@ -191,6 +201,11 @@ def _padded(targets, lengths_N: jax.Array, num_sequences: int, *, batched: bool)
                 f"targets must hold the sum of target_lengths, {int(lengths.sum())} labels; got "
                 f"{_checks.describe(labels)}."
             )
-    starts = jnp.cumsum(lengths_N) - lengths_N
-    index = jnp.clip(starts[:, None] + jnp.arange(longest), 0, max(labels.size - 1, 0))
-    return labels[index] if labels.size else jnp.zeros((num_sequences, 0), labels.dtype)
+    possible_N = jnp.clip(lengths_N, 0, labels.size)
+    is_split = jnp.all(possible_N == lengths_N) & (jnp.sum(possible_N) == labels.size)
+    # Not cumsum, which does not take an array that is split over a mesh.
+    starts_N = jnp.sum(jnp.where(np.tri(num_sequences, k=-1, dtype=bool), possible_N, 0), 1)
+    index = jnp.clip(
+        starts_N[:, None] + jnp.arange(longest, dtype=starts_N.dtype), 0, max(labels.size - 1, 0)
+    )
+    return labels[index] if labels.size else jnp.zeros((num_sequences, 0), labels.dtype), is_split

@@ -148,6 +148,20 @@ def test_labels_and_lengths_out_of_range_poison(change):
     assert jnp.isnan(gradient).any()
 
 
+def test_lengths_that_do_not_split_the_row_of_labels_poison():
+    log_probs, labels = jax.nn.log_softmax(LOGITS[:, :2]), jnp.array([1, 2, 3])
+
+    @jax.jit
+    def run(lengths):
+        return ctc_loss(log_probs, labels, (6, 6), lengths, reduction="none")
+
+    assert jnp.isfinite(run(jnp.array([1, 2]))).all()
+    # Too many, too few, less than none, and a sum that wraps round to 3 in int32.
+    for lengths in ([2, 2], [1, 1], [-1, 4], [2**31 - 1, 2**31 - 1]):
+        assert jnp.isnan(run(jnp.array(lengths, jnp.int32))).all(), lengths
+    assert jnp.isnan(ctc_loss(log_probs, labels, (6, 6), jnp.array([-1, 4]), reduction="none")).all()
+
+
 def test_where_equals_deletion_and_keeps_nan_out():
     where = np.array([True, False, True, True, False])
     poisoned = np.where(where[:, None], np.asarray(jax.nn.log_softmax(LOGITS)), np.nan)
