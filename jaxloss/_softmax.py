@@ -1,13 +1,14 @@
 r"""Softmax arithmetic that does not cancel.
 
 With a confident model, `logsumexp(z) - z_t` subtracts two nearly equal numbers: in float32 everything below
-1e-7 is lost, and so is the gradient `p_t - 1`. Here the largest term is split off first:
+1e-7 is lost, and so is the gradient `p_t - 1`. Here the label's own term is left out of the sum, whatever
+the reference `r` from which the exponents count:
 
-    rest = sum_{j != t} exp(z_j - max_{j != t} z_j),    gap = max_{j != t} z_j - z_t,    u = exp(gap) rest,
+    rest = sum_{j != t} exp(z_j - r),    gap = r - z_t,    u = exp(gap) rest,
     -log p_t = log(1 + u),    1 - p_t = u / (1 + u).
 
-Nothing is subtracted but `gap`, whose rounding error (half an ULP of 80 is a relative error of 4e-6 in
-`exp(gap)`) is computed exactly and put back. The functions take the class axis as it lies; they move no data.
+Nothing is subtracted but exponents, whose rounding errors (half an ULP of 80 is a relative error of 4e-6 in
+`exp`) are computed exactly and put back. The functions take the class axis as it lies; they move no data.
 They are jitted, so that a call outside `jit` compiles one program for each shape, not a hundred primitives.
 """
 
@@ -16,6 +17,9 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+# A label that leads is this far above the reference: `exp(_LEAD)` times any number of classes is finite.
+_LEAD = 64.0
 
 
 def _difference(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -38,7 +42,7 @@ def is_label(shape: tuple[int, ...], labels: jax.Array, axis: int) -> jax.Array:
 
 
 def _label_statistics(logits: jax.Array, labels: jax.Array, kept: jax.Array, axis: int):
-    """`-log p_t`, and what its gradient needs: the others' peak, their scale in the softmax, and `1 - p_t`.
+    """`-log p_t`, and what its gradient needs: a reference, the others' scale in the softmax, and `1 - p_t`.
 
     All keep the class axis, with size 1. A label outside the classes, like NaN or +inf among the logits,
     makes them NaN; a label's own logit of -inf makes the loss inf with a finite gradient, as in torch.
@@ -47,28 +51,30 @@ def _label_statistics(logits: jax.Array, labels: jax.Array, kept: jax.Array, axi
     in_range = (labels_1 >= 0) & (labels_1 < logits.shape[axis])
     # Gathered before anything is selected: a gather's operand is materialised, and this one already is.
     own = jnp.take_along_axis(logits, jnp.where(in_range, labels_1, 0), axis, mode="promise_in_bounds")
-    own = jnp.where(kept_1, jnp.where(in_range & (own < jnp.inf), own, jnp.nan), 0.0)
+    own = jnp.where(kept_1, jnp.where(in_range, own, jnp.nan), 0.0)
 
-    others = _is_other(logits.shape, labels, kept, axis)
-    peak = jnp.max(jnp.where(others, logits, -jnp.inf), axis, keepdims=True, initial=-jnp.inf)
-    # With no finite logit but the label's own, that is a reference from which nothing overflows.
-    peak = jnp.where(peak == -jnp.inf, jnp.where(jnp.isfinite(own), own, 0.0), peak)
-    # Not of the logits masked as above: XLA on CPU writes to memory what two reductions share.
-    rest = jnp.sum(jnp.where(others, jnp.exp(logits - peak), 0.0), axis, keepdims=True)
+    # Of all the logits, as they are: the largest of the masked ones takes XLA on CPU three times as long.
+    peak = jnp.max(logits, axis, keepdims=True, initial=-jnp.inf)
+    # Where the label itself leads, the others' exponentials must not underflow before `u` does.
+    reference = jnp.where(kept_1, jnp.where(own == peak, own - _LEAD, peak), 0.0)
+    rest = jnp.sum(_others_exp(logits, labels, kept, reference, axis), axis, keepdims=True)
 
-    gap, error = _difference(peak, own)
-    u = _exp_times(jnp.minimum(gap, 0.0), error, rest)
-    own_exp = _exp_times(-jnp.maximum(gap, 0.0), -error, jnp.ones_like(rest))
+    gap, error = _difference(reference, own)
     leads = gap <= 0.0
+    lead = jnp.exp(jnp.minimum(gap, 0.0)) * (1 + error)
+    own_exp = jnp.exp(-jnp.maximum(gap, 0.0)) * (1 - error)
+    u = lead * rest
     loss = jnp.where(leads, jnp.log1p(u), gap + (error + jnp.log(rest + own_exp)))
-    scale = jnp.where(leads, _exp_times(jnp.minimum(gap, 0.0), error, 1 / (1 + u)), 1 / (rest + own_exp))
+    scale = jnp.where(leads, lead / (1 + u), 1 / (rest + own_exp))
     others_mass = jnp.where(leads, u / (1 + u), rest / (rest + own_exp))
-    return loss, peak, scale, others_mass
+    return loss, reference, scale, others_mass
 
 
-def _is_other(shape: tuple[int, ...], labels: jax.Array, kept: jax.Array, axis: int) -> jax.Array:
-    """Every class but the label, in rows that are kept."""
-    return ~is_label(shape, labels, axis) & jnp.expand_dims(kept, axis)
+def _others_exp(logits, labels, kept, reference, axis: int) -> jax.Array:
+    """`exp(logits - reference)` of all classes but the label; 0 for that one and in rows not kept."""
+    is_other = ~is_label(logits.shape, labels, axis) & jnp.expand_dims(kept, axis)
+    difference, error = _difference(logits, reference)
+    return jnp.where(is_other, jnp.exp(difference) * (1 + error), 0.0)
 
 
 @partial(jax.jit, static_argnums=3)
@@ -96,9 +102,10 @@ def _label_cross_entropy_jvp(axis, primals, tangents):
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(6,))
-def _label_gradient(logits, labels, kept, peak, scale, others_mass, axis):
+def _label_gradient(logits, labels, kept, reference, scale, others_mass, axis):
     """`softmax(logits) - one_hot(labels)`, from statistics that already depend on the logits."""
-    others = jnp.where(_is_other(logits.shape, labels, kept, axis), jnp.exp(logits - peak), 0.0) * scale
+    # The very expression of the sum: XLA on CPU writes to memory what two others have in common.
+    others = _others_exp(logits, labels, kept, reference, axis) * scale
     return jnp.where(is_label(logits.shape, labels, axis), -others_mass, others)
 
 

@@ -10,18 +10,14 @@ TORCHS = {
         ("jnp.log1p(u), gap + (error", "jnp.log(1 + u), gap + (error"),
         ("return half * (factor * half) * (1 + error)", "return half * (factor * half)"),
         ("others_mass = jnp.where(leads, u / (1 + u),", "others_mass = jnp.where(leads, 1 - 1 / (1 + u),"),
-        ("jnp.where(others, logits, -jnp.inf), axis", "logits, axis"),
+        ("own - _LEAD, peak), 0.0)", "own, peak), 0.0)"),
+        ("jnp.exp(difference) * (1 + error), 0.0)", "jnp.exp(difference), 0.0)"),
+        ("lead = jnp.exp(jnp.minimum(gap, 0.0)) * (1 + error)", "lead = jnp.exp(jnp.minimum(gap, 0.0))"),
         ("at_peak = elsewhere - total * (u / (1 + u))", "at_peak = total / (1 + u) - probabilities"),
     ],
     ("_softmax.py", "losses/test_classification.py"): [
-        ("jnp.where(in_range & (own < jnp.inf), own, jnp.nan)", "jnp.where(in_range, own, jnp.nan)"),
-        ("jnp.where(in_range & (own < jnp.inf), own, jnp.nan)", "own"),
-        ("jnp.where(jnp.isfinite(own), own, 0.0), peak)", "0.0, peak)"),
-        (
-            "return ~is_label(shape, labels, axis) & jnp.expand_dims(kept, axis)",
-            "return ~is_label(shape, labels, axis)",
-        ),
-        ("jnp.where(others, jnp.exp(logits - peak), 0.0), axis", "jnp.exp(logits - peak), axis"),
+        ("labels, axis) & jnp.expand_dims(kept, axis)", "labels, axis)"),
+        ("jnp.where(is_other, jnp.exp(difference) * (1 + error), 0.0)", "jnp.exp(difference) * (1 + error)"),
         ("jnp.isfinite(rounded), error, jnp.zeros_like(error))", "True, error, error)"),
         ("jnp.log1p((num_peaks - 1) + u)", "jnp.log1p(u)"),
         (
@@ -71,7 +67,7 @@ TORCHS = {
     ],
     ("_elements.py", "losses/test_regression.py"): [
         ("return x * lax.stop_gradient(jnp.sign(x))", "return jnp.abs(x)"),
-        ("select(where, array.astype(dtype)) for array", "array.astype(dtype) for array"),
+        ("select(where, in_full(a, input.shape, dtype))", "in_full(a, input.shape, dtype)"),
         ("return near * (size - 0.5 * near)", "return near * (size - near)"),
         ("jnp.clip(primals[0], -delta, delta)", "primals[0]"),
     ],
@@ -89,7 +85,11 @@ TORCHS = {
         ("jnp.log(x + eps)", "jnp.log(x)"),
         ("loss += jnp.where(y <= 1.0, 0.0, stirling)", "loss += jnp.where(y < 1.0, 0.0, stirling)"),
         ("0.5 * jnp.log(2 * math.pi * many)", "0.5 * jnp.log(math.pi * many)"),
-        ("lax.stop_gradient(jnp.maximum(variance, eps) - variance)", "jnp.maximum(variance, eps) - variance"),
+        ("raised = eps + (variance - lax.stop_gradient(variance))", "raised = eps"),
+        (
+            "jnp.where(variance < eps, raised, variance)",
+            "variance + lax.stop_gradient(jnp.maximum(variance, eps) - variance)",
+        ),
         ("loss += 0.5 * math.log(2 * math.pi)", "loss += math.log(2 * math.pi)"),
         ("jnp.where(variance < 0.0, jnp.nan, 0.0)", "jnp.zeros(())"),
     ],
@@ -105,12 +105,15 @@ TORCHS = {
     ("_elements.py", "losses/test_binary.py"): [
         ("return jnp.maximum(x, 0.0) + jnp.log1p(jnp.exp(-jnp.abs(x)))", "return jnp.log1p(jnp.exp(x))"),
         ("return factor * jnp.where(nothing, 0.0, value)", "return factor * value"),
+        ("broadcast_to(array.astype(dtype), shape)", "broadcast_to(array, shape).astype(dtype)"),
     ],
     ("losses/binary.py", "losses/test_binary.py"): [
         ("times(y if q is None else q * y, softplus(-x))", "times(y, softplus(-x))"),
         ("jnp.maximum(jnp.log(p), -100.0)", "jnp.log(p)"),
         ("jnp.maximum((1 - p) * p, TORCH_EPSILON)", "((1 - p) * p)"),
-        ("jnp.where((p < 0.0) | (p > 1.0), jnp.nan, slope)", "slope"),
+        ("_poison(slope, p, y) * p_dot", "slope * p_dot"),
+        ("_poison(log1m - log, p, y)", "(log1m - log)"),
+        ("(p <= 1.0) & (y >= 0.0) & (y <= 1.0)", "(p <= 1.0)"),
         ("jnp.sum(loss, -1) / x.shape[-1]", "jnp.sum(loss, -1)"),
     ],
     ("_elements.py", "losses/test_margin.py"): [

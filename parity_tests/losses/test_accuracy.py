@@ -15,23 +15,38 @@ LABELS = rng.integers(0, C, N)
 MARGINS = np.linspace(5, 80, N)
 NOISE = rng.standard_normal((N, C))
 ONE_HOT = np.eye(C)[LABELS]
+TIES = rng.integers(0, 3, (N, C))
 
 
 def rows(kind: str) -> np.ndarray:
     """Logits [N, C] of one kind, in float32."""
     return {
         "near-uniform": NOISE * 0.02,
+        # The label leads by up to 4, as in a model that has learnt something.
+        "leading": NOISE + ONE_HOT * (np.linspace(0, 4, N)[:, None] + NOISE.max(1, keepdims=True) - NOISE),
         # The label leads by 5 to 80; the others lie anywhere below.
         "confident": NOISE + ONE_HOT * (MARGINS[:, None] + NOISE.max(1, keepdims=True) - NOISE),
+        # Each of the others' exponentials underflows below the label's; their sum does not.
+        "deep": NOISE * 0.1 + ONE_HOT * np.linspace(80, 90, N)[:, None],
         "confidently wrong": NOISE - ONE_HOT * MARGINS[:, None],
         "saturated": NOISE * 1e4,
         "huge": NOISE * 1e30,
         "offset": NOISE + 1000.0,
-        "tied": np.where(ONE_HOT > 0, 2.0, rng.integers(0, 3, (N, C))),
+        "tied": np.where(ONE_HOT > 0, 2.0, TIES),
     }[kind].astype(np.float32)
 
 
-KINDS = ["near-uniform", "confident", "confidently wrong", "saturated", "huge", "offset", "tied"]
+KINDS = [
+    "near-uniform",
+    "leading",
+    "confident",
+    "deep",
+    "confidently wrong",
+    "saturated",
+    "huge",
+    "offset",
+    "tied",
+]
 
 
 @jax.jit
