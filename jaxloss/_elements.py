@@ -15,21 +15,29 @@ from jaxloss._reduction import REDUCTIONS, compute_dtype, select
 TORCH_EPSILON = float(np.float32(1e-12))
 
 
-def as_elements(reduction: str, where, *, input, **others) -> tuple[list[Any], jax.Array | None]:
+def as_elements(
+    reduction: str, where, *, input, shared: tuple[str, ...] = (), **others
+) -> tuple[list[Any], jax.Array | None]:
     """The named arrays in the dtype of the computation, with masked elements selected away, and the mask.
 
-    All have the shape of `input`; None stays None.
+    All have the shape of `input`; those named in `shared` are known to broadcast to it. None stays None.
     """
     input = _checks.as_floats("input", input)
     read = {name: None if value is None else _checks.as_floats(name, value) for name, value in others.items()}
     for name, array in read.items():
-        if array is not None:
+        if array is not None and name not in shared:
             _checks.check_shape(name, array, input.shape, "that of input")
     _checks.check_choice("reduction", reduction, REDUCTIONS)
     where = _checks.as_mask("where", where, input.shape, "that of input")
     arrays = [input, *read.values()]
     dtype = compute_dtype(*arrays)
-    return [None if array is None else select(where, array.astype(dtype)) for array in arrays], where
+    full = [None if a is None else select(where, in_full(a, input.shape, dtype)) for a in arrays]
+    return full, where
+
+
+def in_full(array: jax.Array, shape: tuple[int, ...], dtype) -> jax.Array:
+    """`array` in `dtype`, spread over `shape`: in this order, since the gradient then sums in `dtype`."""
+    return jnp.broadcast_to(array.astype(dtype), shape)
 
 
 def as_numbers(name: str, value, shape, of: str) -> jax.Array:

@@ -58,12 +58,12 @@ DIVERGENCES = [
         ),
     ),
     Divergence(
-        "probability outside [0, 1], negative variance",
+        "probability or its target outside [0, 1], negative variance",
         "error",
         "NaN in value and gradient",
         (
-            "a probability outside [0, 1] gives NaN, in value and gradient, since under `jit` nothing can be "
-            "raised",
+            "a probability or target outside [0, 1] gives NaN, in value and gradients, since under `jit` "
+            "nothing can be raised",
             "a negative variance in an array gives NaN, in value and gradient, since under `jit` nothing can "
             "be raised",
         ),
@@ -111,6 +111,21 @@ DIVERGENCES = [
             "Torch adds `exp(log_probs)`, which makes no difference below a log-softmax",
             "Where the loss is infinite the gradient is 0, not NaN",
         ),
+    ),
+    Divergence(
+        "`binary_cross_entropy`, gradient of the target at probabilities of 0 and 1",
+        "infinite",
+        "within 100, as the logarithms are",
+        (
+            "the gradient of the target stays within 100 at probabilities of 0 and 1, like the logarithms, "
+            "where torch's is infinite",
+        ),
+    ),
+    Divergence(
+        "`poisson_nll_loss(full=True)`, gradient of a target of 0 or below",
+        "NaN",
+        "finite",
+        ("the gradient of a target of 0 or below is finite with `full`, where torch's is NaN",),
     ),
     Divergence(
         "`l1_loss`, gradient where the error is NaN",

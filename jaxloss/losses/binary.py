@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Num
 
 from jaxloss import _checks
-from jaxloss._elements import TORCH_EPSILON, as_elements, as_numbers, softplus, times
+from jaxloss._elements import TORCH_EPSILON, as_elements, as_numbers, in_full, softplus, times
 from jaxloss._reduction import REDUCTIONS, compute_dtype, reduce_loss, select
 
 __all__ = [
@@ -45,8 +45,9 @@ def binary_cross_entropy(
         TypeError: an array has the wrong dtype.
         ValueError: a shape or option is wrong.
 
-    Differs from torch: a probability outside [0, 1] gives NaN, in value and gradient, since under `jit`
-    nothing can be raised.
+    Differs from torch: a probability or target outside [0, 1] gives NaN, in value and gradients, since under
+    `jit` nothing can be raised; the gradient of the target stays within 100 at probabilities of 0 and 1, like
+    the logarithms, where torch's is infinite.
 
     Reference: Bishop 2006, "Pattern Recognition and Machine Learning", equation 4.90. The bound of -100 is
     torch's.
@@ -56,32 +57,37 @@ def binary_cross_entropy(
     >>> print(jnp.round(binary_cross_entropy(half, yes), 4))
     0.6931
     """
+    input = _checks.as_floats("input", input)
     weight = _weight("weight", weight, input)
-    (p, y, w), where = as_elements(reduction, where, input=input, target=target, weight=weight)
+    (p, y, w), where = as_elements(
+        reduction, where, input=input, target=target, weight=weight, shared=("weight",)
+    )
     loss = _of_probabilities(p, y)
     return reduce_loss(loss if w is None else loss * w, reduction, where)
 
 
 @jax.custom_jvp
 def _of_probabilities(p: jax.Array, y: jax.Array) -> jax.Array:
-    return -y * _bounded_log(p) - (1 - y) * _bounded_log1m(p)
+    log, log1m = _bounded_logs(p)
+    return _poison(-y * log - (1 - y) * log1m, p, y)
 
 
 @_of_probabilities.defjvp
 def _of_probabilities_jvp(primals, tangents):
     (p, y), (p_dot, y_dot) = primals, tangents
+    log, log1m = _bounded_logs(p)
     # Torch's bound keeps the slope finite at probabilities of 0 and 1.
     slope = (p - y) / jnp.maximum((1 - p) * p, TORCH_EPSILON)
-    slope = jnp.where((p < 0.0) | (p > 1.0), jnp.nan, slope)
-    return _of_probabilities(p, y), slope * p_dot + (_bounded_log1m(p) - _bounded_log(p)) * y_dot
+    return _of_probabilities(p, y), _poison(slope, p, y) * p_dot + _poison(log1m - log, p, y) * y_dot
 
 
-def _bounded_log(p: jax.Array) -> jax.Array:
-    return jnp.where(p > 1.0, jnp.nan, jnp.maximum(jnp.log(p), -100.0))
+def _bounded_logs(p: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return jnp.maximum(jnp.log(p), -100.0), jnp.maximum(jnp.log1p(-p), -100.0)
 
 
-def _bounded_log1m(p: jax.Array) -> jax.Array:
-    return jnp.where(p < 0.0, jnp.nan, jnp.maximum(jnp.log1p(-p), -100.0))
+def _poison(value: jax.Array, p: jax.Array, y: jax.Array) -> jax.Array:
+    """`value`, NaN where either is no probability."""
+    return jnp.where((p >= 0.0) & (p <= 1.0) & (y >= 0.0) & (y <= 1.0), value, jnp.nan)
 
 
 def binary_cross_entropy_with_logits(
@@ -123,9 +129,11 @@ def binary_cross_entropy_with_logits(
     >>> print([f"{x:.4g}" for x in binary_cross_entropy_with_logits(logits, target, reduction="none")])
     ['0.6931', '4.248e-18']
     """
-    weight, pos_weight = _weight("weight", weight, input), _weight("pos_weight", pos_weight, input)
+    input = _checks.as_floats("input", input)
+    factors = {"weight": _weight("weight", weight, input)}
+    factors["pos_weight"] = _weight("pos_weight", pos_weight, input)
     (x, y, w, q), where = as_elements(
-        reduction, where, input=input, target=target, weight=weight, pos_weight=pos_weight
+        reduction, where, input=input, target=target, shared=tuple(factors), **factors
     )
     loss = times(y if q is None else q * y, softplus(-x)) + times(1 - y, softplus(x))
     return reduce_loss(loss if w is None else loss * w, reduction, where)
@@ -222,20 +230,21 @@ def multilabel_soft_margin_loss(
     x, y = select(rows, x.astype(dtype)), select(rows, y.astype(dtype))
     loss = times(y, softplus(-x)) + times(1 - y, softplus(x))
     if weight is not None:
-        loss *= select(rows, weight.astype(dtype))
+        loss *= select(rows, in_full(weight, x.shape, dtype))
     return reduce_loss(jnp.sum(loss, -1) / x.shape[-1], reduction, where)
 
 
-def _weight(name: str, weight, input) -> jax.Array | None:
-    """`weight` spread over the shape of the input, which torch documents for these losses."""
+def _weight(name: str, weight, input: jax.Array) -> jax.Array | None:
+    """`weight`, of a shape that broadcasts to that of the input, as torch documents it for these losses."""
     if weight is None:
         return None
-    weight, shape = _checks.as_floats(name, weight), jnp.shape(input)
-    fits = weight.ndim <= len(shape) and all(
-        size in (1, full) for size, full in zip(weight.shape[::-1], shape[::-1], strict=False)
+    weight = _checks.as_floats(name, weight)
+    fits = weight.ndim <= input.ndim and all(
+        size in (1, full) for size, full in zip(weight.shape[::-1], input.shape[::-1], strict=False)
     )
     if not fits:
         raise ValueError(
-            f"{name} must broadcast to the shape of input, {list(shape)}; got {_checks.describe(weight)}."
+            f"{name} must broadcast to the shape of input, {list(input.shape)}; got "
+            f"{_checks.describe(weight)}."
         )
-    return jnp.broadcast_to(weight, shape)
+    return weight

@@ -48,7 +48,8 @@ def poisson_nll_loss(
         TypeError: an argument is not floating point.
         ValueError: shapes differ, or an option is wrong.
 
-    Differs from torch: shapes that differ are an error, never broadcast.
+    Differs from torch: shapes that differ are an error, never broadcast; the gradient of a target of 0 or
+    below is finite with `full`, where torch's is NaN.
 
     Reference: Cameron and Trivedi 2013, "Regression Analysis of Count Data", second edition
     (https://doi.org/10.1017/CBO9781139013567), for Poisson regression; the approximation is
@@ -120,11 +121,15 @@ def gaussian_nll_loss(
     _checks.check_flag("full", full)
     eps = _checks.check_number("eps", eps, low=0.0)
     var = _variance(_checks.as_floats("input", input), var)
-    (x, y, variance), where = as_elements(reduction, where, input=input, target=target, var=var)
+    (x, y, variance), where = as_elements(
+        reduction, where, input=input, target=target, var=var, shared=("var",)
+    )
     # The masked variances are 0 by now; 1 keeps their gradient finite.
     variance = variance if where is None else jnp.where(where, variance, 1.0)
     variance += jnp.where(variance < 0.0, jnp.nan, 0.0).astype(variance.dtype)
-    variance += lax.stop_gradient(jnp.maximum(variance, eps) - variance)
+    # A difference taken below eps only: an infinite variance has none.
+    raised = eps + (variance - lax.stop_gradient(variance))
+    variance = jnp.where(variance < eps, raised, variance)
     loss = 0.5 * (jnp.log(variance) + jnp.square(x - y) / variance)
     if full:
         loss += 0.5 * math.log(2 * math.pi)
@@ -132,7 +137,7 @@ def gaussian_nll_loss(
 
 
 def _variance(input: jax.Array, var) -> jax.Array:
-    """The variances, in one of the shapes that torch takes, spread over those of the input."""
+    """The variances, in one of the shapes that torch takes, which broadcasts to that of the input."""
     if isinstance(var, (int, float)):
         return jnp.full(input.shape, _checks.check_number("var", var, low=0.0), compute_dtype(input))
     var = _checks.as_floats("var", var)
@@ -144,4 +149,4 @@ def _variance(input: jax.Array, var) -> jax.Array:
             f"var must have the shape of input, {list(input.shape)}, that without its last axis, or one "
             f"axis of size 1; got {_checks.describe(var)}."
         )
-    return jnp.broadcast_to(var, input.shape)
+    return var

@@ -11,6 +11,7 @@ import torch_ref.losses
 from jaxloss import losses
 from parity_tests.compare import assert_same, assert_within
 from parity_tests.losses.harness import assert_parity, assert_transforms, assert_where_deletes, run_jax
+from parity_tests.losses.promises import assert_half_precision_is_rounded_once
 
 rng = np.random.default_rng(0)
 SHAPE = (4, 3)
@@ -51,6 +52,19 @@ def test_gradient_of_the_target_matches_torch(name):
     assert_parity(getattr(losses, name), getattr(torch_ref.losses, name), CASES[name], wrt=wrt)
 
 
+@pytest.mark.parametrize("name", [name for name in CASES if "weight" in CASES[name]])
+def test_gradient_of_a_weight_that_many_elements_share_is_rounded_once(name):
+    keys = [key for key in CASES[name] if key not in ("input", "target")]
+    # In bfloat16 a sum stops growing after 256 equal steps.
+    shared = np.random.default_rng(1).uniform(0.1, 0.9, (2 + len(keys), 16384, 3))
+
+    def loss(input, target, *factors):
+        return getattr(losses, name)(input, target, **dict(zip(keys, factors, strict=True)))
+
+    arrays = [*shared[:2], *shared[2:, 0]]
+    assert_half_precision_is_rounded_once(loss, *arrays, num_floats=len(arrays))
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_where_equals_deletion_and_keeps_nan_out(name):
     mask = MASK[:, 0] if name == "multilabel_soft_margin_loss" else MASK
@@ -68,6 +82,22 @@ def test_binary_is_cross_entropy_of_two_classes():
     assert_within(binary, losses.cross_entropy(two, labels.astype(int), reduction="none"), 4)
     signs = jnp.where(labels, 1, -1)
     assert_within(losses.soft_margin_loss(logits, signs, reduction="none"), binary, 4)
+
+
+def test_integers_serve_as_signs_and_the_argument_at_fault_is_named():
+    assert losses.soft_margin_loss(0.5, 1) == losses.soft_margin_loss(0.5, 1.0)
+    with pytest.raises(TypeError, match="target must be floating point; got bool"):
+        losses.soft_margin_loss(0.5, True)
+    for loss in (losses.binary_cross_entropy, losses.multilabel_soft_margin_loss):
+        with pytest.raises(TypeError, match="input must be"):
+            loss(None, np.zeros(3), np.ones(3))
+
+
+def test_gradient_of_the_target_is_bounded_where_the_probability_is_0_or_1():
+    target = jnp.array([0.0, 0.5, 1.0])
+    for probability, slope in ((0.0, 100.0), (1.0, -100.0)):
+        gradient = jax.grad(losses.binary_cross_entropy, 1)(jnp.full(3, probability), target, reduction="sum")
+        assert_same(gradient, np.full(3, slope))
 
 
 @pytest.mark.parametrize("logit", [5.0, 17.0, 40.0, 80.0])
@@ -92,14 +122,14 @@ def test_infinite_logit_on_the_right_side_costs_nothing_and_on_the_wrong_side_ev
     )
 
 
-@pytest.mark.parametrize("probability", [-0.1, 1.1, np.nan])
-def test_probability_out_of_range_poisons(probability):
-    for target in (0.0, 0.5, 1.0):
-        value, gradient = jax.value_and_grad(losses.binary_cross_entropy)(
-            jnp.array(probability), jnp.array(target)
-        )
-        assert jnp.isnan(value)
-        assert jnp.isnan(gradient)
+@pytest.mark.parametrize("argument", ["input", "target"])
+def test_probability_out_of_range_poisons_value_and_gradients(argument):
+    outside, inside = (a.ravel() for a in np.meshgrid([-0.1, 1.1, np.nan], [0.0, 0.5, 1.0]))
+    arrays = {"input": inside, "target": inside} | {argument: outside}
+    for result in jax.tree.leaves(
+        run_jax(losses.binary_cross_entropy, arrays, {"reduction": "none"}, arrays)
+    ):
+        assert jnp.isnan(result).all()
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -10,6 +10,7 @@ import pytest
 import torch_ref.losses
 from jaxloss import losses
 from parity_tests.losses.harness import assert_parity, assert_transforms, assert_where_deletes
+from parity_tests.losses.promises import assert_half_precision_is_rounded_once
 
 rng = np.random.default_rng(0)
 MEANS, TARGETS = (
@@ -49,6 +50,24 @@ def test_where_equals_deletion_and_keeps_nan_out():
     arrays = {"input": MEANS, "target": COUNTS}
     ours, theirs = losses.poisson_nll_loss, torch_ref.losses.poisson_nll_loss
     assert_where_deletes(ours, theirs, arrays, MASK, {"full": True})
+
+
+def test_gradient_of_a_variance_that_many_elements_share_is_rounded_once():
+    many = np.random.default_rng(1).uniform(0.1, 0.9, (2, 3, 16384))
+    variances = np.array([[0.5], [1.0], [2.0]])
+    assert_half_precision_is_rounded_once(losses.gaussian_nll_loss, *many, variances, num_floats=3)
+
+
+def test_infinite_variance_is_torchs():
+    arrays = {"input": np.array([1.0, 2.0]), "target": np.zeros(2), "var": np.array([np.inf, 1.0])}
+    ours, theirs = losses.gaussian_nll_loss, torch_ref.losses.gaussian_nll_loss
+    assert_parity(ours, theirs, arrays, {"reduction": "none"}, wrt=list(arrays))
+
+
+def test_gradient_of_a_count_that_is_none_is_that_of_the_formula():
+    counts = jnp.array([-1.0, 0.0])
+    gradient = jax.grad(losses.poisson_nll_loss, 1)(jnp.full(2, 3.0), counts, full=True, reduction="sum")
+    assert gradient.tolist() == [-3, -3]
 
 
 def test_negative_variance_poisons_its_element():
