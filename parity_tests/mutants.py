@@ -123,11 +123,15 @@ TORCHS = {
     ("losses/margin.py", "losses/test_margin.py"): [
         ("hinge(-y * (a - b) + margin)", "hinge(y * (a - b) + margin)"),
         ("select(y != -1, x)", "select(y == 1, x)"),
-        ("select(others, lead if p == 1 else jnp.square(lead))", "select(others, lead)"),
-        ("select(others, lead if p == 1", "(lead if p == 1"),
+        ("jnp.sum(lead if p == 1 else jnp.square(lead), -1)", "jnp.sum(lead, -1)"),
+        ("strict_hinge(select(others, margin - own + x))", "strict_hinge(margin - own + x)"),
         ("row_weight = jnp.where(in_range, row_weight, jnp.nan)", "pass"),
         ("listed = jnp.cumsum(labels < 0, -1) == 0", "listed = labels >= 0"),
-        ("pairs = listed[..., None] & ~is_label[..., None, :]", "pairs = listed[..., None]"),
+        ("select(counts & ~is_label, 1.0", "select(counts, 1.0"),
+        ("select(counts & ~is_label, 1.0", "select(~is_label, 1.0"),
+        ("ahead = ~(lead <= 0.0)", "ahead = ~(lead < 0.0)"),
+        (" - jnp.where(classes == label, num_ahead, 0.0)", ""),
+        ("return is_label | (counts & (classes == label))", "return is_label | (classes == label)"),
     ],
     ("losses/embedding.py", "losses/test_embedding.py"): [
         ("select(y == -1, hinge(cosine - margin))", "select(y == -1, cosine - margin)"),

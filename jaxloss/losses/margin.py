@@ -1,6 +1,8 @@
 """Hinge losses on scores: nothing to pay once the right answer leads by a margin."""
 
+import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Num
 
 from jaxloss import _checks
@@ -158,12 +160,16 @@ def multi_margin_loss(
     in_range = (labels >= 0) & (labels < x.shape[-1])
     index = jnp.where(in_range, labels, 0)
     own = jnp.take_along_axis(x, index[..., None], -1, mode="promise_in_bounds")
-    lead = strict_hinge(margin - own + x)
-    others = jnp.arange(x.shape[-1]) != labels[..., None]
-    row_weight = jnp.ones((), dtype) if weight is None else weight.astype(dtype)[index]
+    others = jnp.arange(x.shape[-1], dtype=labels.dtype) != labels[..., None]
+    # Selected before it is squared: an infinite score leads itself by NaN.
+    lead = strict_hinge(select(others, margin - own + x))
+    row_weight = jnp.ones((), dtype)
+    if weight is not None:
+        # Not a gather, which on a mesh with explicit axes would have to be told where to put the rows.
+        row_weight = jnp.sum(jnp.where(others, 0.0, weight.astype(dtype)), -1)
     # A product, so that the NaN of a label out of range reaches the gradient as well.
     row_weight = jnp.where(in_range, row_weight, jnp.nan)
-    loss = row_weight * jnp.sum(select(others, lead if p == 1 else jnp.square(lead)), -1) / x.shape[-1]
+    loss = row_weight * jnp.sum(lead if p == 1 else jnp.square(lead), -1) / x.shape[-1]
     return reduce_loss(loss, reduction, where)
 
 
@@ -211,12 +217,53 @@ def multilabel_margin_loss(
     x = select(None if where is None else where[..., None], x.astype(compute_dtype(x)))
     listed = jnp.cumsum(labels < 0, -1) == 0
     in_range = jnp.all((labels >= -1) & (labels < num_classes), -1)
-    index = jnp.clip(labels, 0, num_classes - 1)
-    own = jnp.take_along_axis(x, index, -1, mode="promise_in_bounds")
-    is_label = jnp.any((index[..., None] == jnp.arange(num_classes)) & listed[..., None], -2)
-    lead = strict_hinge(1.0 - own[..., None] + x[..., None, :])
-    pairs = listed[..., None] & ~is_label[..., None, :]
-    loss = jnp.sum(select(pairs, lead), (-2, -1)) / num_classes
+    loss = _listed_hinge(x, jnp.clip(labels, 0, num_classes - 1), listed) / num_classes
     # Of the scores, so that the NaN reaches the gradient of rows without a pair as well.
     poison = jnp.sum(x, -1) * jnp.where(in_range, 0.0, jnp.nan).astype(x.dtype)
     return reduce_loss(jnp.where(in_range, loss, poison), reduction, where)
+
+
+@jax.custom_jvp
+def _listed_hinge(x: jax.Array, index: jax.Array, listed: jax.Array) -> jax.Array:
+    """The hinges of all pairs of a listed label and another class, summed for each row."""
+    return jnp.sum(_hinges(x, index, listed)[0], -1)
+
+
+@_listed_hinge.defjvp
+def _listed_hinge_jvp(primals, tangents):
+    slope = _hinges(lax.stop_gradient(primals[0]), *primals[1:])[1]
+    return _listed_hinge(*primals), jnp.sum(slope * tangents[0], -1)
+
+
+@jax.jit
+def _hinges(x: jax.Array, index: jax.Array, listed: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """For each class, its hinges against all listed labels, summed; and the slope of their sum over the row.
+
+    One label of each row at a time, so that nothing is larger than the scores, and no more than there are.
+    """
+    if x.shape[-1] == 0:
+        return x, x
+    own = jnp.take_along_axis(x, index, -1, mode="promise_in_bounds")
+    classes = jnp.arange(x.shape[-1], dtype=index.dtype)
+    num_steps = jnp.max(jnp.sum(listed, -1), initial=0)
+
+    def at(step, *arrays):
+        return [lax.dynamic_index_in_dim(array, step, -1) for array in arrays]
+
+    def mark(step, is_label):
+        label, counts = at(step, index, listed)
+        return is_label | (counts & (classes == label))
+
+    def add(step, sums):
+        label, counts, score = at(step, index, listed, own)
+        lead = select(counts & ~is_label, 1.0 - score + x)
+        ahead = ~(lead <= 0.0)
+        num_ahead = jnp.sum(ahead, -1, keepdims=True).astype(x.dtype)
+        slope = ahead.astype(x.dtype) - jnp.where(classes == label, num_ahead, 0.0)
+        return sums[0] + strict_hinge(lead), sums[1] + slope
+
+    # Made of all that flows into it: a loop's carry keeps its type, and with it its place on a mesh.
+    nothing = listed & ~listed
+    is_label = lax.fori_loop(0, num_steps, mark, nothing)
+    zeros = jnp.where(nothing, x, 0.0)
+    return lax.fori_loop(0, num_steps, add, (zeros, zeros))

@@ -56,6 +56,26 @@ def test_gradient_at_the_margin_is_torchs():
     assert (jax.grad(losses.multi_margin_loss)(scores, jnp.array(0)) == 0).all()
 
 
+def test_infinite_score_of_the_label_has_no_gradient():
+    scores = jnp.array([[jnp.inf, 0.0, 1.0]])
+    for p in (1, 2):
+        value, gradient = jax.value_and_grad(losses.multi_margin_loss)(scores, jnp.array([0]), p)
+        assert value == 0
+        assert (gradient == 0).all()
+
+
+def test_no_classes_give_nan():
+    scores, labels = jnp.zeros((2, 0)), jnp.zeros(2, int)
+    assert jnp.isnan(losses.multi_margin_loss(scores, labels, weight=jnp.zeros(0)))
+    assert jnp.isnan(losses.multilabel_margin_loss(scores, scores.astype(int)))
+
+
+def test_many_classes_take_no_more_memory_than_the_scores():
+    scores, lists = jnp.zeros((2, 1000), jnp.float32), jnp.zeros((2, 1000), jnp.int32)
+    program = jax.jit(jax.grad(losses.multilabel_margin_loss)).lower(scores, lists).compile()
+    assert program.memory_analysis().temp_size_in_bytes < 10 * scores.nbytes
+
+
 @pytest.mark.parametrize("label", [-1, 4, 10**6])
 def test_label_out_of_range_poisons_its_row(label):
     labels = jnp.asarray(LABELS).at[1].set(label)
