@@ -5,18 +5,24 @@ By file and the tests that should fail: what stands there, and what is put in it
 
 EXTRAS = {
     ("losses/focal.py", "losses/test_focal.py"): [
-        (
-            "return _power(-jnp.expm1(-surprise), gamma) * surprise",
-            "return _power(1 - jnp.exp(-surprise), gamma) * surprise",
-        ),
+        ("return -jnp.expm1(-surprise)", "return 1 - jnp.exp(-surprise)"),
         ("(1 + gamma * ratio)", "(1 + gamma)"),
-        ("bounded = jnp.clip(surprise, jnp.finfo(surprise.dtype).tiny, 1000.0)", "bounded = surprise"),
+        ("bounded = jnp.clip(surprise, jnp.finfo(surprise.dtype).eps, 1000.0)", "bounded = surprise"),
+        ("jnp.clip(surprise, jnp.finfo(surprise.dtype).eps,", "jnp.clip(surprise, 1e-37,"),
+        ("bounded * jnp.exp(-bounded) / _others_share(bounded)", "bounded / jnp.expm1(bounded)"),
+        ("jnp.exp(-primals[0]) * tangents[0]", "(1 - _others_share(primals[0])) * tangents[0]"),
+        ("times(target, softplus(-logits))", "target * softplus(-logits)"),
+        ("lax.stop_gradient(factor), finite * factor", "factor, loss * factor"),
+        (
+            "times(target * alpha + (1 - target) * (1 - alpha), loss)",
+            "loss * (target * alpha + (1 - target) * (1 - alpha))",
+        ),
         ("polynomial = wrong * (coefficient + polynomial)", "polynomial = wrong * coefficient + polynomial"),
         (
             "in reversed(_coefficients(epsilon, surprise.dtype)):",
             "in _coefficients(epsilon, surprise.dtype):",
         ),
-        ("(1 - target) * (1 - alpha))", "(1 - target))"),
+        ("(1 - target) * (1 - alpha), loss)", "(1 - target), loss)"),
         ("wrong = target * jax.nn.sigmoid(-logits)", "wrong = target * jax.nn.sigmoid(logits)"),
         ("positive = jnp.where(base == 0.0, 1.0, base)", "positive = base"),
         (

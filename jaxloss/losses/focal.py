@@ -4,9 +4,11 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxloss import _checks, _rows, _softmax
+from jaxloss._elements import softplus, times
 from jaxloss._reduction import REDUCTIONS, compute_dtype, select
 
 __all__ = ["focal_loss", "poly_loss", "sigmoid_focal_loss"]
@@ -119,7 +121,7 @@ def poly_loss(
     _checks.check_choice("reduction", reduction, REDUCTIONS)
     rows = _rows.label_rows(input, target, weight, ignore_index, where, sample_weight, axis)
     surprise = _softmax.label_cross_entropy(rows.logits, rows.labels, rows.kept, rows.axis)
-    wrong, polynomial = -jnp.expm1(-surprise), jnp.zeros_like(surprise)
+    wrong, polynomial = _others_share(surprise), jnp.zeros_like(surprise)
     for coefficient in reversed(_coefficients(epsilon, surprise.dtype)):
         polynomial = wrong * (coefficient + polynomial)
     return _rows.reduce_weighted(surprise + polynomial, reduction, rows.kept, rows.weight)
@@ -188,12 +190,12 @@ def sigmoid_focal_loss(
     dtype = compute_dtype(input, target, sample_weight)
     logits, target = select(where, input.astype(dtype)), select(where, target.astype(dtype))
 
-    loss = target * jax.nn.softplus(-logits) + (1 - target) * jax.nn.softplus(logits)
+    loss = times(target, softplus(-logits)) + times(1 - target, softplus(logits))
     if gamma > 0.0:
         wrong = target * jax.nn.sigmoid(-logits) + (1 - target) * jax.nn.sigmoid(logits)
-        loss = loss * _power(wrong, gamma)
+        loss = _scale(loss, _power(wrong, gamma))
     if alpha is not None:
-        loss = loss * (target * alpha + (1 - target) * (1 - alpha))
+        loss = times(target * alpha + (1 - target) * (1 - alpha), loss)
     return _rows.reduce_weighted(loss, reduction, where, sample_weight)
 
 
@@ -203,12 +205,30 @@ def _power(base: jax.Array, exponent: float) -> jax.Array:
     return jnp.where(base == 0.0, 0.0, positive**exponent)
 
 
+@jax.custom_jvp
+def _others_share(surprise: jax.Array) -> jax.Array:
+    """`1 - p` for `surprise = -log p`; the derivative that `expm1` has in JAX, `expm1 + 1`, cancels."""
+    return -jnp.expm1(-surprise)
+
+
+@_others_share.defjvp
+def _others_share_jvp(primals, tangents):
+    return _others_share(primals[0]), jnp.exp(-primals[0]) * tangents[0]
+
+
+def _scale(loss: jax.Array, factor: jax.Array) -> jax.Array:
+    """`loss * factor`, of a factor that no longer changes where the loss is infinite."""
+    # Infinity times that change of 0 would be NaN.
+    finite = jnp.where(jnp.isinf(loss), 0.0, loss)
+    return jnp.where(jnp.isinf(loss), loss * lax.stop_gradient(factor), finite * factor)
+
+
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _scale_down_easy(surprise: jax.Array, gamma: float) -> jax.Array:
     """`(1 - p) ** gamma * surprise` for `surprise = -log p`."""
     if gamma == 0.0:
         return surprise
-    return _power(-jnp.expm1(-surprise), gamma) * surprise
+    return _power(_others_share(surprise), gamma) * surprise
 
 
 @_scale_down_easy.defjvp
@@ -216,8 +236,9 @@ def _scale_down_easy_jvp(gamma, primals, tangents):
     (surprise,), (surprise_dot,) = primals, tangents
     if gamma == 0.0:
         return surprise, surprise_dot
-    # s / (e^s - 1), which is 1 at 0 and 0 at infinity, where autodiff would multiply 0 by infinity.
-    bounded = jnp.clip(surprise, jnp.finfo(surprise.dtype).tiny, 1000.0)
-    ratio = bounded / jnp.expm1(bounded)
-    slope = _power(-jnp.expm1(-surprise), gamma) * (1 + gamma * ratio)
+    # s / (e^s - 1), which is 1 at 0 and 0 at infinity, where autodiff would multiply 0 by infinity. Within
+    # these bounds, which change no digit, nothing that autodiff makes of it overflows or underflows either.
+    bounded = jnp.clip(surprise, jnp.finfo(surprise.dtype).eps, 1000.0)
+    ratio = bounded * jnp.exp(-bounded) / _others_share(bounded)
+    slope = _power(_others_share(surprise), gamma) * (1 + gamma * ratio)
     return _scale_down_easy(surprise, gamma), slope * surprise_dot

@@ -1,6 +1,7 @@
 """focal_loss, poly_loss and sigmoid_focal_loss against torch, and where torch does not reach."""
 
 import itertools
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,7 @@ from parity_tests.losses.promises import (
     assert_transforms,
     exact_softmax,
 )
-from parity_tests.tolerances import VALUE_EPS_OF_MAX
+from parity_tests.tolerances import EPS, GRADIENT_EPS_OF_MAX, VALUE_EPS_OF_MAX
 from torch_ref.losses import focal as torch_focal
 
 N, C = 7, 5
@@ -152,6 +153,33 @@ def test_confident_focal_loss_is_accurate(gamma):
     )
 
 
+@pytest.mark.parametrize("gamma", [0.5, 2.0])
+def test_second_derivative_is_accurate_for_confident_wrong_and_ignored_rows(gamma):
+    # Not along the label's own logit, where softmax's curvature itself cancels.
+    direction = np.array([0.0, -0.5, 0.25, 1.0], np.float32)
+    logits = np.array([[margin, 0.0, 0.5, -1.0] for margin in [*MARGINS, 45.0, -100.0, 3.0, 3.0]], np.float32)
+    labels = np.array([0] * (len(logits) - 2) + [-100, 0])
+    where = np.arange(len(logits)) < len(logits) - 1
+
+    @jax.jit
+    def product(z):
+        gradient = jax.grad(partial(focal_loss, target=labels, gamma=gamma, reduction="sum", where=where))
+        return jax.jvp(gradient, (z,), (jnp.broadcast_to(direction, z.shape),))[1]
+
+    def exact(z, step):
+        p = exact_softmax([a + step * float(d) for a, d in zip(z, direction, strict=True)])
+        return -(mpmath.fsum(p[1:]) ** gamma) * mpmath.log(p[0])
+
+    products = np.asarray(product(jnp.asarray(logits)), np.float64)
+    assert_same(products[-2:], np.zeros((2, 4)))
+    step = mpmath.mpf(10) ** -200
+    with mpmath.workdps(1100):
+        for z, row in zip(logits[:-2].astype(float), products, strict=False):
+            truth = float((exact(z, step) + exact(z, -step) - 2 * exact(z, 0)) / step**2)
+            allowed = GRADIENT_EPS_OF_MAX * EPS["float32"] * np.abs(row * direction).sum()
+            assert abs(row @ direction - truth) <= allowed + 1e-37, (z, row @ direction, truth)
+
+
 def test_confident_poly_loss_is_accurate():
     assert_accurate(
         lambda z: poly_loss(z, jnp.array(0)),
@@ -183,6 +211,17 @@ def test_saturated_logits_have_finite_gradients(loss, options):
     assert_same(jnp.isposinf(rows), np.arange(N) == 4)
     assert not jnp.isnan(rows).any()
     assert jnp.isfinite(pullback(jnp.ones_like(rows))[0]).all()
+
+
+def test_infinite_logit_on_the_right_side_costs_nothing_and_on_the_wrong_side_everything():
+    logits, targets = np.meshgrid([np.inf, -np.inf], [1.0, 0.0])
+    for alpha, gamma in ((0.25, 2.0), (None, 0.5), (1.0, 0.0)):
+        weight = np.array([[1.0], [1.0]] if alpha is None else [[alpha], [1 - alpha]])
+        loss = partial(sigmoid_focal_loss, target=targets, alpha=alpha, gamma=gamma, reduction="none")
+        value, pullback = jax.vjp(loss, jnp.asarray(logits))
+        is_wrong = np.array([[0.0, 1.0], [1.0, 0.0]])
+        assert_same(value, np.where(is_wrong * weight > 0, np.inf, 0.0))
+        assert_same(pullback(jnp.ones((2, 2)))[0], np.sign(logits) * is_wrong * weight)
 
 
 def test_saturated_sigmoid_has_finite_gradients():
