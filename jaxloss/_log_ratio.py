@@ -63,7 +63,7 @@ def _log_ratio_jvp(axis, primals, tangents):
 def difference(input: jax.Array, target: jax.Array, axis: int) -> jax.Array:
     """`softmax(input) - softmax(target)`, accurate where they nearly agree."""
     p, q, d = _softmax.softmax(target, axis), _softmax.softmax(input, axis), log_ratio(input, target, axis)
-    return jnp.where(d > 0.0, p, -q) * jnp.expm1(-jnp.abs(d))
+    return jnp.sign(d) * jnp.maximum(p, q) * jnp.expm1(-jnp.abs(d))
 
 
 @difference.defjvp

@@ -98,6 +98,12 @@ def check_rows(input: jax.Array, reduction, where, sample_weight, axis: int):
     return axis, where, as_sample_weight(sample_weight, rows)
 
 
+def check_classes(input: jax.Array, axis: int) -> None:
+    """Raise unless there is a class: a softmax over none is no distribution."""
+    if input.shape[axis] == 0:
+        raise ValueError(f"input must have at least one class; got {_checks.describe(input)}.")
+
+
 def reduce_weighted(loss: jax.Array, reduction: str, where, weight) -> jax.Array:
     """Reduce `loss * weight`; the mean divides by the sum of the weights of the elements that take part."""
     if weight is None:

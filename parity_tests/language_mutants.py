@@ -70,6 +70,7 @@ EXTRAS = {
     ("losses/distillation.py", "losses/test_distillation.py"): [
         ("* (1 - hard_weight) * temperature**2", "* (1 - hard_weight) * temperature"),
         ("* (1 - hard_weight) * temperature**2", "* temperature**2"),
+        ("if hard_weight < 1.0:", "if True:"),
         ("_log_ratio.kl(teacher, student, axis)", "_log_ratio.kl(student, teacher, axis) + 0"),
         ("where, sample_weight = rows.kept, rows.weight", "sample_weight = rows.weight"),
         ("where, sample_weight = rows.kept, rows.weight", "where = rows.kept"),
@@ -87,7 +88,7 @@ EXTRAS = {
         ("jnp.expand_dims(where, axis)", "jnp.expand_dims(where | True, axis)"),
     ],
     ("_log_ratio.py", "losses/test_softmax_divergence.py"): [
-        ("return jnp.where(d > 0.0, p, -q) * jnp.expm1(-jnp.abs(d))", "return q - p"),
+        ("return jnp.sign(d) * jnp.maximum(p, q) * jnp.expm1(-jnp.abs(d))", "return q - p"),
         ("jnp.where(absent, 0.0, input), jnp.where(absent, 0.0, target)", "input, target"),
         ("near = centred - jnp.log1p(", "near = centred + jnp.log1p("),
         ("centred = (difference - centre) + error", "centred = difference - centre"),

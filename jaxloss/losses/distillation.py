@@ -76,6 +76,7 @@ def distillation_loss(
     hard_weight = _checks.check_number("hard_weight", hard_weight, low=0.0, high=1.0)
     _checks.check_choice("divergence", divergence, _DIVERGENCES)
     class_axis, where, sample_weight = _rows.check_rows(student, reduction, where, sample_weight, axis)
+    _rows.check_classes(student, class_axis)
     if target is None and hard_weight > 0.0:
         raise ValueError(f"target must hold labels when hard_weight is above 0; got None with {hard_weight}.")
     dtype = compute_dtype(student, teacher, sample_weight)
@@ -84,10 +85,15 @@ def distillation_loss(
         rows = _rows.label_rows(student, target, None, ignore_index, where, sample_weight, axis)
         where, sample_weight = rows.kept, rows.weight
 
-    taking_part = None if where is None else jnp.expand_dims(where, class_axis)
-    soft_student = select(taking_part, student) / temperature
-    soft_teacher = select(taking_part, teacher.astype(dtype)) / temperature
-    loss = _softened(divergence, soft_student, soft_teacher, class_axis) * (1 - hard_weight) * temperature**2
+    loss = jnp.zeros((), dtype)
+    # A term without a share may be infinite.
+    if hard_weight < 1.0:
+        taking_part = None if where is None else jnp.expand_dims(where, class_axis)
+        soft_student = select(taking_part, student) / temperature
+        soft_teacher = select(taking_part, teacher.astype(dtype)) / temperature
+        loss += (
+            _softened(divergence, soft_student, soft_teacher, class_axis) * (1 - hard_weight) * temperature**2
+        )
     if hard_weight > 0.0:
         loss += hard_weight * _softmax.label_cross_entropy(student, rows.labels, rows.kept, class_axis)
     return _rows.reduce_weighted(loss, reduction, where, sample_weight)

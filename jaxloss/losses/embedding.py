@@ -200,7 +200,7 @@ def _norm(x: jax.Array, p: float) -> jax.Array:
     if p == 1.0:
         return jnp.sum(absolute(x), -1)
     if p == jnp.inf:
-        return jnp.max(absolute(x), -1)
+        return jnp.max(absolute(x), -1, initial=0.0)
     # The root and, below 2, the power have an infinite slope at 0; selecting 1 before them makes it 0.
     nonzero = jnp.where(x == 0.0, 1.0, jnp.abs(x))
     total = jnp.sum(jnp.where(x == 0.0, 0.0, jnp.square(x) if p == 2.0 else nonzero**p), -1)

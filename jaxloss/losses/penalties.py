@@ -57,6 +57,7 @@ def z_loss(
     """
     logits = _checks.as_floats("input", input)
     axis, where, sample_weight = _rows.check_rows(logits, reduction, where, sample_weight, axis)
+    _rows.check_classes(logits, axis)
     logits = logits.astype(compute_dtype(logits, sample_weight))
     logits = select(None if where is None else jnp.expand_dims(where, axis), logits)
     loss = jnp.square(jax.nn.logsumexp(logits, axis))
@@ -113,6 +114,7 @@ def unlikelihood_loss(
         )
     ignore_index = _checks.check_integer("ignore_index", ignore_index)
     _, where, sample_weight = _rows.check_rows(logits, reduction, where, sample_weight, -1)
+    _rows.check_classes(logits, -1)
     logits = logits.astype(compute_dtype(logits, sample_weight))
     row_mask = None if where is None else where[..., None]
     kept = _rows.not_ignored(labels, ignore_index)
@@ -216,6 +218,7 @@ def token_set_loss(
     logits = _checks.as_floats("input", input)
     mass = _checks.check_number("mass", mass, low=0.0, high=1.0)
     _, where, sample_weight = _rows.check_rows(logits, reduction, where, sample_weight, -1)
+    _rows.check_classes(logits, -1)
     shape = logits.shape if getattr(token_set, "ndim", 1) > 1 else logits.shape[-1:]
     members = _checks.as_mask(
         "token_set", token_set, shape, "one flag for each token, of one set or of each row's"

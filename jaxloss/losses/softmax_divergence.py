@@ -215,6 +215,7 @@ def _divergence(
     input, target = _checks.as_floats("input", input), _checks.as_floats("target", target)
     _checks.check_shape("target", target, input.shape, "that of input")
     axis, where, sample_weight = _rows.check_rows(input, reduction, where, sample_weight, axis)
+    _rows.check_classes(input, axis)
     dtype = compute_dtype(input, target, sample_weight)
     taking_part = None if where is None else jnp.expand_dims(where, axis)
     input, target = select(taking_part, input.astype(dtype)), select(taking_part, target.astype(dtype))

@@ -132,6 +132,21 @@ def test_label_out_of_range_poisons_value_and_gradient():
         assert_same(jnp.isnan(pullback(jnp.ones(N))[0]).all(-1), is_wrong)
 
 
+def test_a_term_without_a_share_may_be_infinite():
+    # A class that only the teacher allows makes the divergence infinite, not the cross entropy.
+    student = jnp.asarray(STUDENT).at[:, 1].set(-jnp.inf)
+    labels = jnp.asarray(np.where(LABELS == 1, 0, LABELS))
+
+    @jax.jit
+    def run(student):
+        hard = jax.value_and_grad(lambda x: distillation_loss(x, TEACHER, labels, hard_weight=1.0))
+        return hard(student), jax.value_and_grad(lambda x: cross_entropy(x, labels))(student)
+
+    (value, gradient), (expected, expected_gradient) = run(student)
+    assert_same(value, expected)
+    assert_same(gradient, expected_gradient)
+
+
 # Transforms
 
 
@@ -158,6 +173,7 @@ def test_transforms():
         ({"divergence": "forward"}, ValueError, "divergence must be one of .*Did you mean 'forward_kl'"),
         ({"sample_weight": np.ones(3)}, ValueError, r"sample_weight must have shape \[2\]"),
         ({"reduction": "avg"}, ValueError, "reduction must be one of"),
+        ({"input": np.zeros((2, 0)), "teacher": np.zeros((2, 0))}, ValueError, "at least one class"),
     ],
 )
 def test_bad_input_is_named_at_trace_time(change, error, message):

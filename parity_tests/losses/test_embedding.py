@@ -70,6 +70,12 @@ def test_coinciding_vectors_have_a_finite_gradient():
             assert_same(gradient, np.zeros((1, 3)))
 
 
+def test_vectors_of_no_numbers_have_a_distance_of_0():
+    nothing = jnp.zeros((2, 0))
+    for p in (2, np.inf):
+        assert losses.triplet_margin_loss(nothing, nothing, nothing, p=p) == 1
+
+
 def test_transforms():
     x, y, z = (rng.standard_normal((2, 3)) for _ in range(3))
     assert_transforms(losses.cosine_embedding_loss, x, y, SIGNS[:2])

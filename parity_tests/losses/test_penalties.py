@@ -248,6 +248,17 @@ def test_transforms():
             ValueError,
             r"mass must be in \[0, 1\]",
         ),
+        (lambda: z_loss(np.zeros((2, 0))), ValueError, r"at least one class; got float64\[2, 0\]"),
+        (
+            lambda: unlikelihood_loss(np.zeros((2, 0)), np.zeros((2, 1), int)),
+            ValueError,
+            "input must have at least one class",
+        ),
+        (
+            lambda: token_set_loss(np.zeros((2, 0)), np.ones(0, bool)),
+            ValueError,
+            "input must have at least one class",
+        ),
         (lambda: previous_tokens(np.zeros(3)), TypeError, "target must hold class indices"),
         (lambda: previous_tokens(np.array(3)), ValueError, r"target must have shape \[..., T\]"),
     ],

@@ -229,6 +229,11 @@ def test_transforms(loss):
         ({"where": np.ones((2, 3), bool)}, ValueError, r"where must have shape \[2\]"),
         ({"reduction": "batchmean"}, ValueError, "reduction must be one of"),
         ({"axis": 2}, ValueError, r"axis must be in \[-2, 2\)"),
+        (
+            {"input": np.zeros((2, 0)), "target": np.zeros((2, 0))},
+            ValueError,
+            "input must have at least one class",
+        ),
     ],
 )
 def test_bad_input_is_named_at_trace_time(change, error, message):
