@@ -18,8 +18,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-# A label that leads is this far above the reference: `exp(_LEAD)` times any number of classes is finite.
-_LEAD = 64.0
+# How far a leading logit is above the reference, so that no other's exponential underflows before their sum,
+# relative to the leader's, does; `exp(LEAD)` times any number of classes is finite.
+LEAD = 64.0
 
 
 def _difference(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -30,10 +31,10 @@ def _difference(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
     return rounded, jnp.where(jnp.isfinite(rounded), error, jnp.zeros_like(error))
 
 
-def _exp_times(gap: jax.Array, error: jax.Array, factor: jax.Array) -> jax.Array:
-    """`exp(gap + error) * factor`; in two halves, so that it underflows only where the product does."""
-    half = jnp.exp(gap / 2)
-    return half * (factor * half) * (1 + error)
+def exp_difference(a: jax.Array, b: jax.Array) -> jax.Array:
+    """`exp(a - b)`, as accurate as `exp`."""
+    rounded, error = _difference(a, b)
+    return jnp.exp(rounded) * (1 + error)
 
 
 def is_label(shape: tuple[int, ...], labels: jax.Array, axis: int) -> jax.Array:
@@ -55,10 +56,20 @@ def _label_statistics(logits: jax.Array, labels: jax.Array, kept: jax.Array, axi
 
     # Of all the logits, as they are: the largest of the masked ones takes XLA on CPU three times as long.
     peak = jnp.max(logits, axis, keepdims=True, initial=-jnp.inf)
-    # Where the label itself leads, the others' exponentials must not underflow before `u` does.
-    reference = jnp.where(kept_1, jnp.where(own == peak, own - _LEAD, peak), 0.0)
+    reference = jnp.where(kept_1, label_reference(own, peak), 0.0)
     rest = jnp.sum(_others_exp(logits, labels, kept, reference, axis), axis, keepdims=True)
 
+    loss, scale, others_mass = label_terms(own, reference, rest)
+    return loss, reference, scale, others_mass
+
+
+def label_reference(own: jax.Array, peak: jax.Array) -> jax.Array:
+    """The reference from which exponents count, given the label's logit and the largest of all."""
+    return jnp.where(own == peak, own - LEAD, peak)
+
+
+def label_terms(own: jax.Array, reference: jax.Array, rest: jax.Array):
+    """`-log p_t`, the scale of `exp(z_j - reference)` in the softmax, and `1 - p_t`, of a row's numbers."""
     gap, error = _difference(reference, own)
     leads = gap <= 0.0
     lead = jnp.exp(jnp.minimum(gap, 0.0)) * (1 + error)
@@ -67,14 +78,13 @@ def _label_statistics(logits: jax.Array, labels: jax.Array, kept: jax.Array, axi
     loss = jnp.where(leads, jnp.log1p(u), gap + (error + jnp.log(rest + own_exp)))
     scale = jnp.where(leads, lead / (1 + u), 1 / (rest + own_exp))
     others_mass = jnp.where(leads, u / (1 + u), rest / (rest + own_exp))
-    return loss, reference, scale, others_mass
+    return loss, scale, others_mass
 
 
 def _others_exp(logits, labels, kept, reference, axis: int) -> jax.Array:
     """`exp(logits - reference)` of all classes but the label; 0 for that one and in rows not kept."""
     is_other = ~is_label(logits.shape, labels, axis) & jnp.expand_dims(kept, axis)
-    difference, error = _difference(logits, reference)
-    return jnp.where(is_other, jnp.exp(difference) * (1 + error), 0.0)
+    return jnp.where(is_other, exp_difference(logits, reference), 0.0)
 
 
 @partial(jax.jit, static_argnums=3)
@@ -122,27 +132,27 @@ def _softmax_tangent(probabilities: jax.Array, tangent: jax.Array, axis: int) ->
 
 
 def _peak_statistics(logits: jax.Array, axis: int):
-    """The peak, `logsumexp - peak`, and what the softmax needs: runner-up, scale, number of peaks, `u`."""
+    """The peak, `logsumexp - peak`, and what the softmax needs: a reference, scale, number of peaks, `u`."""
     peak = jnp.max(logits, axis, keepdims=True, initial=-jnp.inf)
     # +inf and NaN poison their row, as in torch; an all -inf row does so by itself.
     peak = jnp.where(peak < jnp.inf, peak, jnp.nan)
     is_peak = logits == peak
-    others = jnp.where(is_peak, -jnp.inf, logits)
-    runner_up = jnp.max(others, axis, keepdims=True, initial=-jnp.inf)
-    runner_up = jnp.where(runner_up == -jnp.inf, peak, runner_up)
-    rest = jnp.sum(jnp.exp(others - runner_up), axis, keepdims=True)
+    rest = jnp.sum(jnp.where(is_peak, 0.0, exp_difference(logits, peak - LEAD)), axis, keepdims=True)
     num_peaks = jnp.sum(is_peak, axis, keepdims=True).astype(logits.dtype)
-    gap, error = _difference(runner_up, peak)
-    u = _exp_times(gap, error, rest)
-    scale = _exp_times(gap, error, 1 / (num_peaks + u))
-    return peak, jnp.log1p((num_peaks - 1) + u), runner_up, scale, num_peaks, u
+    return peak_terms(peak, rest, num_peaks)
+
+
+def peak_terms(peak: jax.Array, rest: jax.Array, num_peaks: jax.Array):
+    """The statistics of a row, given the sum of `exp(z_j - peak + LEAD)` over all but the peaks."""
+    reference = peak - LEAD
+    lead = exp_difference(reference, peak)
+    u = lead * rest
+    return peak, jnp.log1p((num_peaks - 1) + u), reference, lead / (num_peaks + u), num_peaks, u
 
 
 def _softmax_of(logits, statistics):
-    peak, _, runner_up, scale, num_peaks, u = statistics
-    is_peak = logits == peak
-    others = jnp.where(is_peak, -jnp.inf, logits)
-    return jnp.where(is_peak, 1 / (num_peaks + u), jnp.exp(others - runner_up) * scale)
+    peak, _, reference, scale, num_peaks, u = statistics
+    return jnp.where(logits == peak, 1 / (num_peaks + u), exp_difference(logits, reference) * scale)
 
 
 @partial(jax.jit, static_argnums=1)
@@ -209,14 +219,20 @@ def _soft_cross_entropy_jvp(axis, primals, tangents):
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _soft_gradient(logits, probabilities, axis):
-    """`total * softmax(logits) - probabilities`; at a single peak, without a subtraction that cancels."""
+    """`total * softmax(logits) - probabilities`; at a peak with most of the mass, by what is elsewhere."""
     statistics = _peak_statistics(logits, axis)
-    peak, *_, num_peaks, u = statistics
     total = jnp.sum(probabilities, axis, keepdims=True)
-    elsewhere = jnp.sum(jnp.where(logits == peak, 0.0, probabilities), axis, keepdims=True)
-    at_peak = elsewhere - total * (u / (1 + u))
+    elsewhere = jnp.sum(jnp.where(logits == statistics[0], 0.0, probabilities), axis, keepdims=True)
+    return soft_gradient_of(logits, probabilities, total, elsewhere, statistics)
+
+
+def soft_gradient_of(logits, probabilities, total, elsewhere, statistics):
+    """The gradient, given the sums of the probabilities, of all classes and of those not at the peak."""
+    peak, *_, num_peaks, u = statistics
     plain = total * _softmax_of(logits, statistics) - probabilities
-    return jnp.where((logits == peak) & (num_peaks == 1.0), at_peak, plain)
+    # Of the peak's share in the softmax and the rest's, the smaller keeps more digits.
+    most_is_here = (logits == peak) & (num_peaks == 1.0) & (u < 1.0)
+    return jnp.where(most_is_here, elsewhere - total * (u / (1 + u)), plain)
 
 
 @_soft_gradient.defjvp

@@ -8,16 +8,16 @@ from parity_tests.language_mutants import EXTRAS, HEAD
 TORCHS = {
     ("_softmax.py", "losses/test_accuracy.py"): [
         ("jnp.log1p(u), gap + (error", "jnp.log(1 + u), gap + (error"),
-        ("return half * (factor * half) * (1 + error)", "return half * (factor * half)"),
+        ("return jnp.exp(rounded) * (1 + error)", "return jnp.exp(rounded)"),
         ("others_mass = jnp.where(leads, u / (1 + u),", "others_mass = jnp.where(leads, 1 - 1 / (1 + u),"),
-        ("own - _LEAD, peak), 0.0)", "own, peak), 0.0)"),
-        ("jnp.exp(difference) * (1 + error), 0.0)", "jnp.exp(difference), 0.0)"),
+        ("return jnp.where(own == peak, own - LEAD, peak)", "return peak"),
         ("lead = jnp.exp(jnp.minimum(gap, 0.0)) * (1 + error)", "lead = jnp.exp(jnp.minimum(gap, 0.0))"),
-        ("at_peak = elsewhere - total * (u / (1 + u))", "at_peak = total / (1 + u) - probabilities"),
+        ("elsewhere - total * (u / (1 + u)), plain)", "plain, plain)"),
+        ("(num_peaks == 1.0) & (u < 1.0)", "(num_peaks == 1.0)"),
     ],
     ("_softmax.py", "losses/test_classification.py"): [
         ("labels, axis) & jnp.expand_dims(kept, axis)", "labels, axis)"),
-        ("jnp.where(is_other, jnp.exp(difference) * (1 + error), 0.0)", "jnp.exp(difference) * (1 + error)"),
+        ("jnp.where(is_other, exp_difference(logits, reference), 0.0)", "exp_difference(logits, reference)"),
         ("jnp.isfinite(rounded), error, jnp.zeros_like(error))", "True, error, error)"),
         ("jnp.log1p((num_peaks - 1) + u)", "jnp.log1p(u)"),
         (
@@ -28,7 +28,7 @@ TORCHS = {
         ("return probabilities * (tangent - jnp.sum(", "return probabilities * (tangent + jnp.sum("),
     ],
     ("_rows.py", "losses/test_classification.py"): [
-        ("return labels != ignore_index if", "return labels == labels if"),
+        ("labels != np.asarray(ignore_index, labels.dtype)", "labels == labels"),
         ("select(kept, jnp.where(in_range, label_weight, jnp.nan))", "select(kept, label_weight)"),
         ("in_range = (labels >= 0) & (labels < num_classes)", "in_range = labels < num_classes"),
         ("reduction, where, jnp.sum(weight))", "reduction, where)"),
@@ -41,25 +41,38 @@ TORCHS = {
             "return reduce_loss(loss, reduction, rows.kept, jnp.sum(rows.weight))",
             "return reduce_loss(loss, reduction, rows.kept)",
         ),
-        ("label_smoothing / shape[rows.axis], dtype)", "label_smoothing / (shape[rows.axis] - 1), dtype)"),
+        (
+            "label_smoothing / max(shape[rows.axis], 1), dtype)",
+            "label_smoothing / (shape[rows.axis] - 1), dtype)",
+        ),
         ("spread * jnp.asarray(weight).astype(dtype)", "spread"),
         ("(1 - label_smoothing) * rows.label_weight", "rows.label_weight"),
         ("jnp.where(jnp.isnan(own), jnp.nan, 0.0)", "0.0"),
         (
-            "probabilities * (1 - label_smoothing) + label_smoothing / logits.shape[axis]",
+            "probabilities * (1 - label_smoothing) + label_smoothing / max(logits.shape[axis], 1)",
             "probabilities * (1 - label_smoothing) + label_smoothing",
         ),
         ("logits = select(row_mask, logits.astype(dtype))", "logits = logits.astype(dtype)"),
         ("ignore_index) >= 0:", "ignore_index) > 0:"),
     ],
-    ("_checks.py", "losses/test_classification.py"): [
-        ("return array if array.dtype == jnp.int64 else array.astype(jnp.int32)", "return array"),
-        ("array = jnp.minimum(array, jnp.array(2**31 - 1, array.dtype))", "pass"),
+    ("_checks.py", "losses/test_checks.py"): [
+        ("return jnp.asarray(array.astype(dtype))", "return jnp.asarray(array)"),
+        ("array = library.minimum(array, library.asarray(has.max, array.dtype))", "pass"),
+        ("array = library.maximum(array, library.asarray(has.min, array.dtype))", "pass"),
+        ("(np.ndarray, np.generic, int))\n    return np.asarray", "())\n    return np.asarray"),
+        ("float(value) if is_int else value", "value"),
         ("if array.shape != tuple(shape):", "if array.ndim != len(shape):"),
         ("not (low <= number <= high)", "number < low or number > high"),
     ],
+    ("_rows.py", "losses/test_checks.py"): [
+        ("kept = not_ignored(target, ignore_index)", "kept = not_ignored(labels, ignore_index)"),
+        ("if weight is None or num_classes == 0:", "if weight is None:"),
+    ],
+    ("_reduction.py", "losses/test_checks.py"): [
+        ("[array.dtype for array in given if not array.weak_type]", "[array.dtype for array in given]"),
+    ],
     ("_reduction.py", "losses/test_regression.py"): [
-        ("jnp.dtype(jnp.float32))", "jnp.dtype(jnp.bfloat16))"),
+        ("[jnp.dtype(jnp.float32), *dtypes]", "[jnp.dtype(jnp.bfloat16), *dtypes]"),
         ("return jnp.sum(where).astype(loss.dtype)", "return jnp.asarray(loss.size, loss.dtype)"),
     ],
     ("_reduction.py", "losses/test_binary.py"): [
@@ -70,6 +83,8 @@ TORCHS = {
         ("select(where, in_full(a, input.shape, dtype))", "in_full(a, input.shape, dtype)"),
         ("return near * (size - 0.5 * near)", "return near * (size - near)"),
         ("jnp.clip(primals[0], -delta, delta)", "primals[0]"),
+        ("0.5 * size * (size / beta)", "0.5 * size * size / beta"),
+        ("error / beta, jnp.sign(error))", "error / beta, error)"),
     ],
     ("losses/regression.py", "losses/test_regression.py"): [
         (
@@ -77,7 +92,7 @@ TORCHS = {
             "reduce_loss(loss * weight, reduction, where)",
         ),
         ("_reduce_weighted(jnp.square(x - y), w", "_reduce_weighted(jnp.square(x - y) / 2, w"),
-        ("huber(x - y, beta) / beta", "huber(x - y, beta)"),
+        ("smooth_l1(x - y, beta)", "huber(x - y, beta) / beta"),
         ("if beta == 0.0 else", "if beta < 0.0 else"),
     ],
     ("losses/likelihood.py", "losses/test_likelihood.py"): [

@@ -71,22 +71,17 @@ def label_cross_entropy(logits: jax.Array, labels: jax.Array, axis_name: str | N
 
 
 def _split_statistics(logits, local_labels, axis_name):
-    """As in `_softmax`: the largest other logit and the others' sum are split off, and nothing cancels."""
+    """As in `_softmax`, with sums over the whole vocabulary."""
+    own = total(jnp.where(_softmax.is_label(logits.shape, local_labels, 1), logits, 0.0), axis_name)
+    reference = _softmax.label_reference(own, largest(logits, axis_name))
+    rest = total(_others_exp(logits, local_labels, reference), axis_name)
+    loss, scale, others_mass = _softmax.label_terms(own, reference, rest)
+    return loss, reference, scale, others_mass
+
+
+def _others_exp(logits, local_labels, reference):
     is_own = _softmax.is_label(logits.shape, local_labels, 1)
-    own = total(jnp.where(is_own, logits, 0.0), axis_name)
-    others = jnp.where(is_own, -jnp.inf, logits)
-    peak = largest(others, axis_name)
-    peak = jnp.where(peak == -jnp.inf, jnp.where(jnp.isfinite(own), own, 0.0), peak)
-    rest = total(jnp.exp(others - peak[:, None]), axis_name)
-    gap, error = _softmax._difference(peak, own)
-    u = _softmax._exp_times(jnp.minimum(gap, 0.0), error, rest)
-    own_exp = _softmax._exp_times(-jnp.maximum(gap, 0.0), -error, jnp.ones_like(rest))
-    leads = gap <= 0.0
-    loss = jnp.where(leads, jnp.log1p(u), gap + (error + jnp.log(rest + own_exp)))
-    led_scale = _softmax._exp_times(jnp.minimum(gap, 0.0), error, 1 / (1 + u))
-    scale = jnp.where(leads, led_scale, 1 / (rest + own_exp))
-    others_mass = jnp.where(leads, u / (1 + u), rest / (rest + own_exp))
-    return loss, peak, scale, others_mass
+    return jnp.where(is_own, 0.0, _softmax.exp_difference(logits, reference[:, None]))
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
@@ -103,10 +98,10 @@ def _split_cross_entropy_jvp(axis_name, primals, tangents):
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(5,))
-def _split_gradient(logits, local_labels, peak, scale, others_mass, axis_name):
+def _split_gradient(logits, local_labels, reference, scale, others_mass, axis_name):
     """`softmax(logits) - one_hot(label)`, this device's classes of it, from statistics of the logits."""
     is_own = _softmax.is_label(logits.shape, local_labels, 1)
-    others = jnp.exp(jnp.where(is_own, -jnp.inf, logits) - peak[:, None]) * scale[:, None]
+    others = _others_exp(logits, local_labels, reference) * scale[:, None]
     return jnp.where(is_own, -others_mass[:, None], others)
 
 
@@ -143,14 +138,8 @@ def _peak_statistics(logits, axis_name):
     # The derivative that `largest` does not have, spread evenly over equal peaks, and no value.
     at_peak = jnp.where(is_peak, logits, 0.0)
     peak += total(at_peak - lax.stop_gradient(at_peak), axis_name)[:, None] / num_peaks
-    others = jnp.where(is_peak, -jnp.inf, logits)
-    runner_up = largest(others, axis_name)[:, None]
-    runner_up = jnp.where(runner_up == -jnp.inf, peak, runner_up)
-    rest = total(jnp.exp(others - runner_up), axis_name)[:, None]
-    gap, error = _softmax._difference(runner_up, peak)
-    u = _softmax._exp_times(gap, error, rest)
-    scale = _softmax._exp_times(gap, error, 1 / (num_peaks + u))
-    return peak, jnp.log1p((num_peaks - 1) + u), runner_up, scale, num_peaks, u
+    others = jnp.where(is_peak, 0.0, _softmax.exp_difference(logits, peak - _softmax.LEAD))
+    return _softmax.peak_terms(peak, total(others, axis_name)[:, None], num_peaks)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
@@ -207,11 +196,9 @@ def _split_soft_cross_entropy_jvp(axis_name, primals, tangents):
 @partial(jax.custom_jvp, nondiff_argnums=(3,))
 def _split_soft_gradient(logits, probabilities, statistics, axis_name):
     """`sum(probabilities) * softmax(logits) - probabilities`, which would cancel at a single peak."""
-    peak, *_, num_peaks, u = statistics
     whole = total(probabilities, axis_name)[:, None]
-    elsewhere = total(jnp.where(logits == peak, 0.0, probabilities), axis_name)[:, None]
-    plain = whole * _softmax._softmax_of(logits, statistics) - probabilities
-    return jnp.where((logits == peak) & (num_peaks == 1.0), elsewhere - whole * (u / (1 + u)), plain)
+    elsewhere = total(jnp.where(logits == statistics[0], 0.0, probabilities), axis_name)[:, None]
+    return _softmax.soft_gradient_of(logits, probabilities, whole, elsewhere, statistics)
 
 
 @_split_soft_gradient.defjvp

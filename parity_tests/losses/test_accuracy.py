@@ -74,6 +74,24 @@ def test_cross_entropy(kind, function):
     assert oracle.error_in_ulp(gradient, expected_gradient).max() <= ACCURATE_GRADIENT_ULP
 
 
+VOCABULARY = 50257
+
+
+@pytest.mark.parametrize("scale", [0.02, 1.0, 8.0])
+@pytest.mark.parametrize("target", ["label", "one-hot", "smoothed"])
+def test_gradients_over_a_whole_vocabulary(target, scale):
+    logits = np.float32(np.random.default_rng(3).standard_normal(VOCABULARY) * scale)
+    one_hot = np.float32(np.arange(VOCABULARY) == 7)
+    # Not so little smoothing that a class's share of it meets its probability, and the truth itself cancels.
+    probabilities = np.float32(0.9 * one_hot + 0.1 * one_hot[::-1]) if target == "smoothed" else one_hot
+    gradient = jax.grad(losses.cross_entropy)(logits, 7 if target == "label" else probabilities)
+    exponentials = np.exp(logits.astype(np.longdouble) - logits.max())
+    whole = probabilities.astype(np.longdouble).sum()
+    expected = whole * exponentials / exponentials.sum() - probabilities
+    error = np.abs(np.asarray(gradient) - expected) / np.spacing(np.abs(np.float32(expected)))
+    assert error.max() <= ACCURATE_GRADIENT_ULP
+
+
 @pytest.mark.parametrize("kind", ["near-uniform", "confident", "saturated", "tied"])
 def test_nll_of_our_log_softmax(kind):
     logits = rows(kind)
