@@ -3,10 +3,12 @@
     python benchmarks/losses.py
     python benchmarks/losses.py --sizes 1024x50257 --rounds 5
 
-The contenders take turns in one process, so that a busy machine slows all of them alike. Time is the median
-of the rounds with its range; memory is what the process holds at its peak beyond the logits, in units of
-their size, measured in a process of its own (the gradient is one unit). On 2 CPU cores both sizes take about
-two minutes.
+The contenders take turns in one process, forwards and backwards, so that a busy machine slows all of them
+alike. Time is the median of the rounds with its range; the ratio is the median of the rounds' own ratios to
+the better peer, with their middle half. With the C library's default settings, page faults take most of the
+time of all contenders; `make bench` has it keep huge pages. Memory is what the process holds at its peak
+beyond the logits, in units of their size, measured in a process of its own (the gradient is one unit). On 2
+CPU cores both sizes take about two minutes.
 """
 
 import argparse
@@ -74,15 +76,15 @@ def measure(num_rows: int, num_classes: int, rounds: int) -> None:
     steps = {name: make_step(name, num_rows, num_classes) for name in CONTENDERS}
     seconds: dict[str, list[float]] = {name: [] for name in CONTENDERS}
     for turn in range(rounds + 1):
-        for name, step in steps.items():
+        for name in CONTENDERS[:: 1 if turn % 2 else -1]:
             start = time.perf_counter()
-            step()
+            steps[name]()
             if turn:  # the first round warms caches and allocators
                 seconds[name].append(time.perf_counter() - start)
     steps.clear()
-    best_peer = min(statistics.median(seconds[name]) for name in CONTENDERS[1:])
+    best_peer = min(CONTENDERS[1:], key=lambda name: statistics.median(seconds[name]))
     print(f"\ncross entropy, value and gradient, float32 [{num_rows}, {num_classes}], {rounds} rounds")
-    print(f"{'':8}  {'seconds':>8}  {'range':>15}  {'of the better peer':>18}  {'peak beyond logits':>18}")
+    print(f"{'':8}  {'seconds':>8}  {'range':>15}  {'of the better peer':>24}  {'peak beyond logits':>18}")
     for name, times in seconds.items():
         peak = subprocess.run(
             [sys.executable, __file__, "--peak", name, "--sizes", f"{num_rows}x{num_classes}"],
@@ -91,10 +93,12 @@ def measure(num_rows: int, num_classes: int, rounds: int) -> None:
             text=True,
             env=plain_environment(),
         ).stdout
-        middle = statistics.median(times)
+        ratios = [own / peer for own, peer in zip(times, seconds[best_peer], strict=True)]
+        low, middle, high = statistics.quantiles(ratios, n=4) if rounds > 1 else ratios * 3
         spread = f"{min(times):.3f} - {max(times):.3f}"
         print(
-            f"{name:8}  {middle:8.3f}  {spread:>15}  {middle / best_peer:17.2f}x  {float(peak):17.2f}x",
+            f"{name:8}  {statistics.median(times):8.3f}  {spread:>15}  "
+            f"{f'{middle:.2f} ({low:.2f} to {high:.2f})':>24}  {float(peak):17.2f}x",
             flush=True,
         )
 
