@@ -20,19 +20,26 @@ def describe(array) -> str:
     return f"{array.dtype.name}[{', '.join(map(str, array.shape))}]"
 
 
-def _as_array(name: str, value, expected: str) -> jax.Array:
+def has_dtype(value, kind) -> bool:
+    """Whether `value` is an array of JAX's or numpy's with a dtype of this kind, such as `jnp.floating`."""
+    dtype = getattr(value, "dtype", None)
+    return isinstance(dtype, np.dtype) and bool(jnp.issubdtype(dtype, kind))
+
+
+def _check_is_array(name: str, value, expected: str) -> None:
     if value is None or isinstance(value, _SEQUENCES):
         raise TypeError(f"{name} must be {expected}; got {type(value).__name__}. Pass a jax or numpy array.")
     if type(value).__module__.partition(".")[0] == "torch":
         raise TypeError(
             f"{name} must be {expected}; got a torch tensor. Pass jnp.asarray({name}.detach().cpu().numpy())."
         )
-    return jnp.asarray(value)
 
 
 def as_floats(name: str, value) -> jax.Array:
-    """`value` as an array of real floating-point numbers."""
-    array = _as_array(name, value, "an array of floating-point numbers")
+    """`value` as an array of real floating-point numbers; a Python int counts as one of them."""
+    _check_is_array(name, value, "an array of floating-point numbers")
+    is_int = isinstance(value, int) and not isinstance(value, bool)
+    array = jnp.asarray(float(value) if is_int else value)
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise TypeError(
             f"{name} must be floating point; got {describe(array)}. Convert it with .astype(float)."
@@ -40,22 +47,41 @@ def as_floats(name: str, value) -> jax.Array:
     return array
 
 
+def unwrapped(integers) -> np.ndarray | jax.Array:
+    """The integers in an array that can hold them: numpy's for those of numpy and Python.
+
+    Without 64 bits, JAX would wrap 2**32 + 1 round to the valid label 1.
+    """
+    of_numpy = isinstance(integers, (np.ndarray, np.generic, int))
+    return np.asarray(integers) if of_numpy else jnp.asarray(integers)
+
+
 def as_labels(name: str, value) -> jax.Array:
-    """`value` as an array of class indices, int32 or int64."""
-    array = _as_array(name, value, "an array of class indices")
+    """`value` as an array of class indices, int32 or, where JAX has 64 bits, int64.
+
+    Indices beyond that dtype become its largest or smallest number, which is no class either.
+    """
+    _check_is_array(name, value, "an array of class indices")
+    array = unwrapped(value)
     if not jnp.issubdtype(array.dtype, jnp.integer):
         raise TypeError(f"{name} must hold class indices of an integer dtype; got {describe(array)}.")
-    if jnp.issubdtype(array.dtype, jnp.unsignedinteger) and array.dtype.itemsize >= 4:
-        # A conversion alone would wrap 2**32 - 100 round to -100, which is a valid `ignore_index`.
-        array = jnp.minimum(array, jnp.array(2**31 - 1, array.dtype))
-    return array if array.dtype == jnp.int64 else array.astype(jnp.int32)
+    had = jnp.iinfo(array.dtype)
+    dtype = jax.dtypes.canonicalize_dtype(jnp.int64) if had.max > 2**31 - 1 else jnp.dtype(jnp.int32)
+    has, library = jnp.iinfo(dtype), np if isinstance(array, np.ndarray) else jnp
+    # The bounds in the array's own dtype: there is none for int64 and uint64 together.
+    if had.max > has.max:
+        array = library.minimum(array, library.asarray(has.max, array.dtype))
+    if had.min < has.min:
+        array = library.maximum(array, library.asarray(has.min, array.dtype))
+    return jnp.asarray(array.astype(dtype))
 
 
 def as_mask(name: str, value, shape: Sequence[int], of: str) -> jax.Array | None:
     """`value` as a boolean array of exactly `shape`, or None."""
     if value is None:
         return None
-    array = _as_array(name, value, "a boolean array")
+    _check_is_array(name, value, "a boolean array")
+    array = jnp.asarray(value)
     if array.dtype != jnp.bool_:
         raise TypeError(f"{name} must be boolean; got {describe(array)}. Write e.g. {name}=mask > 0.")
     check_shape(name, array, shape, of)

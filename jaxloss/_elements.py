@@ -42,7 +42,7 @@ def in_full(array: jax.Array, shape: tuple[int, ...], dtype) -> jax.Array:
 
 def as_numbers(name: str, value, shape, of: str) -> jax.Array:
     """`value`, a target of few values such as 1 and -1, integers or not, as floating-point numbers."""
-    integers = jnp.issubdtype(getattr(value, "dtype", jnp.float32), jnp.integer)
+    integers = _checks.has_dtype(value, jnp.integer)
     numbers = _checks.as_labels(name, value) if integers else _checks.as_floats(name, value)
     _checks.check_shape(name, numbers, shape, of)
     return numbers.astype(jnp.float32) if integers else numbers
@@ -85,6 +85,20 @@ def huber(error: jax.Array, delta: float) -> jax.Array:
 @huber.defjvp
 def _huber_jvp(delta, primals, tangents):
     return huber(primals[0], delta), jnp.clip(primals[0], -delta, delta) * tangents[0]
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def smooth_l1(error: jax.Array, beta: float) -> jax.Array:
+    """`huber(error, beta) / beta`, but without that product, which overflows and underflows before the loss."""
+    size = jnp.abs(error)
+    return jnp.where(size < beta, 0.5 * size * (size / beta), size - 0.5 * beta)
+
+
+@smooth_l1.defjvp
+def _smooth_l1_jvp(beta, primals, tangents):
+    (error,) = primals
+    slope = jnp.where(jnp.abs(error) < beta, error / beta, jnp.sign(error))
+    return smooth_l1(error, beta), slope * tangents[0]
 
 
 def times(factor: jax.Array, value: jax.Array) -> jax.Array:

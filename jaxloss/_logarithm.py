@@ -19,7 +19,8 @@ def log_minus(p: jax.Array, x: jax.Array) -> jax.Array:
     """
     mantissa, exponent = jnp.frexp(p)
     low = mantissa < 0.70710678
-    mantissa, exponent = jnp.where(low, 2 * mantissa, mantissa), (exponent - low).astype(p.dtype)
+    mantissa = jnp.where(low, 2 * mantissa, mantissa)
+    exponent = exponent.astype(p.dtype) - low.astype(p.dtype)
     numerator = mantissa - 1
     denominator, denominator_error = _sum(mantissa, jnp.ones_like(mantissa))
     s = numerator / denominator

@@ -1,7 +1,22 @@
-"""What `jax.shard_map` wants to know of a loop: along which mesh axes its arrays differ."""
+"""What JAX wants to know of arrays on a mesh: how gathers lie, where the parts of loops differ."""
 
 import jax
 from jax import lax
+from jax.sharding import AxisType
+
+
+def take(table: jax.Array, index: jax.Array) -> jax.Array:
+    """`table[index]`, lying on the mesh as the index does.
+
+    On a mesh with explicit axes, which `jax.make_mesh` makes, JAX asks for that rather than choosing itself.
+    """
+    sharding = jax.typeof(index).sharding
+    if AxisType.Explicit not in sharding.mesh.axis_types:
+        return table[index]
+    if index.ndim == 0:
+        # Of one number JAX makes a slice, which under `vmap` over a split axis has no `out_sharding`.
+        return take(table, index[None])[0]
+    return table.at[index].get(out_sharding=sharding)
 
 
 def varying_axes(*arrays) -> frozenset[str]:

@@ -1,7 +1,5 @@
 """None, sum and mean, and the one definition of each mean's denominator."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 
@@ -11,9 +9,14 @@ REDUCTIONS = ("none", "mean", "sum")
 
 
 def compute_dtype(*arrays: jax.Array | None) -> jnp.dtype:
-    """The dtype that a loss of these arrays is computed and returned in: the widest, at least float32."""
-    dtypes = [array.dtype for array in arrays if array is not None]
-    return functools.reduce(jnp.promote_types, dtypes, jnp.dtype(jnp.float32))
+    """The dtype that a loss of these arrays is computed and returned in: the widest, at least float32.
+
+    Python numbers have no dtype of their own, as everywhere in JAX, unless there is nothing else.
+    """
+    given = [array for array in arrays if array is not None]
+    dtypes = [array.dtype for array in given if not array.weak_type] or [array.dtype for array in given]
+    # Not `jnp.promote_types`, which under JAX's strict promotion refuses two that differ.
+    return max([jnp.dtype(jnp.float32), *dtypes], key=lambda dtype: dtype.itemsize)
 
 
 def select(where: jax.Array | None, array: jax.Array, fill: float = 0.0) -> jax.Array:

@@ -7,8 +7,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxloss import _checks
+from jaxloss._mesh import take
 from jaxloss._reduction import REDUCTIONS, compute_dtype, reduce_loss, select
 
 
@@ -69,24 +71,30 @@ def label_rows(input, target, weight, ignore_index, where, sample_weight, axis) 
     sample_weight = as_sample_weight(sample_weight, rows)
     dtype = compute_dtype(input, weight, sample_weight)
 
-    kept = not_ignored(labels, ignore_index)
+    kept = not_ignored(target, ignore_index)
     kept = kept if where is None else kept & where
     in_range = (labels >= 0) & (labels < num_classes)
-    if weight is None:
+    if weight is None or num_classes == 0:
         label_weight = jnp.ones(rows, dtype)
     else:
-        label_weight = weight.astype(dtype)[jnp.where(kept & in_range, labels, 0)]
+        label_weight = take(weight.astype(dtype), jnp.where(kept & in_range, labels, 0))
     label_weight = select(kept, jnp.where(in_range, label_weight, jnp.nan))
     if sample_weight is not None:
         sample_weight = select(kept, sample_weight.astype(dtype))
     return LabelRows(input, jnp.where(kept, labels, 0), kept, label_weight, sample_weight, axis)
 
 
-def not_ignored(labels: jax.Array, ignore_index: int) -> jax.Array:
-    """Where the labels differ from `ignore_index`."""
+def not_ignored(labels, ignore_index: int) -> jax.Array:
+    """Where labels of any integer dtype differ from `ignore_index`.
+
+    To be given the caller's own labels: `as_labels` may have made one of what were two.
+    """
+    labels = _checks.unwrapped(labels)
     info = jnp.iinfo(labels.dtype)
-    # A Python int beyond the labels' dtype equals none of them, and comparing it would overflow.
-    return labels != ignore_index if info.min <= ignore_index <= info.max else jnp.ones(labels.shape, bool)
+    # A Python int beyond the labels' dtype equals none of them, and converting it would overflow.
+    if not info.min <= ignore_index <= info.max:
+        return jnp.ones(labels.shape, bool)
+    return jnp.asarray(labels != np.asarray(ignore_index, labels.dtype))
 
 
 def check_rows(input: jax.Array, reduction, where, sample_weight, axis: int):

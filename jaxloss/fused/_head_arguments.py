@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxloss import _checks
 from jaxloss._reduction import compute_dtype, select
+from jaxloss._rows import not_ignored
 from jaxloss.fused import _vocabulary
 
 IMPLEMENTATIONS = ("auto", "reference", "chunked")
@@ -118,10 +119,7 @@ def _target(target, shape: tuple[int, ...], num_classes: int, ignore_index):
     ignore_index = -100 if ignore_index is None else _checks.check_integer("ignore_index", ignore_index)
     labels = _checks.as_labels("target", target)
     _checks.check_shape("target", labels, shape, "one class index for each token")
-    info = jnp.iinfo(labels.dtype)
-    # A Python int beyond the labels' dtype equals none of them, and comparing it would overflow.
-    fits = info.min <= ignore_index <= info.max
-    kept = labels != ignore_index if fits else jnp.ones(shape, bool)
+    kept = not_ignored(target, ignore_index)
     return jnp.where(kept, labels, 0), kept
 
 

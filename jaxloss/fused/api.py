@@ -194,11 +194,11 @@ def linear_log_prob(
     >>> print(linear_log_prob(hidden, head, jnp.array([3, 4])))  # -ln 50
     [-3.912023 -3.912023]
     """
-    labels = _checks.as_labels("target", target)
+    _checks.as_labels("target", target)
     losses: Any = linear_cross_entropy(
         input,
         linear_weight,
-        labels,
+        _checks.unwrapped(target),
         linear_bias=linear_bias,
         reduction="none",
         ignore_index=ignore_index,

@@ -154,7 +154,8 @@ def _check_both(
     **of_student,
 ) -> tuple[HeadArguments, dict[str, jax.Array]]:
     """The student's arguments, and the teacher's arrays, flattened and without gradients."""
-    target = None if target is None else _checks.as_labels("target", target)
+    if target is not None:
+        _checks.as_labels("target", target)
     student = head_arguments(target=target, ignore_index=ignore_index, needs_target=False, **of_student)
     linear_weight = of_student["linear_weight"]
     if jnp.ndim(linear_weight) != 2:

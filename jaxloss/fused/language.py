@@ -46,7 +46,8 @@ def linear_next_token_loss(
     3.912023
     """
     hidden = _check_positions(input, linear_weight)
-    return linear_cross_entropy(hidden, linear_weight, _checks.as_labels("target", target), **options)
+    _checks.as_labels("target", target)
+    return linear_cross_entropy(hidden, linear_weight, _checks.unwrapped(target), **options)
 
 
 def linear_final_token_loss(
@@ -99,7 +100,7 @@ def linear_final_token_loss(
     return linear_cross_entropy(
         hidden[..., -1, :],
         linear_weight,
-        labels[..., -1],
+        _checks.unwrapped(target)[..., -1],
         where=None if where is None else where[..., -1],
         token_weight=token_weight,
         **options,

@@ -143,8 +143,7 @@ def nll_loss(
 
 
 def _is_probabilities(target, shape: tuple[int, ...]) -> bool:
-    dtype = getattr(target, "dtype", None)
-    if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+    if not _checks.has_dtype(target, jnp.floating):
         return False
     if target.shape != shape:
         raise ValueError(
@@ -161,7 +160,7 @@ def _along(weight: jax.Array, ndim: int, axis: int) -> jax.Array:
 def _smooth(rows: _rows.LabelRows, weight, label_smoothing: float) -> jax.Array:
     """Weighted, smoothed one-hot rows; the NaN of a label out of range is in all of its row."""
     dtype, shape = rows.label_weight.dtype, rows.input.shape
-    spread = jnp.full((shape[rows.axis],), label_smoothing / shape[rows.axis], dtype)
+    spread = jnp.full((shape[rows.axis],), label_smoothing / max(shape[rows.axis], 1), dtype)
     spread = spread if weight is None else spread * jnp.asarray(weight).astype(dtype)
     own = jnp.expand_dims((1 - label_smoothing) * rows.label_weight, rows.axis)
     is_label = _softmax.is_label(shape, rows.labels, rows.axis)
@@ -176,7 +175,7 @@ def _probability_loss(logits, target, weight, label_smoothing, where, axis):
     logits = select(row_mask, logits.astype(dtype))
     probabilities = select(row_mask, probabilities.astype(dtype))
     if label_smoothing > 0.0:
-        probabilities = probabilities * (1 - label_smoothing) + label_smoothing / logits.shape[axis]
+        probabilities = probabilities * (1 - label_smoothing) + label_smoothing / max(logits.shape[axis], 1)
     if weight is not None:
         probabilities = probabilities * _along(weight.astype(dtype), logits.ndim, axis)
     return _softmax.soft_cross_entropy(logits, probabilities, axis)

@@ -4,6 +4,7 @@ Shapes: B batch (any number of axes), T time, V vocabulary.
 """
 
 import jax
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxloss import _checks
@@ -131,9 +132,10 @@ def final_token_loss(
     )
 
 
-def _check_tokens(logits, target) -> tuple[jax.Array, jax.Array]:
-    logits, target = _checks.as_floats("logits", logits), _checks.as_labels("target", target)
+def _check_tokens(logits, target) -> tuple[jax.Array, jax.Array | np.ndarray]:
+    logits, labels = _checks.as_floats("logits", logits), _checks.as_labels("target", target)
     if logits.ndim < 2:
         raise ValueError(f"logits must have shape [..., T, V]; got {_checks.describe(logits)}.")
-    _checks.check_shape("target", target, logits.shape[:-1], "one token for each position of logits")
-    return logits, target
+    _checks.check_shape("target", labels, logits.shape[:-1], "one token for each position of logits")
+    # As they came: of converted ones, `ignore_index` may be another.
+    return logits, _checks.unwrapped(target)

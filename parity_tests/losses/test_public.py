@@ -158,6 +158,25 @@ def test_jit_gives_the_value_and_gradient_of_a_call_without(name, arguments):
     assert_within(jitted_gradient, gradient, GRADIENT_EPS_OF_MAX)
 
 
+@pytest.mark.parametrize("dtypes", [("bfloat16", "float32"), ("float64", "float64")])
+def test_strict_dtype_promotion_finds_nothing_to_promote(dtypes):
+    for name, arguments in CALLS:
+        is_float = [hasattr(a, "dtype") and a.dtype.kind == "f" for a in arguments]
+        which = [i for i, floating in enumerate(is_float) if floating]
+        if not which:
+            continue
+        typed = dict(zip(which, [dtypes[0]] + [dtypes[1]] * (len(which) - 1), strict=True))
+        filled = [a.astype(typed[i]) if i in typed else a for i, a in enumerate(arguments)]
+
+        def loss(x, name=name, filled=filled, place=which[0]):
+            return jnp.sum(PUBLIC[name](*filled[:place], x, *filled[place + 1 :]))
+
+        with jax.numpy_dtype_promotion("strict"):
+            value, gradient = jax.eval_shape(jax.value_and_grad(loss), filled[which[0]])
+        assert value.dtype == dtypes[1], name
+        assert gradient.dtype == dtypes[0], name
+
+
 def test_annotations_refuse_what_the_loss_refuses():
     checked = jaxtyping.jaxtyped(jaxloss.losses.mse_loss, typechecker=beartype)
     with pytest.raises(jaxtyping.TypeCheckError):

@@ -151,7 +151,7 @@ def test_transforms(name):
         ({"target": np.zeros(())}, ValueError, r"target must have shape \[2, 3\].*got float64\[\]"),
         ({"target": np.zeros((2, 3), int)}, TypeError, r"target must be floating point; got int64\[2, 3\]"),
         ({"input": np.zeros((2, 3), complex)}, TypeError, "input must be floating point; got complex128"),
-        ({"input": 1}, TypeError, r"input must be floating point"),
+        ({"input": np.array(1)}, TypeError, r"input must be floating point"),
         ({"weight": np.zeros(3)}, ValueError, r"weight must have shape \[2, 3\]"),
         ({"where": np.ones((2, 1), bool)}, ValueError, r"where must have shape \[2, 3\]"),
         ({"where": np.ones((2, 3))}, TypeError, "where must be boolean"),

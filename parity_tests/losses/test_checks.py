@@ -1,0 +1,158 @@
+"""What arguments may be: wrong ones are named at once, labels of any dtype are never wrapped round."""
+
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from jaxloss import _checks
+from jaxloss.losses import (
+    binary_cross_entropy_with_logits,
+    cross_entropy,
+    hinge_embedding_loss,
+    make_checked,
+    mse_loss,
+    nll_loss,
+    soft_margin_loss,
+)
+from parity_tests.compare import assert_same
+
+N, C = 7, 5
+GRID = np.random.default_rng(0).integers(-1, 2, (N, C)).astype(np.float64)
+
+# Labels
+
+
+def test_any_integer_dtype_serves_as_label():
+    labels = np.array([0, 4, 3, 2, 1, 3, 1])
+    expected = cross_entropy(jnp.asarray(GRID), jnp.asarray(labels))
+    for dtype in ("int8", "uint8", "int16", "int32", "uint32", "uint64"):
+        assert_same(cross_entropy(jnp.asarray(GRID), jnp.asarray(labels, dtype)), expected)
+
+
+def test_small_label_dtype_does_not_limit_the_classes():
+    logits = jnp.asarray(np.random.default_rng(5).standard_normal((3, 300)))
+    labels = np.array([0, 44, 127])
+    assert_same(
+        cross_entropy(logits, jnp.asarray(labels, "int8")), cross_entropy(logits, jnp.asarray(labels))
+    )
+
+
+@pytest.mark.parametrize("dtype", ["int64", "uint64", "uint32"])
+def test_without_64_bits_labels_do_not_wrap_round(dtype):
+    beyond = [2**31, 2**32 - 100] if dtype == "uint32" else [2**31, 2**32 + 1, 2**63 - 1, 2**32 - 100]
+    below = [-(2**31) - 1, -(2**32) + 1] if dtype == "int64" else []
+    with jax.enable_x64(False):
+        labels = _checks.as_labels("target", np.array([1, *beyond, *below], dtype))
+        assert labels.dtype == jnp.int32
+        assert_same(labels, [1] + [2**31 - 1] * len(beyond) + [-(2**31)] * len(below))
+        loss = cross_entropy(jnp.zeros((2, 4)), np.array([1, beyond[-1]], dtype), reduction="none")
+        assert_same(jnp.isnan(loss), [False, True])
+        with pytest.raises(ValueError, match=rf"target\[1\] is {beyond[-1]}, outside \[0, 4\)"):
+            make_checked(cross_entropy)(jnp.zeros((2, 4)), np.array([1, beyond[-1]], dtype))
+    assert jnp.isnan(cross_entropy(jnp.zeros(4), np.array(beyond[-1], dtype)))
+
+
+@pytest.mark.parametrize("x64", [False, True])
+@pytest.mark.parametrize("array", [np.array, jnp.array])
+@pytest.mark.parametrize(
+    ("label", "ignore_index", "ignored"),
+    [(2**32 - 1, 2**32 - 1, True), (2**32 - 1, 2**31 - 1, False), (2**31 - 1, 2**31 - 1, True)],
+)
+def test_ignore_index_is_compared_with_the_label_as_it_came(x64, array, label, ignore_index, ignored):
+    with jax.enable_x64(x64):
+        labels = array([1, label], "uint32")
+        loss = cross_entropy(
+            jnp.zeros((2, 4), jnp.float32), labels, ignore_index=ignore_index, reduction="none"
+        )
+        assert_same(loss[1], 0.0 if ignored else np.nan)
+
+
+def test_without_classes_every_label_is_out_of_range():
+    none, labels = jnp.zeros((2, 0)), jnp.array([0, -100])
+    for options in ({}, {"weight": jnp.zeros(0)}, {"label_smoothing": 0.1}):
+        assert_same(cross_entropy(none, labels, reduction="none", **options)[0], np.nan)
+    assert_same(nll_loss(none, labels, jnp.zeros(0), reduction="none"), [np.nan, 0.0])
+    assert cross_entropy(none, none, label_smoothing=0.1).shape == ()
+
+
+# Numbers
+
+
+def test_a_number_has_no_dtype_of_its_own():
+    x, y = jnp.zeros((2, 3), jnp.float32), jnp.ones((2, 3), jnp.float32)
+    for options in ({"pos_weight": 2.0}, {"pos_weight": 2}, {"weight": 0.5}):
+        loss = binary_cross_entropy_with_logits(x, y, reduction="sum", **options)
+        assert loss.dtype == jnp.float32
+        assert not loss.weak_type
+        np.testing.assert_allclose(loss, 6 * np.log(2) * next(iter(options.values())), rtol=1e-6)
+    assert mse_loss(jnp.float32(2), 5.0).dtype == jnp.float32
+    assert mse_loss(2.0, 5).dtype == jnp.float64
+    assert soft_margin_loss(jnp.float32(0.5), 1).dtype == jnp.float32
+
+
+@pytest.mark.parametrize("name", ["weight", "pos_weight"])
+def test_booleans_are_no_numbers(name):
+    with pytest.raises(TypeError, match=f"{name} must be floating point"):
+        binary_cross_entropy_with_logits(jnp.zeros(3), jnp.zeros(3), **{name: True})
+
+
+# Bad input
+
+GOOD = {"input": np.zeros((2, 3)), "target": np.array([0, 1])}
+BAD = [
+    ({"target": np.array([0])}, ValueError, r"target must have shape \[2\].*got int64\[1\]"),
+    ({"target": np.zeros(2)}, ValueError, r"target must have the shape of input, \[2, 3\].*float64\[2\]"),
+    ({"target": np.zeros((2, 3), int)}, ValueError, r"target must have shape \[2\].*got int64\[2, 3\]"),
+    ({"target": np.zeros(2, bool)}, TypeError, r"target must hold class indices.*bool\[2\]"),
+    ({"target": [0, 1]}, TypeError, "target must be an array of class indices; got list"),
+    ({"input": np.zeros((2, 3), int)}, TypeError, r"input must be floating point; got int64\[2, 3\]"),
+    ({"input": None}, TypeError, "input must be .*; got NoneType"),
+    ({"input": torch.zeros(2, 3)}, TypeError, "input must be .* torch tensor"),
+    ({"input": np.zeros(())}, ValueError, r"input must have a class axis.*float64\[\]"),
+    ({"weight": np.ones(2)}, ValueError, r"weight must have shape \[3\].*float64\[2\]"),
+    ({"weight": np.ones(3, int)}, TypeError, "weight must be floating point"),
+    ({"reduction": "average"}, ValueError, "reduction must be one of 'none', 'mean', 'sum'; got 'average'"),
+    ({"reduction": "Mean"}, ValueError, "Did you mean 'mean'"),
+    ({"reduction": None}, ValueError, "reduction must be one of"),
+    ({"ignore_index": 1.0}, TypeError, "ignore_index must be an int; got 1.0"),
+    ({"label_smoothing": -0.1}, ValueError, r"label_smoothing must be in \[0, 1\]; got -0.1"),
+    ({"label_smoothing": 1.1}, ValueError, r"label_smoothing must be in \[0, 1\]; got 1.1"),
+    ({"label_smoothing": float("nan")}, ValueError, "label_smoothing must be in"),
+    ({"label_smoothing": "0.1"}, TypeError, "label_smoothing must be a number"),
+    ({"where": np.ones(2)}, TypeError, "where must be boolean"),
+    ({"where": np.ones((2, 3), bool)}, ValueError, r"where must have shape \[2\]"),
+    ({"axis": 2}, ValueError, r"axis must be in \[-2, 2\)"),
+    ({"target": np.zeros((2, 3)), "ignore_index": 0}, ValueError, "ignore_index must be negative"),
+]
+
+
+@pytest.mark.parametrize(("change", "error", "message"), BAD)
+@pytest.mark.parametrize("loss", [cross_entropy, nll_loss])
+def test_bad_input_is_named_at_trace_time(loss, change, error, message):
+    wants_probabilities = "target" in change and change["target"] is not None and "of input" in message
+    if loss is nll_loss and (
+        wants_probabilities or not set(change) <= set(inspect.signature(loss).parameters)
+    ):
+        return
+    if loss is nll_loss and "must be negative" in message:
+        return
+    with pytest.raises(error, match=message):
+        loss(**(GOOD | change))
+
+
+def test_nll_loss_refuses_floating_point_labels():
+    with pytest.raises(TypeError, match=r"target must hold class indices.*float64\[2\]"):
+        nll_loss(np.zeros((2, 3)), np.zeros(2))
+
+
+@pytest.mark.parametrize(
+    "loss", [cross_entropy, soft_margin_loss, hinge_embedding_loss, make_checked(nll_loss)]
+)
+def test_a_torch_tensor_is_refused_with_the_way_to_convert_it(loss):
+    for target in (torch.tensor([0, 1]), torch.zeros(2, 3)):
+        with pytest.raises(TypeError, match=r"target .* torch tensor. Pass jnp.asarray\(target.detach\(\)"):
+            loss(jnp.zeros((2, 3)), target)
