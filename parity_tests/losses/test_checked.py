@@ -1,4 +1,7 @@
-"""make_checked: raises with the offending index and label, eagerly and through checkify."""
+"""make_checked: raises with the offending index and label or length, eagerly and through checkify."""
+
+import functools
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -7,6 +10,9 @@ import pytest
 import torch
 from jax.experimental import checkify
 
+import jaxloss
+import torch_ref.fused
+import torch_ref.losses
 from jaxloss.losses.checked import make_checked
 from jaxloss.losses.classification import cross_entropy, nll_loss
 from jaxloss.losses.language import next_token_loss
@@ -58,6 +64,111 @@ def test_axis_ignore_index_and_where_are_respected():
     assert jnp.isfinite(make_checked(unlikelihood_loss)(jnp.asarray(LOGITS), avoid, where=rows))
     with pytest.raises(ValueError, match=r"target\[1, 0, 0\] is 5"):
         make_checked(unlikelihood_loss)(jnp.asarray(LOGITS), avoid)
+
+
+TORCH = SimpleNamespace(**vars(torch_ref.losses) | vars(torch_ref.fused))
+SEQUENCES = {"log_probs": np.zeros((6, 2, 4)), "input_lengths": (6, 5), "target_lengths": (2, 1)}
+PADDED, IN_ONE_ROW = np.array([[1, 2], [3, 9]]), np.array([1, 2, 3])
+HIDDEN, HEAD = np.ones((2, 3, 2)), np.zeros((5, 2))
+SIGNS = np.array([1, -1])
+OTHERS = [
+    (
+        "multilabel_margin_loss",
+        {"input": np.zeros((2, 3)), "target": np.array([[0, -1, 0], [1, 2, -1]])},
+        None,
+    ),
+    (
+        "multilabel_margin_loss",
+        {"input": np.zeros((2, 3)), "target": np.array([[0, -2, 0], [1, 2, -1]])},
+        r"target\[0, 1\] is -2, outside \[-1, 3\); 1 of 6 labels",
+    ),
+    ("soft_margin_loss", {"input": np.zeros(2), "target": SIGNS}, None),
+    ("cosine_embedding_loss", {"input1": HEAD[:2], "input2": HEAD[:2], "target": SIGNS}, None),
+    ("final_token_loss", {"logits": HIDDEN, "target": np.array([[9, 9, 1], [-7, 9, -100]])}, None),
+    (
+        "final_token_loss",
+        {"logits": HIDDEN, "target": _with((1, 2, 2))},
+        r"target\[1, 2\] is 2, outside \[0, 2\); 1 of 6 labels",
+    ),
+    ("linear_next_token_loss", {"input": HIDDEN, "linear_weight": HEAD, "target": LABELS}, None),
+    (
+        "linear_next_token_loss",
+        {"input": HIDDEN, "linear_weight": HEAD, "target": _with((1, 0, 5))},
+        r"target\[1, 0\] is 5, outside \[0, 5\); 1 of 6 labels",
+    ),
+    (
+        "linear_final_token_loss",
+        {
+            "input": HIDDEN,
+            "linear_weight": HEAD,
+            "target": _with((1, 0, 7), (0, 2, 9), (1, 2, 1)),
+            "ignore_index": 9,
+        },
+        None,
+    ),
+    ("group_gap_penalty", {"input": np.zeros(3), "group": np.array([0, 1, -100]), "num_groups": 2}, None),
+    (
+        "group_gap_penalty",
+        {"input": np.zeros(3), "group": np.array([0, 2, 1]), "num_groups": 2},
+        r"group\[1\] is 2, outside \[0, 2\); 1 of 3 groups",
+    ),
+    ("ctc_loss", SEQUENCES | {"targets": PADDED}, None),
+    ("ctc_loss", SEQUENCES | {"targets": IN_ONE_ROW}, None),
+    (
+        "ctc_loss",
+        SEQUENCES | {"targets": PADDED, "target_lengths": (2, 2)},
+        r"targets\[1, 1\] is 9, outside \[0, 4\); 1 of 4 labels",
+    ),
+    (
+        "ctc_loss",
+        SEQUENCES | {"targets": IN_ONE_ROW, "target_lengths": (1, 3)},
+        r"target_lengths\[1\] is 3, outside what is left of 3 targets; 1 of 2 lengths",
+    ),
+    (
+        "ctc_loss",
+        SEQUENCES | {"targets": PADDED, "input_lengths": (6, 7)},
+        r"input_lengths\[1\] is 7, outside \[0, 6\]; 1 of 2 lengths",
+    ),
+    (
+        "ctc_loss",
+        SEQUENCES | {"targets": PADDED, "target_lengths": (2, -1)},
+        r"target_lengths\[1\] is -1, outside \[0, 2\]; 1 of 2 lengths",
+    ),
+    (
+        "ctc_loss",
+        SEQUENCES | {"targets": np.array([9, 2, 7]), "where": np.array([False, True])},
+        r"targets\[2\] is 7, outside \[0, 4\); 1 of 3 labels",
+    ),
+    (
+        "ctc_loss",
+        SEQUENCES
+        | {"targets": np.array([1, 9, 7]), "target_lengths": (1, 1), "where": np.array([True, False])},
+        None,
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "arguments", "message"), OTHERS)
+def test_each_loss_is_checked_for_what_it_looks_at(name, arguments, message):
+    tensors = {k: torch.tensor(a) if isinstance(a, np.ndarray) else a for k, a in arguments.items()}
+    for package, make, given in ((jaxloss, make_checked, arguments), (TORCH, torch_make_checked, tensors)):
+        # The check alone, of a loss with this one's name and parameters.
+        checked = make(functools.wraps(getattr(package, name))(lambda *_, **__: "passed"))
+        if message is None:
+            assert checked(**given) == "passed"
+        else:
+            with pytest.raises(ValueError, match=message):
+                checked(**given)
+
+
+def test_lengths_and_groups_are_checked_under_jit():
+    step = jax.jit(checkify.checkify(make_checked(jaxloss.ctc_loss)))
+    arguments = {name: jnp.asarray(value) for name, value in (SEQUENCES | {"targets": IN_ONE_ROW}).items()}
+    error, _ = step(**arguments)
+    error.throw()
+    error, _ = step(**(arguments | {"target_lengths": jnp.array([2, 3])}))
+    with pytest.raises(checkify.JaxRuntimeError, match=r"target_lengths\[1\] is 3"):
+        error.throw()
 
 
 def test_probabilities_and_absent_labels_pass():
