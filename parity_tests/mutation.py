@@ -3,16 +3,19 @@
     python -m parity_tests.mutation                   all of them
     python -m parity_tests.mutation divergence focal  those in files whose name contains one of the words
 
-Runs in one process and changes nothing on disk. Programs that JAX has compiled are kept in a temporary
-folder, so that a mutant compiles only what it changes. Exits with 1 if any mistake survives.
+Each core takes one mistake at a time, and nothing changes on disk. Programs that JAX has compiled are kept in
+a temporary folder, so that a mutant compiles only what it changes. Exits with 1 if any mistake survives.
 """
 
 import contextlib
 import importlib.machinery
 import io
+import multiprocessing
+import os
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import jax
@@ -62,26 +65,44 @@ def survives(file: str, right: str, wrong: str, tests: str) -> bool:
         loader.get_code = get_code
 
 
+def prepare(folder: str) -> None:
+    """In each process: keep compiled programs in the folder."""
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def judge(mutant: tuple[str, str, str, str]) -> tuple[bool, float]:
+    """Does this mistake survive, and how many seconds did the answer take?"""
+    start = time.perf_counter()
+    alive = survives(*mutant)
+    return alive, time.perf_counter() - start
+
+
 def main() -> int:
     words = sys.argv[1:] or [""]
     chosen = [mutant for mutant in MUTANTS if any(word in mutant[0] for word in words)]
-    with tempfile.TemporaryDirectory() as folder:
-        jax.config.update("jax_compilation_cache_dir", folder)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-        for tests in sorted({mutant[3] for mutant in chosen}):
-            if not passes(tests):
+    if not chosen:
+        files = sorted({mutant[0] for mutant in MUTANTS})
+        print(f"no file is called {' or '.join(words)}; there are: {', '.join(files)}", file=sys.stderr)
+        return 2
+    spawn = multiprocessing.get_context("spawn")
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        # Each mutant has its own jitted functions; a hundred of them would fill a process's memory.
+        ProcessPoolExecutor(os.cpu_count(), spawn, prepare, (folder,), max_tasks_per_child=10) as pool,
+    ):
+        files = sorted({mutant[3] for mutant in chosen})
+        for tests, ok in zip(files, pool.map(passes, files), strict=True):
+            if not ok:
                 print(f"{tests} fails as it is: mend that first", file=sys.stderr)
                 return 1
         survivors = 0
-        for number, mutant in enumerate(chosen, 1):
-            if number % 10 == 0:
-                # Each mutant has its own jitted functions; a hundred of them would fill the memory.
-                jax.clear_caches()
-            start = time.perf_counter()
-            alive = survives(*mutant)
+        for number, (mutant, (alive, seconds)) in enumerate(
+            zip(chosen, pool.map(judge, chosen), strict=True), 1
+        ):
             survivors += alive
-            verdict = f"{'SURVIVED' if alive else 'killed':8} {time.perf_counter() - start:5.1f} s"
+            verdict = f"{'SURVIVED' if alive else 'killed':8} {seconds:5.1f} s"
             print(f"{number:3}/{len(chosen)} {verdict}  {mutant[0]}: {mutant[2]}", flush=True)
     print(f"{len(chosen) - survivors} of {len(chosen)} mistakes noticed")
     return 1 if survivors else 0
