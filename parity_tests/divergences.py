@@ -69,6 +69,12 @@ DIVERGENCES = [
         ),
     ),
     Divergence("labels", "int64 (or uint8)", "any integer dtype", ("any integer dtype serves as a label",)),
+    Divergence("floating-point dtypes that differ", "often an error", "the widest of them"),
+    Divergence(
+        "integers or booleans in place of real numbers",
+        "converted by some losses",
+        "`TypeError`, but for Python numbers and for targets of 1 and -1",
+    ),
     Divergence(
         "shapes that differ",
         "broadcast, with a warning",
@@ -134,14 +140,21 @@ DIVERGENCES = [
         ("where the error is NaN so is the gradient, which torch gives as 0",),
     ),
     Divergence(
-        "`cosine_embedding_loss`", "vectors in one or two axes", "any number", ("any number of leading axes",)
+        "losses on margins and cosines",
+        "`cosine_embedding_loss`, `multi_margin_loss`, `multilabel_margin_loss`: one or two axes",
+        "any number",
+        ("any number of leading axes",),
+    ),
+    Divergence("`triplet_margin_loss` of scalars", "accepted", "`ValueError`"),
+    Divergence(
+        "`label_smoothing`, `eps`, or the power `p` of a distance below 0", "accepted", "`ValueError`"
     ),
     Divergence(
         "`linear_cross_entropy`, chunked",
         "no forward mode, second derivative, `vmap`, label smoothing or probabilities",
         "all of them",
     ),
-    Divergence("`size_average`, `reduce`", "deprecated", "left out"),
+    Divergence("`size_average`, `reduce`", 'deprecated, as is `reduction="elementwise_mean"`', "left out"),
 ]
 
 
