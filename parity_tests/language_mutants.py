@@ -120,6 +120,7 @@ EXTRAS = {
     ("losses/correlation.py", "losses/test_correlation.py"): [
         ("jnp.sum(weight * jnp.square(x - y), axes) / 2", "jnp.sum(weight * jnp.square(x - y), axes)"),
         ("jnp.where(has_x & has_y, distance, 1.0)", "distance"),
+        ("jnp.finfo(size.dtype).max / 2, 0.5, 1.0)", "jnp.finfo(size.dtype).max / 2, 1.0, 1.0)"),
         (
             "series = series - lax.stop_gradient(jnp.where(first == -jnp.inf, 0.0, first))",
             "series = series + 0.0",
@@ -138,6 +139,7 @@ EXTRAS = {
     ],
     ("losses/fairness.py", "losses/test_fairness.py"): [
         ("jnp.where(in_range | ~kept, 1.0, jnp.nan)", "jnp.where(in_range | kept, 1.0, jnp.nan)"),
+        ("has_any = total != 0.0", "has_any = total > 0.0"),
         ("mean = of_groups(weight * losses)", "mean = of_groups(losses)"),
         ("lowest = jnp.min(jnp.where(has_any, mean, jnp.inf))", "lowest = jnp.min(mean)"),
         ("highest = jnp.max(jnp.where(has_any, mean, -jnp.inf))", "highest = jnp.max(mean)"),

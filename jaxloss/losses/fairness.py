@@ -72,20 +72,20 @@ def group_gap_penalty(
     sample_weight = _rows.as_sample_weight(sample_weight, losses.shape, "that of input")
     dtype = compute_dtype(losses, sample_weight)
 
-    kept = _rows.not_ignored(groups, ignore_index)
+    kept = _rows.not_ignored(group, ignore_index)
     kept = kept if where is None else kept & where
     in_range = (groups >= 0) & (groups < num_groups)
-    # A product, so that a group that is none poisons the gradient too.
-    losses = select(kept, losses.astype(dtype)) * jnp.where(in_range | ~kept, 1.0, jnp.nan).astype(dtype)
+    losses = select(kept, losses.astype(dtype))
     weight = jnp.ones(losses.shape, dtype) if sample_weight is None else sample_weight.astype(dtype)
-    weight = select(kept, weight)
+    # A product, so that a group that is none poisons the gradients too, whatever the weight.
+    weight = select(kept, weight) * jnp.where(in_range | ~kept, 1.0, jnp.nan).astype(dtype)
     index = jnp.where(kept & in_range, groups, 0).ravel()
 
     def of_groups(values: jax.Array) -> jax.Array:
         return jax.ops.segment_sum(values.ravel(), index, num_groups)
 
     total = of_groups(weight)
-    has_any = total > 0.0
+    has_any = total != 0.0
     mean = of_groups(weight * losses) / jnp.where(has_any, total, 1.0)
     return _gap(mean, has_any, measure)
 

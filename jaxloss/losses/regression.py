@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from jaxloss import _checks
-from jaxloss._elements import absolute, as_elements, huber
+from jaxloss._elements import absolute, as_elements, huber, smooth_l1
 from jaxloss._reduction import reduce_loss
 
 __all__ = ["huber_loss", "l1_loss", "mse_loss", "smooth_l1_loss"]
@@ -134,7 +134,7 @@ def smooth_l1_loss(
     """
     beta = _checks.check_number("beta", beta, low=0.0)
     (x, y), where = as_elements(reduction, where, input=input, target=target)
-    loss = absolute(x - y) if beta == 0.0 else huber(x - y, beta) / beta
+    loss = absolute(x - y) if beta == 0.0 else smooth_l1(x - y, beta)
     return reduce_loss(loss, reduction, where)
 
 

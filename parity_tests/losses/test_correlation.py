@@ -115,6 +115,15 @@ def test_near_perfect_correlation_is_accurate():
     assert_accurate(correlation_loss, exact, arrays, value_ulp=2000, gradient_eps_of_max=2000)
 
 
+def test_a_series_may_span_all_of_float32():
+    wide, target = jnp.array([3e38, -3e38, 1e38], jnp.float32), jnp.array([2.0, -3.0, 0.5], jnp.float32)
+    expected = correlation_loss(wide / 1e38, target)
+    for x, y in ((wide, target), (target, wide)):
+        value, gradients = jax.value_and_grad(correlation_loss, (0, 1))(x, y)
+        assert_within(value, expected, VALUE_EPS_OF_MAX)
+        assert all(jnp.isfinite(gradient).all() for gradient in gradients)
+
+
 @pytest.mark.parametrize("constant", [0.0, 3.0, 0.1, 1e30])
 def test_no_variance_is_no_correlation_with_a_zero_gradient(constant):
     flat = jnp.full((N, T), constant)

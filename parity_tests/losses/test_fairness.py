@@ -101,6 +101,18 @@ def test_group_out_of_range_poisons_value_and_gradient(wrong, measure):
     assert jnp.isnan(gradient[2])
 
 
+@pytest.mark.parametrize("measure", MEASURES)
+def test_group_out_of_range_poisons_without_weight_too(measure):
+    groups, weight = jnp.array([1, 2, 5]), jnp.array([1.0, 1.0, 0.0])
+
+    def penalty(losses, weight):
+        return group_gap_penalty(losses, groups, 5, measure, sample_weight=weight)
+
+    value, gradients = jax.value_and_grad(penalty, (0, 1))(jnp.arange(3.0), weight)
+    assert jnp.isnan(value)
+    assert all(jnp.isnan(gradient[2]) for gradient in gradients)
+
+
 def test_a_group_without_weight_is_no_extreme_and_has_no_gradient():
     losses, groups = jnp.array([-1.0, -2.0, -3.0, 5.0]), jnp.array([0, 0, 1, 3])
     weight = jnp.array([1.0, 1.0, 1.0, 0.0])

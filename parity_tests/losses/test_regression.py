@@ -57,6 +57,21 @@ def test_rounded_off_losses_match_torch(name, options):
         assert_parity(ours, theirs, arrays, options | {"reduction": reduction}, wrt=list(arrays))
 
 
+@pytest.mark.parametrize("beta", [1e-50, 1e-30, 1.0, 1e20])
+def test_smooth_l1_loss_is_accurate_for_any_beta(beta):
+    error = np.array([0.0, 1e-35, 1e-10, 0.5, 1e10, 1e25, -1e10], np.float32)
+    value, (gradient,) = run_jax(
+        losses.smooth_l1_loss,
+        {"input": error, "target": error * 0},
+        {"reduction": "none", "beta": beta},
+        ["input"],
+    )
+    size = np.abs(error).astype(np.float64)
+    expected = np.where(size < beta, size**2 / (2 * beta), size - beta / 2)
+    np.testing.assert_allclose(value, expected, rtol=3e-7, atol=1e-37)
+    np.testing.assert_allclose(gradient, np.sign(error) * np.minimum(size / beta, 1.0), rtol=3e-7, atol=1e-37)
+
+
 @pytest.mark.parametrize("name", ["smooth_l1_loss", "huber_loss"])
 def test_rounded_off_losses_pull_no_harder_from_infinity(name):
     arrays = {"input": np.array([np.inf, -np.inf, np.nan, 3.0]), "target": np.zeros(4)}
