@@ -142,7 +142,7 @@ OTHERS = [
     (
         "ctc_loss",
         SEQUENCES
-        | {"targets": np.array([1, 9, 7]), "target_lengths": (1, 1), "where": np.array([True, False])},
+        | {"targets": np.array([9, 1, 7]), "target_lengths": (1, 1), "where": np.array([False, True])},
         None,
     ),
 ]
