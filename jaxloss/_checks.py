@@ -7,6 +7,7 @@ program nothing.
 import difflib
 import numbers
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -47,7 +48,7 @@ def as_floats(name: str, value) -> jax.Array:
     return array
 
 
-def unwrapped(integers) -> np.ndarray | jax.Array:
+def unwrapped(integers) -> Any:
     """The integers in an array that can hold them: numpy's for those of numpy and Python.
 
     Without 64 bits, JAX would wrap 2**32 + 1 round to the valid label 1.

@@ -89,7 +89,7 @@ def _huber_jvp(delta, primals, tangents):
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
 def smooth_l1(error: jax.Array, beta: float) -> jax.Array:
-    """`huber(error, beta) / beta`, but without that product, which overflows and underflows before the loss."""
+    """`huber(error, beta) / beta` without that product, which overflows and underflows before the loss."""
     size = jnp.abs(error)
     return jnp.where(size < beta, 0.5 * size * (size / beta), size - 0.5 * beta)
 

@@ -14,6 +14,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
+from jaxloss import _checks
 from jaxloss._reduction import select
 from jaxloss.fused._head_arguments import HeadArguments, mean_denominator
 
@@ -70,7 +71,12 @@ def loss_over_layout(
 
     `check(**arguments)` raises what is wrong with them, by name.
     """
-    arrays = {k: jnp.asarray(a) for k, a in arguments.items() if isinstance(a, (jax.Array, np.ndarray))}
+    given = {k: a for k, a in arguments.items() if isinstance(a, (jax.Array, np.ndarray))}
+    # Labels by themselves, lest those of numpy that JAX cannot hold are wrapped round.
+    arrays = {
+        k: _checks.as_labels(k, a) if k == "target" and _checks.has_dtype(a, jnp.integer) else jnp.asarray(a)
+        for k, a in given.items()
+    }
     others = {k: a for k, a in arguments.items() if k not in arrays}
     # Without the shardings, which would not let the checks flatten the tokens.
     plain = {k: jax.ShapeDtypeStruct(a.shape, a.dtype) for k, a in arrays.items()}

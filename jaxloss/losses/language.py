@@ -3,8 +3,9 @@
 Shapes: B batch (any number of axes), T time, V vocabulary.
 """
 
+from typing import Any
+
 import jax
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxloss import _checks
@@ -132,7 +133,7 @@ def final_token_loss(
     )
 
 
-def _check_tokens(logits, target) -> tuple[jax.Array, jax.Array | np.ndarray]:
+def _check_tokens(logits, target) -> tuple[jax.Array, Any]:
     logits, labels = _checks.as_floats("logits", logits), _checks.as_labels("target", target)
     if logits.ndim < 2:
         raise ValueError(f"logits must have shape [..., T, V]; got {_checks.describe(logits)}.")
