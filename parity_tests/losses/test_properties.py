@@ -129,6 +129,34 @@ def all_reductions(name):
 reductions = {name: all_reductions(name) for name in ("cross_entropy", "nll_loss", "multi_margin_loss")}
 
 
+@few
+@given(seeds, scales)
+def test_mapping_over_rows_is_a_loop_over_them(seed, scale):
+    logits, labels, random = draw(seed, scale)
+    # Some rows ignored, and lists of labels that end at different places.
+    labels = jnp.where(jnp.asarray(random.integers(0, 4, N)) == 0, -100, labels)
+    arrays = (logits, labels, jnp.asarray(random.integers(-1, C, (N, C))))
+    together = one_by_one["mapped"](*arrays)
+    for i in range(N):
+        alone = one_by_one["single"](*(np.asarray(array)[i] for array in arrays))
+        for a, b in zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True):
+            assert_within(a[i], b, EPS)
+
+
+def several(logits, labels, lists):
+    """Value and gradient of losses that gather, loop, and select."""
+    cases = (
+        lambda z: losses.cross_entropy(z, labels, label_smoothing=0.1, reduction="sum"),
+        lambda z: losses.focal_loss(z, labels, reduction="sum"),
+        lambda z: losses.multi_margin_loss(z, jnp.maximum(labels, 0), reduction="sum"),
+        lambda z: losses.multilabel_margin_loss(z, lists, reduction="sum"),
+    )
+    return [jax.value_and_grad(case)(logits) for case in cases]
+
+
+one_by_one = {"mapped": jax.jit(jax.vmap(several)), "single": jax.jit(several)}
+
+
 @pytest.mark.parametrize(
     ("first", "second"),
     [
