@@ -117,6 +117,14 @@ TORCHS = {
     ("losses/divergence.py", "losses/test_accuracy.py"): [
         ("log_minus(positive, input) if input.dtype == jnp.float32 else", ""),
     ],
+    ("_logarithm.py", "losses/test_accuracy.py"): [
+        ("_sum(power, jnp.full_like(p, high))", "_sum(jnp.full_like(p, high), power)"),
+        ("error + (power_error + rounding)", "error + power_error"),
+        ("2 * s[1] + tail_error + exponent * _LN2[2]", "2 * s[1] + tail_error"),
+        ("2 * s[1] + tail_error + exponent * _LN2[2]", "2 * s[1] + exponent * _LN2[2]"),
+        ("- ratio * denominator_error) / denominator", ") / denominator"),
+        ("error + (a[0] * b[1] + a[1] * b[0])", "error"),
+    ],
     ("_elements.py", "losses/test_binary.py"): [
         ("return jnp.maximum(x, 0.0) + jnp.log1p(jnp.exp(-jnp.abs(x)))", "return jnp.log1p(jnp.exp(x))"),
         ("return factor * jnp.where(nothing, 0.0, value)", "return factor * value"),

@@ -131,12 +131,31 @@ def test_kl_div(scale):
     log_q, log_p = both - np.log(np.exp(both).sum(-1, keepdims=True))
     log_q, p = log_q.astype(np.float32), np.exp(log_p).astype(np.float32)
 
-    @jax.jit
-    def run(x):
-        value, pullback = jax.vjp(lambda x: losses.kl_div(x, jnp.asarray(p), reduction="none"), x)
-        return value, pullback(jnp.ones_like(value))[0]
-
-    value, gradient = run(jnp.asarray(log_q))
+    value, gradient = kl_div(jnp.asarray(log_q), jnp.asarray(p))
     expected, expected_gradient = oracle.kl_div(log_q.ravel(), p.ravel())
     assert oracle.error_in_ulp(value.ravel(), expected).max() <= ACCURATE_VALUE_ULP
     assert oracle.error_in_ulp(gradient.ravel(), expected_gradient).max() <= ACCURATE_GRADIENT_ULP
+
+
+@jax.jit
+def kl_div(log_q, p):
+    value, pullback = jax.vjp(lambda x: losses.kl_div(x, p, reduction="none"), log_q)
+    return value, pullback(jnp.ones_like(value))[0]
+
+
+@pytest.mark.parametrize("distance", [0.0, 2e-6, 1e-4, 1e-2])
+def test_kl_div_of_distributions_that_nearly_agree(distance):
+    random = np.random.default_rng(0)
+    logits = random.standard_normal((4, C)) * np.array([[0.02], [1.0], [5.0], [10.0]])
+    log_q = (logits - np.log(np.exp(logits).sum(-1, keepdims=True))).astype(np.float32)
+    p = (np.exp(log_q.astype(np.float64)) * (1 + distance * random.standard_normal((4, C)))).astype(
+        np.float32
+    )
+    value = kl_div(jnp.asarray(log_q), jnp.asarray(p))[0].ravel()
+    expected = np.array([float(v) for v in oracle.kl_div(log_q.ravel(), p.ravel())[0]])
+    # Nearer than this are only rounding errors of one distribution to each other.
+    is_apart = np.abs(expected) >= 2e-8 * p.ravel()
+    assert is_apart.sum() > 50
+    errors = oracle.error_in_ulp(np.asarray(value), expected)
+    assert errors[is_apart].max() <= ACCURATE_VALUE_ULP
+    assert np.all(np.abs(value - expected)[~is_apart] <= 5e-15 * p.ravel()[~is_apart])
