@@ -15,7 +15,6 @@ import os
 import sys
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import jax
@@ -89,17 +88,18 @@ def main() -> int:
     spawn = multiprocessing.get_context("spawn")
     with (
         tempfile.TemporaryDirectory() as folder,
-        # Each mutant has its own jitted functions; a hundred of them would fill a process's memory.
-        ProcessPoolExecutor(os.cpu_count(), spawn, prepare, (folder,), max_tasks_per_child=10) as pool,
+        # Each mutant has its own jitted functions; a hundred of them would fill a process's memory. Not
+        # concurrent.futures, whose pool then hangs (https://github.com/python/cpython/issues/115634).
+        spawn.Pool(os.cpu_count(), prepare, (folder,), maxtasksperchild=10) as pool,
     ):
         files = sorted({mutant[3] for mutant in chosen})
-        for tests, ok in zip(files, pool.map(passes, files), strict=True):
+        for tests, ok in zip(files, pool.imap(passes, files), strict=True):
             if not ok:
                 print(f"{tests} fails as it is: mend that first", file=sys.stderr)
                 return 1
         survivors = 0
         for number, (mutant, (alive, seconds)) in enumerate(
-            zip(chosen, pool.map(judge, chosen), strict=True), 1
+            zip(chosen, pool.imap(judge, chosen), strict=True), 1
         ):
             survivors += alive
             verdict = f"{'SURVIVED' if alive else 'killed':8} {seconds:5.1f} s"
