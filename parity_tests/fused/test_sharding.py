@@ -5,11 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+from parity_tests import quick_compilation
+
 
 def test_batch_and_vocabulary_may_be_sharded():
     environment = os.environ | {
-        # What is compiled here runs once: the time goes to compiling it.
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count=4 {quick_compilation.XLA_FLAGS}",
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": str(Path(__file__).parents[2]),
     }

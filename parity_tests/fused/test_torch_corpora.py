@@ -5,25 +5,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import pytest
 
 from jaxloss.fused import linear_cross_entropy
+from parity_tests import quick_compilation
 from parity_tests.fused.torch_samples import NOT_OURS, OPERATORS, to_jax
-
-# Compiling a program takes 24 ms instead of 78; what is compiled here runs once or twice.
-_QUICK_COMPILATION = (
-    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
-    "--xla_cpu_parallel_codegen_split_count=1"
-)
-if jax.__version_info__ < (0, 11):
-    # Most of the difference; later versions have nothing but fusion emitters, and refuse the flag.
-    _QUICK_COMPILATION += " --xla_cpu_use_fusion_emitters=false"
 
 
 def test_samples_pass_through_the_chunked_path():
     environment = os.environ | {
-        "XLA_FLAGS": _QUICK_COMPILATION,
+        # Compiling a program takes 24 ms instead of 78.
+        "XLA_FLAGS": quick_compilation.XLA_FLAGS,
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": str(Path(__file__).parents[2]),
     }
