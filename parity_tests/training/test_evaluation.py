@@ -60,7 +60,7 @@ def test_hidden_states_and_head_measure_what_logits_do(eval_step):
 
 def test_loss_is_that_of_all_crops_at_once(eval_step):
     measured = training.evaluate(tiny.jax_state(), eval_step, *CROPS, batch_size=4)
-    logits = tiny.apply_fn()({"params": tiny.params()}, CROPS[0])
+    logits = tiny.logits(tiny.params(), CROPS[0])
     assert measured["all"].mean == pytest.approx(float(losses.next_token_loss(logits, CROPS[1])), rel=1e-12)
     each = losses.final_token_loss(logits, CROPS[1], reduction="none")
     assert measured["final"].mean == pytest.approx(float(each.mean()), rel=1e-12)

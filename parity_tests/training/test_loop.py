@@ -137,7 +137,7 @@ def test_leaving_out_log_softmax_before_nll_loss_breaks_training():
         state = training.init_state(tiny.apply_fn(), tiny.params(), fast, batch_size=tiny.BATCH_SIZE)
         *_, last = training.train(state, step, sample, tiny.key(), steps=80)
         inputs_BT, targets_BT = sample(1000)
-        logits_BTV = tiny.apply_fn()({"params": last.state.params}, inputs_BT)
+        logits_BTV = tiny.logits(last.state.params, inputs_BT)
         return last.loss, float(losses.next_token_loss(logits_BTV, targets_BT))
 
     uniform = np.log(tiny.CONFIG.vocab_size)

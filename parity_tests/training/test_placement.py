@@ -1,5 +1,6 @@
 """Batch and parameters are placed by the program; a caller who mixes devices is helped or told."""
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from jaxloss import training
+from parity_tests import quick_compilation
 from parity_tests.training import tiny
 from torch_ref import training as torch_training
 
@@ -48,7 +50,9 @@ TWO_DEVICES = """
 @pytest.fixture(scope="module")
 def two_devices():
     program = "import parity_tests.conftest\n" + textwrap.dedent(TWO_DEVICES)
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    environment = os.environ | {"XLA_FLAGS": quick_compilation.XLA_FLAGS}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 

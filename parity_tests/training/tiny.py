@@ -63,6 +63,12 @@ def apply_fn():
     return model5.Model5(CONFIG).apply
 
 
+@jax.jit
+def logits(params, inputs_BT):
+    """The model's logits without dropout: a program, where `apply` alone would compile every operation."""
+    return apply_fn()({"params": params}, inputs_BT)
+
+
 @cache
 def optimizer():
     """One optimizer, likewise."""
