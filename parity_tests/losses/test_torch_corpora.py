@@ -98,8 +98,10 @@ def module_calls(name: str, dtype) -> Iterator[Call]:
 
 def to_jax(value, dtype: str):
     if isinstance(value, torch.Tensor):
-        array = jnp.asarray(value.detach().double().numpy() if value.is_floating_point() else value.numpy())
-        return array.astype(dtype) if value.is_floating_point() else array
+        if not value.is_floating_point():
+            return jnp.asarray(value.numpy())
+        # Numpy converts it, which compiles nothing.
+        return jnp.asarray(value.detach().double().numpy(), dtype)
     return value
 
 
