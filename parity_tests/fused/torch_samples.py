@@ -2,17 +2,19 @@
 
 All 329 OpInfo samples and 857 ModuleInfo inputs, in chunks of at most three tokens, in float64, which shows
 any mistake that the other dtypes would; some of them in float32 and bfloat16 too. A process of its own, since
-XLA has to be told at its start to compile quickly: 1115 programs, most of which run once or twice.
+XLA has to be told at its start to compile quickly: a thousand programs, most of which run once or twice.
 """
 
+import functools
 import itertools
 import math
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import torch
@@ -72,15 +74,34 @@ def rounded(call: dict[str, Any], dtype: str) -> dict[str, Any]:
 
 
 def to_jax(call: dict[str, Any], dtype: str = "float64") -> dict[str, Any]:
-    arrays = {
-        k: jnp.asarray(v.detach().numpy()) if isinstance(v, torch.Tensor) else v for k, v in call.items()
+    """The call with JAX's arrays, converted by numpy, which compiles nothing."""
+    arrays = {k: v.detach().numpy() if isinstance(v, torch.Tensor) else v for k, v in call.items()}
+    if arrays["target"].dtype == np.float64 and arrays["target"].ndim > 1:
+        arrays["target"] = np.moveaxis(arrays["target"], 1, -1)
+    return {
+        k: jnp.asarray(v, dtype if v.dtype == np.float64 else None) if isinstance(v, np.ndarray) else v
+        for k, v in arrays.items()
     }
-    for name, array in arrays.items():
-        if isinstance(array, jax.Array) and array.dtype == jnp.float64:
-            arrays[name] = array.astype(dtype)
-    if jnp.issubdtype(arrays["target"].dtype, jnp.floating) and arrays["target"].ndim > 1:
-        arrays["target"] = jnp.moveaxis(arrays["target"], 1, -1)
-    return arrays
+
+
+@functools.cache
+def program(wrt: tuple[str, ...], options: tuple, shapes: tuple) -> Callable:
+    """Value and gradients of every call with these options, shapes and dtypes: traced once, not compiled.
+
+    The programs inside are compiled, and shared with the calls of other options that take them too.
+    """
+
+    def value_and_gradients(arrays, cotangent):
+        def of_wrt(chosen):
+            call = arrays | chosen | dict(options)
+            return linear_cross_entropy(**call, implementation="chunked", chunk_size=3)
+
+        value, pull_back = jax.vjp(of_wrt, {k: arrays[k] for k in wrt})
+        return value, *pull_back(cotangent.astype(value.dtype))[0].values()
+
+    *arrays, cotangent = (jax.ShapeDtypeStruct(*shape) for _, *shape in shapes)
+    arrays = dict(zip((name for name, *_ in shapes), arrays, strict=False))
+    return jax.extend.core.jaxpr_as_fun(jax.make_jaxpr(value_and_gradients)(arrays, cotangent))
 
 
 def errors(call: dict[str, Any], dtype: str) -> list[float]:
@@ -91,22 +112,22 @@ def errors(call: dict[str, Any], dtype: str) -> list[float]:
     expected_gradients = torch.autograd.grad(
         expected, [call[k] for k in wrt], torch.asarray(cotangent).double(), materialize_grads=True
     )
-    ours = to_jax(call, dtype)
-
-    def of_wrt(*chosen):
-        arguments = ours | dict(zip(wrt, chosen, strict=True))
-        return linear_cross_entropy(**arguments, implementation="chunked", chunk_size=3)
-
-    value, pull_back = jax.vjp(of_wrt, *(ours[k] for k in wrt))
-    gradients = dict(zip(wrt, pull_back(jnp.asarray(cotangent, value.dtype)), strict=True))
+    arrays, options = to_jax(call, dtype), {}
+    for name in [name for name, value in arrays.items() if not isinstance(value, jax.Array)]:
+        options[name] = arrays.pop(name)
+    leaves = [*sorted(arrays.items()), ("cotangent", jnp.asarray(cotangent))]
+    shapes = tuple((name, array.shape, array.dtype) for name, array in leaves)
+    value_and_gradients = program(tuple(wrt), tuple(options.items()), shapes)
+    value, *gradients = value_and_gradients(*(array for _, array in leaves))
+    gradients = dict(zip(sorted(wrt), gradients, strict=True))
     if "target" in wrt and gradients["target"].ndim > 1:
-        gradients["target"] = jnp.moveaxis(gradients["target"], -1, 1)
+        gradients["target"] = np.moveaxis(gradients["target"], -1, 1)
     found = [error_in_eps(value, expected) / VALUE_EPS_OF_MAX]
     allowed = BFLOAT16_ULP if dtype == "bfloat16" else VALUE_EPS_OF_MAX
-    for actual, wanted in zip(gradients.values(), expected_gradients, strict=True):
+    for name, wanted in zip(wrt, expected_gradients, strict=True):
         # A prediction that happens to meet its target leaves a gradient of roundings only.
         largest = max(float(wanted.abs().max()), float(np.abs(cotangent).max()) / 16)
-        found.append(error_in_eps(actual, wanted, scale=largest) / allowed)
+        found.append(error_in_eps(gradients[name], wanted, scale=largest) / allowed)
     return found
 
 
