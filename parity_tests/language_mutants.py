@@ -120,7 +120,7 @@ EXTRAS = {
     ("losses/correlation.py", "losses/test_correlation.py"): [
         ("jnp.sum(weight * jnp.square(x - y), axes) / 2", "jnp.sum(weight * jnp.square(x - y), axes)"),
         ("jnp.where(has_x & has_y, distance, 1.0)", "distance"),
-        ("jnp.finfo(size.dtype).max / 2, 0.5, 1.0)", "jnp.finfo(size.dtype).max / 2, 1.0, 1.0)"),
+        ("jnp.finfo(size.dtype).max / 16, 1 / 16, 1.0)", "jnp.finfo(size.dtype).max / 16, 1.0, 1.0)"),
         (
             "series = series - lax.stop_gradient(jnp.where(first == -jnp.inf, 0.0, first))",
             "series = series + 0.0",

@@ -78,9 +78,10 @@ def correlation_loss(
 def _standardise(series: jax.Array, weight: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
     """The series with weighted mean 0 and norm 1, and whether it has any variance."""
     counts = weight > 0.0
-    # So that no difference between two elements overflows; what is below the largest by 1e38 is lost anyway.
+    # So that neither a difference overflows nor its reciprocal, by which XLA may divide, underflows; what is
+    # below the largest by 1e38 is lost anyway.
     size = jnp.max(jnp.abs(series), axes, keepdims=True, initial=0.0)
-    series = series * lax.stop_gradient(jnp.where(size > jnp.finfo(size.dtype).max / 2, 0.5, 1.0))
+    series = series * lax.stop_gradient(jnp.where(size > jnp.finfo(size.dtype).max / 16, 1 / 16, 1.0))
     # Relative to one of its own elements, a constant series is exactly 0, as its variance then is.
     first = jnp.max(jnp.where(counts, series, -jnp.inf), axes, keepdims=True, initial=-jnp.inf)
     series = series - lax.stop_gradient(jnp.where(first == -jnp.inf, 0.0, first))
