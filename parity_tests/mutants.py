@@ -53,6 +53,8 @@ TORCHS = {
             "probabilities * (1 - label_smoothing) + label_smoothing",
         ),
         ("logits = select(row_mask, logits.astype(dtype))", "logits = logits.astype(dtype)"),
+    ],
+    ("losses/classification.py", "losses/test_checks.py"): [
         ("ignore_index) >= 0:", "ignore_index) > 0:"),
     ],
     ("_checks.py", "losses/test_checks.py"): [

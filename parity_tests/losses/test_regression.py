@@ -57,6 +57,15 @@ def test_rounded_off_losses_match_torch(name, options):
         assert_parity(ours, theirs, arrays, options | {"reduction": reduction}, wrt=list(arrays))
 
 
+def test_smooth_l1_loss_has_a_second_derivative_at_beta_0():
+    def loss(x):
+        return losses.smooth_l1_loss(x, jnp.zeros(2), beta=0.0, reduction="sum")
+
+    # In reverse mode twice, where a division by beta would give 0 / 0.
+    hessian = jax.jacrev(jax.grad(loss))(jnp.array([1.0, -2.0]))
+    np.testing.assert_array_equal(hessian, np.zeros((2, 2)))
+
+
 @pytest.mark.parametrize("beta", [1e-50, 1e-30, 1.0, 1e20, 1e30])
 def test_smooth_l1_loss_is_accurate_for_any_beta(beta):
     error = np.array([0.0, 1e-35, 1e-10, 0.5, 1e10, 1e25, -1e10], np.float32)
