@@ -20,7 +20,7 @@ def chunked_loss(
     more_rows: Operands | None = None,
 ) -> tuple[jax.Array, Operands]:
     """The reduced loss, and each token's statistics; `more_rows` [N, ...] are the same for all heads."""
-    scale = arguments.token_weight
+    scale = arguments.sample_weight
     if reduction == "mean":
         denominator = mean_denominator(arguments, chunks.axis_name)
         # Inside the sum, so that no gradient needs a second pass to be divided. Without tokens it is 0 / 0.
@@ -58,7 +58,7 @@ def chunked_loss(
         for name, array in statistics.items()
     }
     if reduction == "none":
-        return (result[:num_tokens] * arguments.token_weight).reshape(arguments.shape), statistics
+        return (result[:num_tokens] * arguments.sample_weight).reshape(arguments.shape), statistics
     if reduction == "mean":
         result = result + jnp.where(denominator == 0.0, jnp.nan, 0.0).astype(result.dtype)
     return result, statistics

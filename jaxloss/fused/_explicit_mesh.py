@@ -96,7 +96,7 @@ def loss_over_layout(
         if reduction == "mean":
             head = check(**local)
             denominator = lax.psum(mean_denominator(head, axis_name), token_axes)
-            local["token_weight"] = select(head.kept, head.token_weight / denominator).reshape(head.shape)
+            local["sample_weight"] = select(head.kept, head.sample_weight / denominator).reshape(head.shape)
         result = loss(**local, reduction="sum", axis_name=axis_name)
         total, *statistics = result if with_statistics else (result,)
         total = lax.psum(total, token_axes)

@@ -12,8 +12,8 @@ import numpy as np
 
 from jaxloss import _checks
 from jaxloss._reduction import compute_dtype, select
-from jaxloss._rows import not_ignored
 from jaxloss.fused import _vocabulary
+from jaxloss.losses._rows import not_ignored
 
 IMPLEMENTATIONS = ("auto", "reference", "chunked")
 
@@ -26,7 +26,7 @@ class HeadArguments(NamedTuple):
     bias: jax.Array | None
     target: Any
     kept: jax.Array
-    token_weight: jax.Array
+    sample_weight: jax.Array
     class_weight: jax.Array | None
     logit_scale: jax.Array | None
     shape: tuple[int, ...]
@@ -45,7 +45,7 @@ def head_arguments(
     weight=None,
     ignore_index=None,
     where=None,
-    token_weight=None,
+    sample_weight=None,
     logit_scale=None,
     *,
     needs_target: bool = True,
@@ -61,25 +61,25 @@ def head_arguments(
         target, kept = _target(target, shape, num_classes, ignore_index)
     where = _checks.as_mask("where", where, shape, "one value for each token")
     kept = kept if where is None else kept & where
-    if token_weight is not None:
-        token_weight = _checks.as_floats("token_weight", token_weight)
-        _checks.check_shape("token_weight", token_weight, shape, "one number for each token")
+    if sample_weight is not None:
+        sample_weight = _checks.as_floats("sample_weight", sample_weight)
+        _checks.check_shape("sample_weight", sample_weight, shape, "one number for each token")
     logit_scale = check_logit_scale("logit_scale", logit_scale)
     probabilities = target if target is not None and jnp.issubdtype(target.dtype, jnp.floating) else None
     scale = logit_scale if isinstance(logit_scale, jax.Array) else None
-    dtype = compute_dtype(input, linear_weight, bias, class_weight, token_weight, scale, probabilities)
+    dtype = compute_dtype(input, linear_weight, bias, class_weight, sample_weight, scale, probabilities)
 
     num_tokens, num_heads, width = math.prod(input.shape[:-1]), math.prod(heads), input.shape[-1]
-    if token_weight is None:
-        token_weight = jnp.ones(shape, dtype)
-    token_weight = select(kept, token_weight.astype(dtype)).reshape(num_tokens, num_heads)
+    if sample_weight is None:
+        sample_weight = jnp.ones(shape, dtype)
+    sample_weight = select(kept, sample_weight.astype(dtype)).reshape(num_tokens, num_heads)
     return HeadArguments(
         input=input.reshape(num_tokens, width),
         weight=linear_weight.reshape(num_classes, num_heads, width),
         bias=None if bias is None else bias.astype(dtype).reshape(num_classes, num_heads),
         target=None if target is None else target.reshape(num_tokens, num_heads, *target.shape[len(shape) :]),
         kept=kept.reshape(num_tokens, num_heads),
-        token_weight=token_weight,
+        sample_weight=sample_weight,
         class_weight=None if class_weight is None else class_weight.astype(dtype),
         logit_scale=None if logit_scale is None else jnp.asarray(logit_scale, dtype),
         shape=shape,
@@ -146,7 +146,7 @@ def check_softcap(name: str, softcap) -> float | None:
 
 def mean_denominator(arguments: HeadArguments, axis_name: str | None = None) -> jax.Array:
     """What "mean" divides by: the tokens' weights, times those of their labels' classes, summed."""
-    weight = arguments.token_weight
+    weight = arguments.sample_weight
     class_weight = arguments.class_weight
     if arguments.has_labels and class_weight is not None:
         pick = jax.vmap(lambda labels: _vocabulary.pick(class_weight, labels, axis_name), 1, 1)

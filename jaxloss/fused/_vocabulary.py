@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
-from jaxloss import _softmax
+from jaxloss.numerics import softmax as _softmax
 
 
 def num_classes(array: jax.Array, axis_name: str | None, axis: int = 1) -> int:

@@ -30,7 +30,7 @@ def linear_cross_entropy(
     ignore_index: int | None = None,
     label_smoothing: float = 0.0,
     where: Bool[Array, "..."] | None = None,
-    token_weight: Float[Array, "..."] | None = None,
+    sample_weight: Float[Array, "..."] | None = None,
     z_loss: float = 0.0,
     logit_softcap: float | None = None,
     logit_scale: float | Float[Array, ""] | None = None,
@@ -64,7 +64,7 @@ def linear_cross_entropy(
         ignore_index: tokens with this label take no part; None means -100.
         label_smoothing: share of the target spread evenly over the classes, in [0, 1].
         where: tokens that take part; the others count as deleted, and may hold NaN.
-        token_weight: a factor $a_n$ for each token.
+        sample_weight: a factor $a_n$ for each token.
         z_loss: the factor $\zeta$ of the squared log-partition, which keeps logits from drifting; 1e-4 is
             usual.
         logit_softcap: the bound $c$ of the logits' absolute value.
@@ -113,7 +113,7 @@ def linear_cross_entropy(
         "linear_bias": linear_bias,
         "weight": weight,
         "where": where,
-        "token_weight": token_weight,
+        "sample_weight": sample_weight,
         "logit_scale": logit_scale,
     }
     check = partial(head_arguments, ignore_index=ignore_index)

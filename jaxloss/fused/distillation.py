@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxloss import _checks, _log_ratio, _softmax
+from jaxloss import _checks
 from jaxloss._reduction import REDUCTIONS, select
 from jaxloss.fused._chunk_size import make_chunks
 from jaxloss.fused._chunked import product
@@ -24,6 +24,8 @@ from jaxloss.fused._head_arguments import (
     head_arguments,
 )
 from jaxloss.fused._head_loss import LogitMap
+from jaxloss.numerics import softmax as _softmax
+from jaxloss.numerics.divergence import softmax_jensen_shannon, softmax_kl
 
 __all__ = ["linear_distillation_loss", "linear_kl_div"]
 
@@ -45,7 +47,7 @@ def linear_distillation_loss(
     ignore_index: int = -100,
     reduction: str = "mean",
     where: Bool[Array, "*N"] | None = None,
-    token_weight: Float[Array, "*N"] | None = None,
+    sample_weight: Float[Array, "*N"] | None = None,
     logit_softcap: float | None = None,
     teacher_logit_softcap: float | None = None,
     logit_scale: float | Float[Array, ""] | None = None,
@@ -76,7 +78,7 @@ def linear_distillation_loss(
         ignore_index: tokens with this label take no part.
         reduction: "mean" (divides by the sum of the tokens' weights), "sum" or "none".
         where: tokens that take part; the others count as deleted.
-        token_weight: a factor for each token.
+        sample_weight: a factor for each token.
         logit_softcap, teacher_logit_softcap: bounds of the absolute values of the student's and the
             teacher's logits, as in `linear_cross_entropy`.
         logit_scale, teacher_logit_scale: factors of the student's logits and of the teacher's.
@@ -123,7 +125,7 @@ def linear_distillation_loss(
         "teacher_logit_scale": teacher_logit_scale,
         "target": target,
         "where": where,
-        "token_weight": token_weight,
+        "sample_weight": sample_weight,
     }
     check = partial(_check_both, ignore_index=ignore_index)
     per_token = _Distillation(
@@ -173,7 +175,7 @@ def _check_both(
         "teacher_input": hidden.reshape(-1, hidden.shape[-1]),
         "teacher_weight": weight,
         "teacher_bias": bias,
-        "teacher_logit_scale": None if scale is None else jnp.asarray(scale, student.token_weight.dtype),
+        "teacher_logit_scale": None if scale is None else jnp.asarray(scale, student.sample_weight.dtype),
     }
     return student, {name: lax.stop_gradient(array) for name, array in teacher.items() if array is not None}
 
@@ -189,7 +191,7 @@ def linear_kl_div(
     teacher_linear_bias: Float[Array, " V"] | None = None,
     reduction: str = "mean",
     where: Bool[Array, "*N"] | None = None,
-    token_weight: Float[Array, "*N"] | None = None,
+    sample_weight: Float[Array, "*N"] | None = None,
     logit_softcap: float | None = None,
     teacher_logit_softcap: float | None = None,
     logit_scale: float | Float[Array, ""] | None = None,
@@ -209,7 +211,7 @@ def linear_kl_div(
         teacher_input, teacher_linear_weight, teacher_linear_bias: those of the reference, which is a
             constant.
         divergence: "forward_kl", "reverse_kl" or "jensen_shannon".
-        reduction, where, token_weight, logit_softcap, teacher_logit_softcap, logit_scale,
+        reduction, where, sample_weight, logit_softcap, teacher_logit_softcap, logit_scale,
             teacher_logit_scale, implementation, chunk_size: as for `linear_distillation_loss`.
 
     Returns:
@@ -240,7 +242,7 @@ def linear_kl_div(
         teacher_linear_bias=teacher_linear_bias,
         reduction=reduction,
         where=where,
-        token_weight=token_weight,
+        sample_weight=sample_weight,
         logit_softcap=logit_softcap,
         teacher_logit_softcap=teacher_logit_softcap,
         logit_scale=logit_scale,
@@ -276,7 +278,7 @@ class _Distillation:
 
     def _softened(self, student: jax.Array, teacher: jax.Array) -> jax.Array:
         if self.divergence == "forward_kl":
-            return _log_ratio.kl(student, teacher, 1)
+            return softmax_kl(student, teacher, 1)
         if self.divergence == "reverse_kl":
-            return _log_ratio.kl(teacher, student, 1)
-        return _log_ratio.jensen_shannon(student, teacher, 1)
+            return softmax_kl(teacher, student, 1)
+        return softmax_jensen_shannon(student, teacher, 1)

@@ -66,8 +66,8 @@ def linear_final_token_loss(
         input: hidden states after the last normalisation; those before the last position are not looked at.
         linear_weight: the head, one row for each token of the vocabulary.
         target: `target[..., t]` is the token that follows position `t`.
-        **options: those of `linear_cross_entropy`; `where` and `token_weight` have the shape of `target`, and
-            their last position counts.
+        **options: those of `linear_cross_entropy`; `where` and `sample_weight` have the shape of `target`,
+            and their last position counts.
 
     Returns:
         As `linear_cross_entropy`: the mean over the sequences that take part, by default.
@@ -92,17 +92,17 @@ def linear_final_token_loss(
     labels = _checks.as_labels("target", target)
     _checks.check_shape("target", labels, hidden.shape[:-1], "one token for each position of input")
     where = _checks.as_mask("where", options.pop("where", None), labels.shape, "that of target")
-    token_weight = options.pop("token_weight", None)
-    if token_weight is not None:
-        token_weight = _checks.as_floats("token_weight", token_weight)
-        _checks.check_shape("token_weight", token_weight, labels.shape, "that of target")
-        token_weight = token_weight[..., -1]
+    sample_weight = options.pop("sample_weight", None)
+    if sample_weight is not None:
+        sample_weight = _checks.as_floats("sample_weight", sample_weight)
+        _checks.check_shape("sample_weight", sample_weight, labels.shape, "that of target")
+        sample_weight = sample_weight[..., -1]
     return linear_cross_entropy(
         hidden[..., -1, :],
         linear_weight,
         _checks.unwrapped(target)[..., -1],
         where=None if where is None else where[..., -1],
-        token_weight=token_weight,
+        sample_weight=sample_weight,
         **options,
     )
 

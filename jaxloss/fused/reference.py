@@ -7,11 +7,11 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxloss import _softmax
 from jaxloss._reduction import select
 from jaxloss.fused._chunked import product
 from jaxloss.fused._head_arguments import HeadArguments, head_arguments, mean_denominator
 from jaxloss.losses.classification import cross_entropy
+from jaxloss.numerics import softmax as _softmax
 
 __all__ = ["TokenStatistics", "linear_cross_entropy_reference"]
 
@@ -45,7 +45,7 @@ def linear_cross_entropy_reference(
     ignore_index: int | None = None,
     label_smoothing: float = 0.0,
     where: Bool[Array, "..."] | None = None,
-    token_weight: Float[Array, "..."] | None = None,
+    sample_weight: Float[Array, "..."] | None = None,
     z_loss: float = 0.0,
     logit_softcap: float | None = None,
     logit_scale: float | Float[Array, ""] | None = None,
@@ -63,7 +63,7 @@ def linear_cross_entropy_reference(
     3.912023
     """
     arguments = head_arguments(
-        input, linear_weight, linear_bias, target, weight, ignore_index, where, token_weight, logit_scale
+        input, linear_weight, linear_bias, target, weight, ignore_index, where, sample_weight, logit_scale
     )
     kept = arguments.kept
     logits = _logits(arguments, logit_softcap)
@@ -78,7 +78,7 @@ def linear_cross_entropy_reference(
     )
     if z_loss:
         losses = losses + z_loss * jnp.square(select(kept, jax.nn.logsumexp(logits, -1)))
-    losses = select(kept, losses * arguments.token_weight)
+    losses = select(kept, losses * arguments.sample_weight)
     if reduction == "none":
         loss = losses.reshape(arguments.shape)
     else:
@@ -91,7 +91,7 @@ def _logits(arguments: HeadArguments, softcap: float | None) -> jax.Array:
     """The logits [N, K, V]; tokens that take no part have those of an input of zeros."""
     (num_tokens, num_heads), width = arguments.kept.shape, arguments.input.shape[1]
     input = select(jnp.any(arguments.kept, 1)[:, None], arguments.input)
-    logits = product(input, arguments.weight.reshape(-1, width), 1, 1).astype(arguments.token_weight.dtype)
+    logits = product(input, arguments.weight.reshape(-1, width), 1, 1).astype(arguments.sample_weight.dtype)
     logits = jnp.moveaxis(logits.reshape(num_tokens, -1, num_heads), 1, 2)
     if arguments.bias is not None:
         logits = logits + arguments.bias.T

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Num
 
 from jaxloss import _checks
-from jaxloss._elements import TORCH_EPSILON, as_elements, as_numbers, in_full, softplus, times
 from jaxloss._reduction import REDUCTIONS, compute_dtype, reduce_loss, select
+from jaxloss.losses._elements import TORCH_EPSILON, as_elements, as_numbers, in_full, softplus, times
 
 __all__ = [
     "binary_cross_entropy",

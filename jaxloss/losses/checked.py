@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import checkify
 
-from jaxloss import _checks, _rows
+from jaxloss import _checks
+from jaxloss.losses import _rows
 
 __all__ = ["make_checked"]
 

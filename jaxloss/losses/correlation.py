@@ -7,8 +7,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from jaxloss import _checks, _rows
+from jaxloss import _checks
 from jaxloss._reduction import REDUCTIONS, compute_dtype, reduce_loss, select
+from jaxloss.losses import _rows
 
 __all__ = ["correlation_loss"]
 

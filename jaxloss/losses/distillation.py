@@ -4,8 +4,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxloss import _checks, _log_ratio, _rows, _softmax
+from jaxloss import _checks
 from jaxloss._reduction import compute_dtype, select
+from jaxloss.losses import _rows
+from jaxloss.numerics.divergence import softmax_jensen_shannon, softmax_kl
+from jaxloss.numerics.softmax import label_cross_entropy
 
 __all__ = ["distillation_loss"]
 
@@ -95,13 +98,13 @@ def distillation_loss(
             _softened(divergence, soft_student, soft_teacher, class_axis) * (1 - hard_weight) * temperature**2
         )
     if hard_weight > 0.0:
-        loss += hard_weight * _softmax.label_cross_entropy(student, rows.labels, rows.kept, class_axis)
+        loss += hard_weight * label_cross_entropy(student, rows.labels, rows.kept, class_axis)
     return _rows.reduce_weighted(loss, reduction, where, sample_weight)
 
 
 def _softened(divergence: str, student: jax.Array, teacher: jax.Array, axis: int) -> jax.Array:
     if divergence == "forward_kl":
-        return _log_ratio.kl(student, teacher, axis)
+        return softmax_kl(student, teacher, axis)
     if divergence == "reverse_kl":
-        return _log_ratio.kl(teacher, student, axis)
-    return _log_ratio.jensen_shannon(student, teacher, axis)
+        return softmax_kl(teacher, student, axis)
+    return softmax_jensen_shannon(student, teacher, axis)

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from jaxloss import _checks
-from jaxloss._logarithm import log_minus
 from jaxloss._reduction import REDUCTIONS, compute_dtype, count, reduce_loss, select
+from jaxloss.numerics.two_sum import log_minus
 
 __all__ = ["kl_div"]
 

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Num
 
 from jaxloss import _checks
-from jaxloss._elements import TORCH_EPSILON, absolute, as_numbers, hinge
 from jaxloss._reduction import REDUCTIONS, compute_dtype, reduce_loss, select
+from jaxloss.losses._elements import TORCH_EPSILON, absolute, as_numbers, hinge
 
 __all__ = ["cosine_embedding_loss", "triplet_margin_loss", "triplet_margin_with_distance_loss"]
 

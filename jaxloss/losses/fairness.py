@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxloss import _checks, _rows
+from jaxloss import _checks
 from jaxloss._reduction import compute_dtype, select
+from jaxloss.losses import _rows
 
 __all__ = ["group_gap_penalty"]
 

@@ -7,9 +7,11 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxloss import _checks, _rows, _softmax
-from jaxloss._elements import softplus, times
+from jaxloss import _checks
 from jaxloss._reduction import REDUCTIONS, compute_dtype, select
+from jaxloss.losses import _rows
+from jaxloss.losses._elements import softplus, times
+from jaxloss.numerics.softmax import label_cross_entropy
 
 __all__ = ["focal_loss", "poly_loss", "sigmoid_focal_loss"]
 
@@ -65,7 +67,7 @@ def focal_loss(
     gamma = _checks.check_number("gamma", gamma, low=0.0)
     _checks.check_choice("reduction", reduction, REDUCTIONS)
     rows = _rows.label_rows(input, target, weight, ignore_index, where, sample_weight, axis)
-    surprise = _softmax.label_cross_entropy(rows.logits, rows.labels, rows.kept, rows.axis)
+    surprise = label_cross_entropy(rows.logits, rows.labels, rows.kept, rows.axis)
     return _rows.reduce_weighted(_scale_down_easy(surprise, gamma), reduction, rows.kept, rows.weight)
 
 
@@ -120,7 +122,7 @@ def poly_loss(
     """
     _checks.check_choice("reduction", reduction, REDUCTIONS)
     rows = _rows.label_rows(input, target, weight, ignore_index, where, sample_weight, axis)
-    surprise = _softmax.label_cross_entropy(rows.logits, rows.labels, rows.kept, rows.axis)
+    surprise = label_cross_entropy(rows.logits, rows.labels, rows.kept, rows.axis)
     wrong, polynomial = _others_share(surprise), jnp.zeros_like(surprise)
     for coefficient in reversed(_coefficients(epsilon, surprise.dtype)):
         polynomial = wrong * (coefficient + polynomial)

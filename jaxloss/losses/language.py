@@ -9,7 +9,7 @@ import jax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxloss import _checks
-from jaxloss._rows import as_sample_weight
+from jaxloss.losses._rows import as_sample_weight
 from jaxloss.losses.classification import cross_entropy
 
 __all__ = ["final_token_loss", "next_token_loss"]

@@ -8,8 +8,8 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from jaxloss import _checks
-from jaxloss._elements import as_elements
 from jaxloss._reduction import compute_dtype, reduce_loss, select
+from jaxloss.losses._elements import as_elements
 
 __all__ = ["gaussian_nll_loss", "poisson_nll_loss"]
 

@@ -6,8 +6,8 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Num
 
 from jaxloss import _checks
-from jaxloss._elements import as_elements, as_numbers, hinge, strict_hinge
 from jaxloss._reduction import REDUCTIONS, compute_dtype, reduce_loss, select
+from jaxloss.losses._elements import as_elements, as_numbers, hinge, strict_hinge
 
 __all__ = ["hinge_embedding_loss", "margin_ranking_loss", "multi_margin_loss", "multilabel_margin_loss"]
 

@@ -9,9 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxloss import _checks, _log_ratio, _rows
-from jaxloss._label_margin import label_margins
+from jaxloss import _checks
 from jaxloss._reduction import compute_dtype, select
+from jaxloss.losses import _rows
+from jaxloss.numerics.divergence import softmax_kl
+from jaxloss.numerics.log_odds import label_margins
 
 __all__ = ["previous_tokens", "token_set_loss", "unlikelihood_loss", "z_loss"]
 
@@ -230,7 +232,7 @@ def token_set_loss(
     lumped = jnp.stack([_log_sum(logits, members), _log_sum(logits, ~members)], -1)
     with np.errstate(divide="ignore"):
         wanted = jnp.asarray(np.log([mass, 1 - mass]), logits.dtype)
-    loss = _log_ratio.kl(lumped, jnp.broadcast_to(wanted, lumped.shape), -1)
+    loss = softmax_kl(lumped, jnp.broadcast_to(wanted, lumped.shape), -1)
     return _rows.reduce_weighted(loss, reduction, where, sample_weight)
 
 

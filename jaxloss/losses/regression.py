@@ -5,8 +5,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from jaxloss import _checks
-from jaxloss._elements import absolute, as_elements, huber, smooth_l1
 from jaxloss._reduction import reduce_loss
+from jaxloss.losses._elements import absolute, as_elements, huber, smooth_l1
 
 __all__ = ["huber_loss", "l1_loss", "mse_loss", "smooth_l1_loss"]
 

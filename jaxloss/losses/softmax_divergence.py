@@ -9,8 +9,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from jaxloss import _checks, _log_ratio, _rows
+from jaxloss import _checks
 from jaxloss._reduction import compute_dtype, select
+from jaxloss.losses import _rows
+from jaxloss.numerics.divergence import softmax_jensen_shannon, softmax_kl, softmax_total_variation
 
 __all__ = ["forward_kl_div", "jensen_shannon_div", "reverse_kl_div", "total_variation"]
 
@@ -59,7 +61,7 @@ def forward_kl_div(
     >>> print(forward_kl_div(x, y))  # ln(2) / 2 + ln(2 / 3) / 2
     0.14384104
     """
-    return _divergence(_log_ratio.kl, input, target, reduction, where, sample_weight, axis)
+    return _divergence(softmax_kl, input, target, reduction, where, sample_weight, axis)
 
 
 def jensen_shannon_div(
@@ -105,7 +107,7 @@ def jensen_shannon_div(
     >>> print(jensen_shannon_div(x, y))
     0.6931472
     """
-    return _divergence(_log_ratio.jensen_shannon, input, target, reduction, where, sample_weight, axis)
+    return _divergence(softmax_jensen_shannon, input, target, reduction, where, sample_weight, axis)
 
 
 def reverse_kl_div(
@@ -153,7 +155,7 @@ def reverse_kl_div(
     """
 
     def divergence(q_logits: jax.Array, p_logits: jax.Array, class_axis: int) -> jax.Array:
-        return _log_ratio.kl(p_logits, q_logits, class_axis)
+        return softmax_kl(p_logits, q_logits, class_axis)
 
     return _divergence(divergence, input, target, reduction, where, sample_weight, axis)
 
@@ -200,7 +202,7 @@ def total_variation(
     >>> print(total_variation(x, y))
     0.25
     """
-    return _divergence(_log_ratio.total_variation, input, target, reduction, where, sample_weight, axis)
+    return _divergence(softmax_total_variation, input, target, reduction, where, sample_weight, axis)
 
 
 def _divergence(

@@ -74,17 +74,17 @@ def check_automatic_axes() -> None:
 
 def check_explicit_axes() -> None:
     mesh = jax.make_mesh((2, 2), ("data", "model"))
-    arrays = {"hidden": HIDDEN, "head": HEAD, "weight": WEIGHT, "token_weight": TOKEN_WEIGHT}
+    arrays = {"hidden": HIDDEN, "head": HEAD, "weight": WEIGHT, "sample_weight": TOKEN_WEIGHT}
 
     def loss(arrays, implementation, reduction):
-        names = ("hidden", "head", "weight", "token_weight")
-        hidden, head, weight, token_weight = (arrays[name] for name in names)
+        names = ("hidden", "head", "weight", "sample_weight")
+        hidden, head, weight, sample_weight = (arrays[name] for name in names)
         losses, statistics = linear_cross_entropy(
             hidden,
             head,
             LABELS,
             weight=weight,
-            token_weight=token_weight,
+            sample_weight=sample_weight,
             reduction=reduction,
             implementation=implementation,
             chunk_size=4,
@@ -93,7 +93,7 @@ def check_explicit_axes() -> None:
         cotangent = COTANGENT if reduction == "none" else 0.7
         return jnp.sum(losses * cotangent), statistics
 
-    of_classes = {"hidden": P("data"), "head": P("model"), "weight": P("model"), "token_weight": P("data")}
+    of_classes = {"hidden": P("data"), "head": P("model"), "weight": P("model"), "sample_weight": P("data")}
     layouts = {
         "tokens": {"hidden": P("data", "model")},
         "tokens and classes": of_classes,
@@ -121,7 +121,7 @@ def check_distillation_on_explicit_axes() -> None:
 
     def loss(hidden, head, chunk_size):
         teacher = jnp.asarray(HIDDEN)[..., ::-1], jnp.asarray(HEAD)
-        options = {"hard_weight": 0.3, "token_weight": TOKEN_WEIGHT, "chunk_size": chunk_size}
+        options = {"hard_weight": 0.3, "sample_weight": TOKEN_WEIGHT, "chunk_size": chunk_size}
         return linear_distillation_loss(hidden, head, *teacher, target, **options)
 
     step = jax.jit(jax.value_and_grad(loss, (0, 1)), static_argnums=2)
@@ -168,7 +168,7 @@ VOCABULARY = {
     },
     "probabilities": {"target": PROBABILITIES},
     "probabilities, smoothing, class weights": {
-        "target": PROBABILITIES, "label_smoothing": 0.1, "weight": WEIGHT, "token_weight": TOKEN_WEIGHT,
+        "target": PROBABILITIES, "label_smoothing": 0.1, "weight": WEIGHT, "sample_weight": TOKEN_WEIGHT,
     },
 }  # fmt: skip
 

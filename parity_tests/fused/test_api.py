@@ -50,11 +50,11 @@ def test_small_operands_have_gradients():
     arrays, target, kwargs = jax_problem(OPTIONS["masks and weights"], "labels")
 
     def gradients(implementation):
-        def loss(weight, token_weight, logit_scale):
-            options = {"weight": weight, "token_weight": token_weight, "logit_scale": logit_scale}
+        def loss(weight, sample_weight, logit_scale):
+            options = {"weight": weight, "sample_weight": sample_weight, "logit_scale": logit_scale}
             return loss_of_arrays(implementation, target, **(kwargs | options))(arrays)
 
-        return jax.grad(loss, (0, 1, 2))(kwargs["weight"], kwargs["token_weight"], jnp.asarray(0.7))
+        return jax.grad(loss, (0, 1, 2))(kwargs["weight"], kwargs["sample_weight"], jnp.asarray(0.7))
 
     assert_trees_within(gradients("chunked"), gradients("reference"))
 
@@ -154,7 +154,7 @@ BAD = {
     "target must have shape [23, 11]": {"target": jnp.zeros(23)},
     "weight must have shape [11]": {"weight": jnp.ones(23)},
     "where must have shape [23]": {"where": jnp.ones(1, bool)},
-    "token_weight must have shape [23]": {"token_weight": jnp.ones((23, 1))},
+    "sample_weight must have shape [23]": {"sample_weight": jnp.ones((23, 1))},
     "chunk_size must be at least 1": {"chunk_size": 0},
     "implementation must be one of": {"implementation": "chunk"},
     "reduction must be one of": {"reduction": "avg"},

@@ -34,7 +34,7 @@ def test_sample_weight_matches_torch(case):
 
 
 @pytest.mark.parametrize("name", ["next_token_loss", "final_token_loss"])
-def test_token_weights_match_torch(name):
+def test_sample_weights_match_torch(name):
     arrays = {
         "logits": rng.standard_normal((2, 3, C)),
         "target": rng.integers(0, C, (2, 3)),

@@ -23,7 +23,7 @@ def linear_cross_entropy(
     ignore_index: int | None = None,
     label_smoothing: float = 0.0,
     where: Tensor | None = None,
-    token_weight: Tensor | None = None,
+    sample_weight: Tensor | None = None,
     z_loss: float = 0.0,
     logit_softcap: float | None = None,
     logit_scale: float | Tensor | None = None,
@@ -51,12 +51,12 @@ def linear_cross_entropy(
             target,
             reduction=reduction,
             where=where,
-            token_weight=token_weight,
+            sample_weight=sample_weight,
             return_statistics=return_statistics,
             **options,
         )
     losses = _chunked_losses(input, linear_weight, target, where, chunk_size or 256, options)
-    factor = torch.ones_like(losses) if token_weight is None else token_weight
+    factor = torch.ones_like(losses) if sample_weight is None else sample_weight
     if reduction == "none":
         return losses * factor
     if where is not None:

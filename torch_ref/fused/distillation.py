@@ -24,7 +24,7 @@ def linear_distillation_loss(
     ignore_index: int = -100,
     reduction: str = "mean",
     where: Tensor | None = None,
-    token_weight: Tensor | None = None,
+    sample_weight: Tensor | None = None,
     logit_softcap: float | None = None,
     teacher_logit_softcap: float | None = None,
     logit_scale: float | Tensor | None = None,
@@ -56,7 +56,7 @@ def linear_distillation_loss(
     losses = (1 - hard_weight) * temperature**2 * soft
     if target is not None and hard_weight > 0.0:
         losses = losses + hard_weight * F.cross_entropy(student, target[kept], reduction="none")
-    factor = torch.ones_like(losses) if token_weight is None else token_weight[kept]
+    factor = torch.ones_like(losses) if sample_weight is None else sample_weight[kept]
     if reduction == "none":
         return torch.zeros(kept.shape, dtype=losses.dtype).masked_scatter(kept, losses * factor)
     total = (losses * factor).sum()
@@ -74,7 +74,7 @@ def linear_kl_div(
     teacher_linear_bias: Tensor | None = None,
     reduction: str = "mean",
     where: Tensor | None = None,
-    token_weight: Tensor | None = None,
+    sample_weight: Tensor | None = None,
     logit_softcap: float | None = None,
     teacher_logit_softcap: float | None = None,
     logit_scale: float | Tensor | None = None,
@@ -94,7 +94,7 @@ def linear_kl_div(
         teacher_linear_bias=teacher_linear_bias,
         reduction=reduction,
         where=where,
-        token_weight=token_weight,
+        sample_weight=sample_weight,
         logit_softcap=logit_softcap,
         teacher_logit_softcap=teacher_logit_softcap,
         logit_scale=logit_scale,

@@ -14,7 +14,7 @@ def linear_next_token_loss(input: Tensor, linear_weight: Tensor, target: Tensor,
 
 def linear_final_token_loss(input: Tensor, linear_weight: Tensor, target: Tensor, **options):
     """Cross entropy of the next token, from the last position only."""
-    for name in ("where", "token_weight"):
+    for name in ("where", "sample_weight"):
         if options.get(name) is not None:
             options[name] = options[name][..., -1]
     return linear_cross_entropy(input[..., -1, :], linear_weight, target[..., -1], **options)

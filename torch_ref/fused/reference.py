@@ -36,7 +36,7 @@ def linear_cross_entropy_reference(
     ignore_index: int | None = None,
     label_smoothing: float = 0.0,
     where: Tensor | None = None,
-    token_weight: Tensor | None = None,
+    sample_weight: Tensor | None = None,
     z_loss: float = 0.0,
     logit_softcap: float | None = None,
     logit_scale: float | Tensor | None = None,
@@ -52,7 +52,7 @@ def linear_cross_entropy_reference(
     rows, chosen = logits[kept], target[kept]
     losses = F.cross_entropy(rows, chosen, weight, reduction="none", label_smoothing=label_smoothing)
     losses = losses + z_loss * rows.logsumexp(-1) ** 2
-    factor = torch.ones_like(losses) if token_weight is None else token_weight[kept]
+    factor = torch.ones_like(losses) if sample_weight is None else sample_weight[kept]
     losses = losses * factor
     if reduction == "none":
         loss = torch.zeros(kept.shape, dtype=losses.dtype).masked_scatter(kept, losses)

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxloss import _softmax
+from jaxloss.numerics import softmax as _softmax
 
 
 @jax.custom_jvp

@@ -1,4 +1,4 @@
-"""What `python -m parity_tests.mutation fused/` showed to be untested in the fused head."""
+"""The chunk loop where small problems do not reach it: blocks, statistics, bad labels."""
 
 import jax
 import jax.numpy as jnp

@@ -12,7 +12,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from jaxloss import _softmax
+from jaxloss.numerics import softmax as _softmax
 
 # Beyond this, exp(d) might overflow float32; distributions that far apart need no help.
 _FAR_APART = 60.0
@@ -60,40 +60,40 @@ def _log_ratio_jvp(axis, primals, tangents):
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
-def difference(input: jax.Array, target: jax.Array, axis: int) -> jax.Array:
+def softmax_difference(input: jax.Array, target: jax.Array, axis: int) -> jax.Array:
     """`softmax(input) - softmax(target)`, accurate where they nearly agree."""
     p, q, d = _softmax.softmax(target, axis), _softmax.softmax(input, axis), log_ratio(input, target, axis)
     return jnp.sign(d) * jnp.maximum(p, q) * jnp.expm1(-jnp.abs(d))
 
 
-@difference.defjvp
+@softmax_difference.defjvp
 def _difference_jvp(axis, primals, tangents):
     input, target = primals
     q_dot = _softmax._softmax_tangent(_softmax.softmax(input, axis), tangents[0], axis)
     p_dot = _softmax._softmax_tangent(_softmax.softmax(target, axis), tangents[1], axis)
-    return difference(input, target, axis), q_dot - p_dot
+    return softmax_difference(input, target, axis), q_dot - p_dot
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
-def kl(input: jax.Array, target: jax.Array, axis: int) -> jax.Array:
+def softmax_kl(input: jax.Array, target: jax.Array, axis: int) -> jax.Array:
     """`KL(p || q)`, summed as `p log(p / q) - p + q`, whose terms are never negative."""
     p, q, d = _softmax.softmax(target, axis), _softmax.softmax(input, axis), log_ratio(input, target, axis)
     more = jnp.where(p == 0.0, 0.0, p * _linear_growth(jnp.abs(d)))
     return jnp.sum(jnp.where(d > 0.0, more, q * _bounded_growth(jnp.abs(d))), axis)
 
 
-@kl.defjvp
+@softmax_kl.defjvp
 def _kl_jvp(axis, primals, tangents):
     input, target = primals
     p = _softmax.softmax(target, axis)
-    divergence = kl(input, target, axis)
+    divergence = softmax_kl(input, target, axis)
     by_target = _times_centred(p, log_ratio(input, target, axis), axis)
-    dot = difference(input, target, axis) * tangents[0] + by_target * tangents[1]
+    dot = softmax_difference(input, target, axis) * tangents[0] + by_target * tangents[1]
     return divergence, jnp.sum(dot, axis)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
-def jensen_shannon(input: jax.Array, target: jax.Array, axis: int) -> jax.Array:
+def softmax_jensen_shannon(input: jax.Array, target: jax.Array, axis: int) -> jax.Array:
     """`(KL(p || m) + KL(q || m)) / 2` with `m = (p + q) / 2`, as `sum m (h tanh h - log cosh h)`."""
     p, q, d = _softmax.softmax(target, axis), _softmax.softmax(input, axis), log_ratio(input, target, axis)
     half = jnp.abs(d) / 2
@@ -107,7 +107,7 @@ def jensen_shannon(input: jax.Array, target: jax.Array, axis: int) -> jax.Array:
     return jnp.sum((p + q) / 2 * growth, axis)
 
 
-@jensen_shannon.defjvp
+@softmax_jensen_shannon.defjvp
 def _jensen_shannon_jvp(axis, primals, tangents):
     input, target = primals
     d = log_ratio(input, target, axis)
@@ -117,22 +117,22 @@ def _jensen_shannon_jvp(axis, primals, tangents):
         (target, tangents[1], _log_to_middle(-d)),
     ):
         dots = dots + jnp.sum(_times_centred(_softmax.softmax(logits, axis), to_middle, axis) * dot, axis) / 2
-    return jensen_shannon(input, target, axis), dots
+    return softmax_jensen_shannon(input, target, axis), dots
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
-def total_variation(input: jax.Array, target: jax.Array, axis: int) -> jax.Array:
+def softmax_total_variation(input: jax.Array, target: jax.Array, axis: int) -> jax.Array:
     """`sum |p - q| / 2`."""
-    return jnp.sum(jnp.abs(difference(input, target, axis)), axis) / 2
+    return jnp.sum(jnp.abs(softmax_difference(input, target, axis)), axis) / 2
 
 
-@total_variation.defjvp
+@softmax_total_variation.defjvp
 def _total_variation_jvp(axis, primals, tangents):
     input, target = primals
     sign = jnp.sign(-log_ratio(input, target, axis))
     by_input = _times_centred(_softmax.softmax(input, axis), sign, axis)
     by_target = _times_centred(_softmax.softmax(target, axis), -sign, axis)
-    return total_variation(input, target, axis), jnp.sum(
+    return softmax_total_variation(input, target, axis), jnp.sum(
         by_input * tangents[0] + by_target * tangents[1], axis
     ) / 2
 

@@ -1,0 +1,1 @@
+"""Arithmetic that does not cancel: softmax, divergences between softmaxes, log-odds, sums in two parts."""
