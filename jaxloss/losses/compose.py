@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from jaxloss import _checks
 
-__all__ = ["init_log_variances", "make_hybrid_loss", "make_linear_weight", "make_uncertainty_weighted_loss"]
+__all__ = ["init_log_variances", "make_hybrid_loss", "make_uncertainty_weighted_loss"]
 
 _LIKELIHOODS = ("gaussian", "softmax")
 
@@ -28,8 +28,7 @@ def make_hybrid_loss(
     Args:
         losses: functions of `(y_hat, y)` that return a scalar, by name.
         weights: for each name a number; an array, which may be traced; or a function from the step to one,
-            such as `make_linear_weight` or any optax schedule. A loss whose weight is the number 0 is not
-            computed.
+            such as an optax schedule. A loss whose weight is the number 0 is not computed.
 
     Returns:
         `hybrid(y_hat, y, *, step=None, return_terms=False, **options)`, itself a loss. `options`, such as
@@ -47,7 +46,7 @@ def make_hybrid_loss(
 
     >>> import jax.numpy as jnp
     >>> from jaxloss.losses import l1_loss, mse_loss
-    >>> weights = {"l1": 0.5, "l2": make_linear_weight(0, 1, 100)}
+    >>> weights = {"l1": 0.5, "l2": lambda step: step / 100}
     >>> hybrid = make_hybrid_loss({"l1": l1_loss, "l2": mse_loss}, weights)
     >>> y_hat, y = jnp.array([2.0], jnp.float32), jnp.array([5.0], jnp.float32)
     >>> print(hybrid(y_hat, y, step=0), hybrid(y_hat, y, step=100))
@@ -152,41 +151,6 @@ def init_log_variances(losses: Mapping[str, Callable]) -> dict:
     {'l1': 0.0}
     """
     return {name: jnp.zeros((), jnp.float32) for name in losses}
-
-
-def make_linear_weight(start: float, end: float, num_steps: int) -> Callable:
-    r"""Make a weight that moves from one value to another over the first steps, and then stays.
-
-    $$w(\text{step}) = a + (b - a) \min(\text{step} / n, 1)$$
-
-    Args:
-        start: $a$, the weight at step 0.
-        end: $b$, the weight from step $n$ on.
-        num_steps: $n$, at least 1.
-
-    Returns:
-        A function from the step, a number or a traced scalar, to the weight.
-
-    Raises:
-        TypeError: an argument is not a number.
-        ValueError: `num_steps` is below 1.
-
-    Differs from torch: torch has no such function.
-
-    Reference: optax's `linear_schedule`, which does the same.
-
-    >>> print([float(make_linear_weight(1.0, 3.0, 4)(step)) for step in (0, 1, 4, 9)])
-    [1.0, 1.5, 3.0, 3.0]
-    """
-    start, end = _checks.check_number("start", start), _checks.check_number("end", end)
-    num_steps = _checks.check_integer("num_steps", num_steps)
-    if num_steps < 1:
-        raise ValueError(f"num_steps must be at least 1; got {num_steps}.")
-
-    def weight(step):
-        return start + (end - start) * jnp.clip(jnp.asarray(step, jnp.float32) / num_steps, 0.0, 1.0)
-
-    return weight
 
 
 def _terms(losses: Mapping[str, Callable], y_hat, y, options) -> dict:

@@ -181,6 +181,5 @@ NO_LOSSES = {
     "TokenStatistics": "what linear_cross_entropy returns besides",
     "init_log_variances": "starting values",
     "make_checked": "the loss itself, with errors for labels out of range",
-    "make_linear_weight": "a weight that depends on the step",
     "previous_tokens": "labels for unlikelihood_loss",
 }

@@ -14,7 +14,6 @@ from torch_ref.losses.classification import (
 from torch_ref.losses.compose import (
     init_log_variances,
     make_hybrid_loss,
-    make_linear_weight,
     make_uncertainty_weighted_loss,
 )
 from torch_ref.losses.correlation import correlation_loss
@@ -86,7 +85,6 @@ __all__ = [
     "l1_loss",
     "make_checked",
     "make_hybrid_loss",
-    "make_linear_weight",
     "make_uncertainty_weighted_loss",
     "margin_ranking_loss",
     "mse_loss",

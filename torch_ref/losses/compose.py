@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-__all__ = ["init_log_variances", "make_hybrid_loss", "make_linear_weight", "make_uncertainty_weighted_loss"]
+__all__ = ["init_log_variances", "make_hybrid_loss", "make_uncertainty_weighted_loss"]
 
 
 def make_hybrid_loss(
@@ -45,12 +45,3 @@ def make_uncertainty_weighted_loss(
 def init_log_variances(losses: Mapping[str, Callable]) -> dict:
     """Every log-variance 0: parameters to be given to the optimizer beside the model's."""
     return {name: torch.zeros((), requires_grad=True) for name in losses}
-
-
-def make_linear_weight(start: float, end: float, num_steps: int) -> Callable:
-    """A weight that moves from one value to another over the first steps, and then stays."""
-
-    def weight(step):
-        return torch.lerp(torch.tensor(float(start)), torch.tensor(float(end)), min(step / num_steps, 1.0))
-
-    return weight
