@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxloss._checks import check_integer, check_number
 from jaxloss.losses import l1_loss, mse_loss
 from jaxloss.runs.cli import run_cli
 from jaxloss.runs.folder import RunFolder
@@ -55,10 +56,8 @@ class Config:
     """New folder for table, numbers and plot; runs/l1_vs_l2-<time> if not given."""
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"steps must be at least 1, got {self.steps}")
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
+        check_integer("steps", self.steps, low=1)
+        check_number("learning_rate", self.learning_rate, low=0, open_low=True, open_high=True)
 
 
 def train_jax(loss: Callable[..., jax.Array], config: Config) -> tuple[np.ndarray, np.ndarray]:

@@ -120,11 +120,15 @@ def check_flag(name: str, value) -> None:
         raise TypeError(f"{name} must be True or False; got {value!r}.")
 
 
-def check_integer(name: str, value) -> int:
-    """`value` as an int; booleans, floats and arrays are refused."""
+def check_integer(name: str, value, *, low: int | None = None, high: int | None = None) -> int:
+    """`value` as an int, from `low` to `high`; booleans, floats and arrays are refused."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{name} must be an int; got {value!r}.")
-    return int(value)
+    integer = int(value)
+    if (low is not None and integer < low) or (high is not None and integer > high):
+        allowed = f"at least {low}" if high is None else f"in [{low}, {high}]"
+        raise ValueError(f"{name} must be {allowed}; got {integer}.")
+    return integer
 
 
 def check_number(
@@ -134,16 +138,17 @@ def check_number(
     low: float = -np.inf,
     high: float = np.inf,
     open_low: bool = False,
+    open_high: bool = False,
 ) -> float:
-    """`value` as a float in `[low, high]`, or in `(low, high]` with `open_low`."""
+    """`value` as a float in `[low, high]`, without an end that is open."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name} must be a number, known when the function is traced; got {value!r}.")
+        known = ", known when the function is traced" if isinstance(value, jax.core.Tracer) else ""
+        raise TypeError(f"{name} must be a number{known}; got {value!r}.")
     number = float(value)
-    if not (low <= number <= high) or (open_low and number == low):
-        interval = (
-            f"{'(' if open_low or low == -np.inf else '['}{low:g}, {high:g}{')' if high == np.inf else ']'}"
-        )
-        raise ValueError(f"{name} must be in {interval}; got {value!r}.")
+    if not (low <= number <= high) or (open_low and number == low) or (open_high and number == high):
+        left = "(" if open_low or low == -np.inf else "["
+        right = ")" if open_high or high == np.inf else "]"
+        raise ValueError(f"{name} must be in {left}{low:g}, {high:g}{right}; got {value!r}.")
     return number
 
 

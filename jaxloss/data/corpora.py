@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jaxloss._checks import check_integer
 from jaxloss.data import files, fineweb, python_docs
-from jaxloss.data.sampling import check_count
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -36,9 +36,9 @@ class Corpus:
 
     def __post_init__(self) -> None:
         if self.num_documents is not None:
-            check_count("num_documents", self.num_documents)
+            check_integer("num_documents", self.num_documents, low=1)
         if not self.name:
-            raise ValueError(f"the corpus must be {' or '.join(NAMES)}, or a file, folder or glob, got ''")
+            raise ValueError(f"the corpus must be {' or '.join(NAMES)}, or a file, folder or glob; got ''")
 
     @property
     def name(self) -> str:

@@ -34,7 +34,7 @@ def find(pattern: str) -> list[Path]:
     if path.exists():
         if path.suffix.lower() not in SUFFIXES:
             raise ValueError(
-                f"{pattern} must be a {', '.join(SUFFIXES)} file, got {path.suffix or 'no suffix'!r}"
+                f"{pattern} must be a {', '.join(SUFFIXES)} file; got {path.suffix or 'no suffix'!r}"
             )
         return [path]
     matches = [Path(match) for match in glob.glob(str(path), recursive=True)]
@@ -42,7 +42,7 @@ def find(pattern: str) -> list[Path]:
     if found:
         return found
     if matches:
-        raise ValueError(f"{pattern} must match {', '.join(SUFFIXES)} files, got {matches[0]}")
+        raise ValueError(f"{pattern} must match {', '.join(SUFFIXES)} files; got {matches[0]}")
     siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
     close = difflib.get_close_matches(path.name, siblings, n=1)
     suggestion = f": did you mean {path.parent / close[0]}?" if close else ""
@@ -76,7 +76,7 @@ def documents(dataset: Dataset, text_column: str, num_documents: int | None) -> 
 
     if not isinstance(dataset, Dataset):
         raise TypeError(
-            f"the corpus must be a name, a path or a datasets.Dataset, got {type(dataset).__name__}"
+            f"the corpus must be a name, a path or a datasets.Dataset; got {type(dataset).__name__}"
         )
     if text_column not in dataset.column_names:
         raise ValueError(f"the dataset: {_no_column(text_column, dataset.column_names)}")
@@ -126,13 +126,13 @@ def _read_jsonl(path: Path, text_column: str) -> Iterator[str]:
             except json.JSONDecodeError as error:
                 raise ValueError(f"{path}, line {number}: not JSON ({error.msg})") from error
             if not isinstance(row, dict):
-                raise ValueError(f"{path}, line {number}: must be an object, got {type(row).__name__}")
+                raise ValueError(f"{path}, line {number}: must be an object; got {type(row).__name__}")
             if text_column not in row:
                 raise ValueError(f"{path}, line {number}: {_no_column(text_column, list(row))}")
             text = row[text_column]
             if text is not None and not isinstance(text, str):
                 raise ValueError(
-                    f"{path}, line {number}: {text_column!r} must be text, got {type(text).__name__}"
+                    f"{path}, line {number}: {text_column!r} must be text; got {type(text).__name__}"
                 )
             yield text or ""
 
@@ -148,7 +148,7 @@ def _read_parquet(path: Path, text_column: str) -> Iterator[str]:
                 raise ValueError(f"{path}: {_no_column(text_column, names)}")
             kind = file.schema_arrow.field(text_column).type
             if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-                raise ValueError(f"{path}: column {text_column!r} must be text, got {kind}")
+                raise ValueError(f"{path}: column {text_column!r} must be text; got {kind}")
             for batch in file.iter_batches(columns=[text_column]):
                 yield from (text or "" for text in batch.column(0).to_pylist())
     except pa.ArrowInvalid as error:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Int32, Integer
 
-_UINT64 = 1 << 64
+from jaxloss._checks import check_integer
 
 
 def sample_batch(
@@ -39,11 +39,9 @@ def sample_batch(
     ((2, 4), True)
     """
     num_starts = _num_starts(tokens, context_length)
-    check_count("batch_size", batch_size)
+    check_integer("batch_size", batch_size, low=1)
     for name, value in (("seed", seed), ("step", step)):
-        _check_integer(name, value)
-        if not 0 <= value < _UINT64:
-            raise ValueError(f"{name} must be from 0 to 2^64 - 1, got {value}")
+        check_integer(name, value, low=0, high=2**64 - 1)
     # Raw bits: NumPy keeps a bit generator's stream for ever, but not what its distributions make of it. The
     # remainder favours low positions by N / 2^64, under 1e-9 for any corpus.
     bits_B = np.random.Philox(key=np.array([seed, step], dtype=np.uint64)).random_raw(int(batch_size))
@@ -76,7 +74,7 @@ def eval_crops(
     [[0, 1], [4, 5], [7, 8]]
     """
     num_starts = _num_starts(tokens, context_length)
-    check_count("num_crops", num_crops)
+    check_integer("num_crops", num_crops, low=1)
     if num_crops > num_starts:
         raise ValueError(
             f"num_crops={num_crops}, but {len(tokens):,} tokens hold only {num_starts:,} different crops of "
@@ -103,15 +101,15 @@ def check_tokens(tokens: Integer[np.ndarray, " N"], vocab_size: int) -> None:
     >>> check_tokens(np.array([3, 9, 1]), 8)
     Traceback (most recent call last):
         ...
-    ValueError: tokens must be from 0 to 7 (vocab_size=8), got 9 at position 1
+    ValueError: tokens must be from 0 to 7 (vocab_size=8); got 9 at position 1
     """
     _check_stream(tokens)
-    check_count("vocab_size", vocab_size)
+    check_integer("vocab_size", vocab_size, low=1)
     if tokens.size == 0 or (tokens.min() >= 0 and tokens.max() < vocab_size):
         return
     position = int(np.argmax((tokens < 0) | (tokens >= vocab_size)))
     raise ValueError(
-        f"tokens must be from 0 to {vocab_size - 1} (vocab_size={vocab_size}), "
+        f"tokens must be from 0 to {vocab_size - 1} (vocab_size={vocab_size}); "
         f"got {int(tokens[position])} at position {position}"
     )
 
@@ -123,7 +121,7 @@ def _crops(tokens: np.ndarray, starts_B: np.ndarray, context_length: int) -> tup
 
 def _num_starts(tokens: np.ndarray, context_length: int) -> int:
     _check_stream(tokens)
-    check_count("context_length", context_length)
+    check_integer("context_length", context_length, low=1)
     if len(tokens) <= context_length:
         raise ValueError(
             f"a crop of context_length={context_length} needs at least {context_length + 1} tokens, "
@@ -134,20 +132,8 @@ def _num_starts(tokens: np.ndarray, context_length: int) -> int:
 
 def _check_stream(tokens: np.ndarray) -> None:
     if not isinstance(tokens, np.ndarray):
-        raise TypeError(f"tokens must be a NumPy array, got {type(tokens).__name__}")
+        raise TypeError(f"tokens must be a NumPy array; got {type(tokens).__name__}")
     if tokens.ndim != 1:
-        raise ValueError(f"tokens must have one dimension, got shape {tokens.shape}")
+        raise ValueError(f"tokens must have one dimension; got shape {tokens.shape}")
     if not np.issubdtype(tokens.dtype, np.integer):
-        raise TypeError(f"tokens must hold integers, got {tokens.dtype}")
-
-
-def check_count(name: str, value: int) -> None:
-    """Refuse a count that is not an integer of at least 1."""
-    _check_integer(name, value)
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}")
-
-
-def _check_integer(name: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
+        raise TypeError(f"tokens must hold integers; got {tokens.dtype}")

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from jaxloss._checks import check_choice, check_integer
 from jaxloss.data.byte_level import END_OF_TEXT, from_ranks, make_byte_level, make_bytes
 from jaxloss.data.network import is_reachable
 from jaxloss.data.progress import progress_bar
-from jaxloss.data.sampling import check_count
 
 if TYPE_CHECKING:
     import tiktoken
@@ -54,7 +54,7 @@ class Tokenizer(ABC):
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Encode each text into a vector of ids of type `dtype`, with no special tokens."""
         if isinstance(texts, str):
-            raise TypeError("texts must be a sequence of strings, got one string: pass [text]")
+            raise TypeError("texts must be a sequence of strings; got one string: pass [text]")
         return [
             np.asarray(ids, dtype=self.dtype) for ids in self._encode([_encodable(text) for text in texts])
         ]
@@ -155,13 +155,10 @@ def make_tokenizer(kind: str, *, texts: Iterable[str] | None = None, vocab_size:
         ValueError: for an unknown kind, `"bpe"` without text, or a vocabulary below 257.
         ConnectionError: if GPT-2's files are neither cached nor reachable.
     """
+    check_choice("tokenizer", kind, KINDS)
     if kind == "bytes":
         return BytesTokenizer()
-    if kind == "gpt2":
-        return _load_gpt2()
-    if kind == "bpe":
-        return _train_bpe(texts, vocab_size)
-    raise ValueError(f"tokenizer must be one of {', '.join(KINDS)}, got {kind!r}")
+    return _load_gpt2() if kind == "gpt2" else _train_bpe(texts, vocab_size)
 
 
 def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
@@ -194,10 +191,8 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
 
 
 def check_vocab_size(vocab_size: int) -> None:
-    """Refuse a vocabulary that a byte-level BPE cannot have."""
-    check_count("vocab_size", vocab_size)
-    if vocab_size < 257:
-        raise ValueError(f"vocab_size must be at least 257 (256 bytes and {END_OF_TEXT}), got {vocab_size}")
+    """Refuse a vocabulary without room for the 256 bytes and `<|endoftext|>`."""
+    check_integer("vocab_size", vocab_size, low=257)
 
 
 def pieces(text: str, length: int = _PIECE_LENGTH) -> Iterator[str]:
@@ -260,7 +255,7 @@ def _checked_ids(ids: Iterable[int], vocab_size: int) -> list[int]:
     ids = np.asarray(ids).tolist() if isinstance(ids, np.ndarray) else [int(i) for i in ids]
     for position, i in enumerate(ids):
         if not 0 <= i < vocab_size:
-            raise ValueError(f"ids must be from 0 to {vocab_size - 1}, got {i} at position {position}")
+            raise ValueError(f"ids must be from 0 to {vocab_size - 1}; got {i} at position {position}")
     return ids
 
 

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from jaxloss._checks import check_choice, check_integer
 from jaxloss.data.cache import make_folder
 from jaxloss.data.corpora import Corpus, default_cache_dir
 from jaxloss.data.progress import progress_bar
-from jaxloss.data.sampling import check_count, check_tokens
+from jaxloss.data.sampling import check_tokens
 from jaxloss.data.tokenizers import KINDS, Tokenizer, check_vocab_size, load_tokenizer, make_tokenizer, pieces
 
 if TYPE_CHECKING:
@@ -92,12 +93,11 @@ def prepare_tokens(
         PermissionError: if a file cannot be read or the cache folder not written.
     """
     source = Corpus(corpus, num_documents, text_column, cache_dir)
-    if tokenizer not in KINDS:
-        raise ValueError(f"tokenizer must be one of {', '.join(KINDS)}, got {tokenizer!r}")
+    check_choice("tokenizer", tokenizer, KINDS)
     if tokenizer == "bpe":
         check_vocab_size(vocab_size)
     if context_length is not None:
-        check_count("context_length", context_length)
+        check_integer("context_length", context_length, low=1)
     key = {"format": _FORMAT, "corpus": source.identity(), "tokenizer": tokenizer}
     if tokenizer == "bpe":
         key["vocab_size"] = vocab_size

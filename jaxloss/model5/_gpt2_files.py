@@ -142,7 +142,7 @@ def _parse_json(text: str, source: str) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise ValueError(f"{source} is not valid JSON: {error}") from error
     if not isinstance(parsed, dict):
-        raise ValueError(f"{source} must be a JSON object, got {type(parsed).__name__}")
+        raise ValueError(f"{source} must be a JSON object; got {type(parsed).__name__}")
     return parsed
 
 

@@ -114,17 +114,17 @@ def from_hugging_face(options: dict[str, Any], source: str) -> Model5Config:
     """
     for name, expected in _FIXED_OPTIONS.items():
         if options.get(name, expected) != expected:
-            raise ValueError(f"{source}: {name} must be {expected!r} for Model 5, got {options[name]!r}")
+            raise ValueError(f"{source}: {name} must be {expected!r} for Model 5; got {options[name]!r}")
     sizes = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head")
     missing = [name for name in sizes if name not in options]
     if missing:
         raise ValueError(f"{source} lacks {listing(missing)}")
     if options.get("n_inner") not in (None, 4 * options["n_embd"]):
-        raise ValueError(f"{source}: n_inner must be 4 * n_embd, got {options['n_inner']}")
+        raise ValueError(f"{source}: n_inner must be 4 * n_embd; got {options['n_inner']}")
     activation = options.get("activation_function", "gelu_new")
     if activation not in _ACTIVATIONS:
         raise ValueError(
-            f"{source}: activation_function must be one of {', '.join(_ACTIVATIONS)}, got {activation!r}"
+            f"{source}: activation_function must be one of {', '.join(_ACTIVATIONS)}; got {activation!r}"
         )
     dropouts = {options.get(f"{place}_pdrop", 0.1) for place in ("embd", "attn", "resid")}
     if len(dropouts) > 1:
@@ -182,7 +182,7 @@ def _check_names_and_shapes(arrays: Arrays, shapes: dict[str, tuple[int, ...]], 
     if unexpected:
         complaints.append(f"unexpected {listing(unexpected)}")
     wrong = [
-        f"{name} must have shape {shape}, got {arrays[name].shape}"
+        f"{name} must have shape {shape}; got {arrays[name].shape}"
         for name, shape in shapes.items()
         if name in arrays and arrays[name].shape != shape
     ]
@@ -203,5 +203,5 @@ def _as_float(name: str, array: np.ndarray, source: str) -> np.ndarray:
     if array.dtype.name in ("bfloat16", "float16"):
         return array.astype(np.float32)
     if array.dtype not in (np.float32, np.float64):
-        raise ValueError(f"{source}: {name} must be floating point, got {array.dtype}")
+        raise ValueError(f"{source}: {name} must be floating point; got {array.dtype}")
     return array

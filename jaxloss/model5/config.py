@@ -2,8 +2,9 @@
 
 import math
 from dataclasses import dataclass
-from numbers import Integral, Real
 from typing import Literal, get_args
+
+from jaxloss._checks import check_choice, check_integer, check_number
 
 Activation = Literal["gelu", "gelu_tanh"]
 
@@ -41,26 +42,17 @@ class Model5Config:
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "context_length", "embed_dim", "num_heads", "num_blocks"):
-            value = getattr(self, name)
-            if not isinstance(value, Integral) or isinstance(value, bool):
-                raise TypeError(f"{name} must be an integer, got {value!r}")
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+            check_integer(name, getattr(self, name), low=1)
         if self.embed_dim % self.num_heads:
             raise ValueError(
-                f"embed_dim must be a multiple of num_heads, got embed_dim={self.embed_dim} "
-                f"and num_heads={self.num_heads}"
+                f"embed_dim must be a multiple of num_heads; got embed_dim={self.embed_dim} "
+                f"and num_heads={self.num_heads}."
             )
-        _check_number("dropout", self.dropout)
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
-        if self.activation not in get_args(Activation):
-            raise ValueError(
-                f"activation must be one of {', '.join(get_args(Activation))}, got {self.activation!r}"
-            )
+        check_number("dropout", self.dropout, low=0, high=1, open_high=True)
+        check_choice("activation", self.activation, get_args(Activation))
         if self.logit_scale is not None:
-            _check_positive("logit_scale", self.logit_scale)
-        _check_positive("layer_norm_eps", self.layer_norm_eps)
+            check_number("logit_scale", self.logit_scale, low=0, open_low=True, open_high=True)
+        check_number("layer_norm_eps", self.layer_norm_eps, low=0, open_low=True, open_high=True)
 
     @property
     def head_dim(self) -> int:
@@ -71,17 +63,6 @@ class Model5Config:
     def logit_factor(self) -> float:
         """The factor that the logits are multiplied by: `logit_scale`, or what None stands for."""
         return 1 / math.sqrt(self.embed_dim) if self.logit_scale is None else self.logit_scale
-
-
-def _check_number(name: str, value: object) -> None:
-    if not isinstance(value, Real) or isinstance(value, bool):
-        raise TypeError(f"{name} must be a number, got {value!r}")
-
-
-def _check_positive(name: str, value: float) -> None:
-    _check_number(name, value)
-    if not (value > 0 and math.isfinite(value)):
-        raise ValueError(f"{name} must be positive and finite, got {value}")
 
 
 MODEL5 = Model5Config()

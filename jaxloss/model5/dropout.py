@@ -59,7 +59,7 @@ class Dropout(nn.Module):
             mask: jax.Array = self.get_variable("dropout_masks", "mask")
             if mask.shape != shape or mask.dtype != bool:
                 raise ValueError(
-                    f"the dropout mask of {where} must be bool {shape}, got {mask.dtype} {mask.shape}"
+                    f"the dropout mask of {where} must be bool {shape}; got {mask.dtype} {mask.shape}"
                 )
             return mask[..., skipped:, :] if skipped else mask
         if not self.has_rng("dropout"):

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jaxloss._checks import check_integer
 from jaxloss.model5.blocks import INIT_STD, Block, KeyValue, layer_norm
 from jaxloss.model5.config import Model5Config
 from jaxloss.model5.dropout import Dropout
@@ -146,13 +147,11 @@ def num_params(config: Model5Config) -> int:
 
 def _check_ids(ids_BT: jax.Array, config: Model5Config, logits_to_keep: int | None) -> None:
     if not jnp.issubdtype(ids_BT.dtype, jnp.integer):
-        raise TypeError(f"ids must have an integer dtype, got {ids_BT.dtype}")
+        raise TypeError(f"ids must have an integer dtype; got {ids_BT.dtype}")
     if ids_BT.ndim != 2 or not 1 <= ids_BT.shape[1] <= config.context_length:
         raise ValueError(
-            f"ids must be [B, T] with T between 1 and context_length={config.context_length}, "
+            f"ids must be [B, T] with T between 1 and context_length={config.context_length}; "
             f"got shape {ids_BT.shape}"
         )
-    if logits_to_keep is not None and not 1 <= logits_to_keep <= ids_BT.shape[1]:
-        raise ValueError(
-            f"logits_to_keep must be None or between 1 and T = {ids_BT.shape[1]}, got {logits_to_keep}"
-        )
+    if logits_to_keep is not None:
+        check_integer("logits_to_keep", logits_to_keep, low=1, high=ids_BT.shape[1])

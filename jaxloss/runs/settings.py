@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from jaxloss._checks import check_integer, check_number
 from jaxloss.data import TokenData, prepare_tokens
 from jaxloss.model5.config import MODEL5, Model5Config
 
@@ -52,9 +53,9 @@ class SampleConfig:
     def __post_init__(self) -> None:
         if not self.prompt:
             raise ValueError("sample.prompt must not be empty")
-        for name in ("temperature", "num_tokens", "num_texts"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"sample.{name} must be positive, got {getattr(self, name)}")
+        check_number("sample.temperature", self.temperature, low=0, open_low=True, open_high=True)
+        check_integer("sample.num_tokens", self.num_tokens, low=1)
+        check_integer("sample.num_texts", self.num_texts, low=1)
 
 
 def fit_vocabulary(config: Model5Config, vocab_size: int) -> Model5Config:

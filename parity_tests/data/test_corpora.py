@@ -34,7 +34,7 @@ def test_every_corpus_has_an_identity_of_its_own():
 
 
 def test_fewer_than_one_document_is_refused():
-    with pytest.raises(ValueError, match="num_documents must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="num_documents must be at least 1; got 0"):
         load_corpus("python-docs", num_documents=0)
 
 

@@ -71,14 +71,14 @@ def test_a_typo_in_a_corpus_name_suggests_the_name(tmp_path, monkeypatch):
     assert error("python_docs") == "no corpus, file or folder named python_docs: did you mean python-docs?"
     assert error("FineWeb") == "no corpus, file or folder named FineWeb: did you mean fineweb?"
     assert error("wikipedia") == "no corpus, file or folder named wikipedia"
-    assert error("") == "the corpus must be python-docs or fineweb, or a file, folder or glob, got ''"
+    assert error("") == "the corpus must be python-docs or fineweb, or a file, folder or glob; got ''"
 
 
 def test_files_of_another_kind_are_refused(folder):
-    assert error(folder / "notes.md") == f"{folder}/notes.md must be a .txt, .jsonl, .parquet file, got '.md'"
+    assert error(folder / "notes.md") == f"{folder}/notes.md must be a .txt, .jsonl, .parquet file; got '.md'"
     assert (
         error(f"{folder}/*.md")
-        == f"{folder}/*.md must match .txt, .jsonl, .parquet files, got {folder}/notes.md"
+        == f"{folder}/*.md must match .txt, .jsonl, .parquet files; got {folder}/notes.md"
     )
     (folder / "empty").mkdir()
     assert error(folder / "empty") == f"no .txt, .jsonl, .parquet file in the folder {folder}/empty"
@@ -96,10 +96,10 @@ def test_a_missing_column_lists_the_columns_and_suggests_the_nearest(folder):
 def test_a_column_of_something_else_is_refused(folder):
     assert (
         error(folder / "c.parquet", text_column="id")
-        == f"{folder}/c.parquet: column 'id' must be text, got int64"
+        == f"{folder}/c.parquet: column 'id' must be text; got int64"
     )
     (folder / "n.jsonl").write_text('{"text": "a"}\n{"text": 3}\n')
-    assert error(folder / "n.jsonl") == f"{folder}/n.jsonl, line 2: 'text' must be text, got int"
+    assert error(folder / "n.jsonl") == f"{folder}/n.jsonl, line 2: 'text' must be text; got int"
 
 
 def test_damaged_files_are_named_with_the_place(folder):
@@ -110,7 +110,7 @@ def test_damaged_files_are_named_with_the_place(folder):
     (folder / "j.jsonl").write_text('{"text": "a"}\n{"text": \n')
     assert error(folder / "j.jsonl") == f"{folder}/j.jsonl, line 2: not JSON (Expecting value)"
     (folder / "s.jsonl").write_text('["a"]\n')
-    assert error(folder / "s.jsonl") == f"{folder}/s.jsonl, line 1: must be an object, got list"
+    assert error(folder / "s.jsonl") == f"{folder}/s.jsonl, line 1: must be an object; got list"
 
 
 @pytest.mark.parametrize("length", [0, 3, 100, -1])
@@ -143,7 +143,7 @@ def test_a_users_dataset_is_checked_like_a_file():
         files.documents(dataset, "text", None)
     with pytest.raises(ValueError, match="there is no text"):
         files.documents(Dataset.from_dict({"text": [""]}), "text", None)
-    with pytest.raises(TypeError, match=r"a name, a path or a datasets\.Dataset, got list"):
+    with pytest.raises(TypeError, match=r"a name, a path or a datasets\.Dataset; got list"):
         files.documents(["a"], "text", None)
 
 

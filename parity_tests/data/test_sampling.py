@@ -101,19 +101,19 @@ def test_too_few_tokens_are_counted_in_the_error():
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"batch_size": 0}, ValueError, "batch_size must be at least 1, got 0"),
-        ({"batch_size": 2.0}, TypeError, "batch_size must be an integer, got float"),
-        ({"context_length": 0}, ValueError, "context_length must be at least 1, got 0"),
-        ({"context_length": True}, TypeError, "context_length must be an integer, got bool"),
-        ({"seed": -1}, ValueError, r"seed must be from 0 to 2\^64 - 1, got -1"),
-        ({"step": 2**64}, ValueError, r"step must be from 0 to 2\^64 - 1"),
-        ({"tokens": np.zeros(9)}, TypeError, "tokens must hold integers, got float64"),
+        ({"batch_size": 0}, ValueError, "batch_size must be at least 1; got 0"),
+        ({"batch_size": 2.0}, TypeError, r"batch_size must be an int; got 2\.0"),
+        ({"context_length": 0}, ValueError, "context_length must be at least 1; got 0"),
+        ({"context_length": True}, TypeError, "context_length must be an int; got True"),
+        ({"seed": -1}, ValueError, r"seed must be in \[0, 18446744073709551615\]; got -1"),
+        ({"step": 2**64}, ValueError, r"step must be in \[0, 18446744073709551615\]"),
+        ({"tokens": np.zeros(9)}, TypeError, "tokens must hold integers; got float64"),
         (
             {"tokens": np.zeros((3, 9), int)},
             ValueError,
-            r"tokens must have one dimension, got shape \(3, 9\)",
+            r"tokens must have one dimension; got shape \(3, 9\)",
         ),
-        ({"tokens": [1, 2, 3]}, TypeError, "tokens must be a NumPy array, got list"),
+        ({"tokens": [1, 2, 3]}, TypeError, "tokens must be a NumPy array; got list"),
     ],
 )
 def test_bad_arguments_are_named(change, error, message):
@@ -125,7 +125,7 @@ def test_bad_arguments_are_named(change, error, message):
 def test_tokens_outside_the_vocabulary_are_refused_with_their_position():
     check_tokens(np.array([0, 7, 3], dtype=np.uint16), 8)
     check_tokens(np.array([], dtype=np.int32), 8)
-    with pytest.raises(ValueError, match=r"from 0 to 7 \(vocab_size=8\), got 8 at position 2"):
+    with pytest.raises(ValueError, match=r"from 0 to 7 \(vocab_size=8\); got 8 at position 2"):
         check_tokens(np.array([0, 7, 8, 9]), 8)
     with pytest.raises(ValueError, match="got -1 at position 0"):
         check_tokens(np.array([-1, 3]), 8)

@@ -159,14 +159,14 @@ def test_wrong_arrays_are_named():
     wrong["ln_f.weight"] = np.zeros(31, np.float32)
     message = (
         r"arrays does not hold this model: missing h\.1\.ln_2\.bias; unexpected h\.2\.ln_2\.bias; "
-        r"ln_f\.weight must have shape \(32,\), got \(31,\)"
+        r"ln_f\.weight must have shape \(32,\); got \(31,\)"
     )
     for side in SIDES.values():
         with pytest.raises(ValueError, match=message):
             side.from_arrays(wrong, TINY)
         with pytest.raises(ValueError, match=r"missing h\.0\.ln_1\.weight, .* and 8 more$"):
             side.from_arrays({n: a for n, a in arrays.items() if not n.startswith("h.0")}, TINY)
-        with pytest.raises(ValueError, match=r"ln_f\.bias must be floating point, got int64"):
+        with pytest.raises(ValueError, match=r"ln_f\.bias must be floating point; got int64"):
             side.from_arrays(arrays | {"ln_f.bias": np.zeros(32, np.int64)}, TINY)
 
 
@@ -225,14 +225,14 @@ WRONG_DIRECTORIES = {
         lambda path: (path / "model.safetensors").rename(path / "pytorch_model.bin"),
         r"pytorch_model\.bin is a PyTorch pickle, and reading one can run any code",
     ),
-    "other sizes": (edit_config(n_embd=64), r"wte\.weight must have shape \(61, 64\), got \(61, 32\)"),
+    "other sizes": (edit_config(n_embd=64), r"wte\.weight must have shape \(61, 64\); got \(61, 32\)"),
     "other depth": (edit_config(n_layer=1), r"does not hold this model: unexpected h\.1\."),
     "other model": (edit_config(model_type="bert"), r"config\.json: model_type must be 'gpt2'.*got 'bert'"),
     "other option": (
         edit_config(scale_attn_by_inverse_layer_idx=True),
         "scale_attn_by_inverse_layer_idx must",
     ),
-    "other hidden width": (edit_config(n_inner=100), r"n_inner must be 4 \* n_embd, got 100"),
+    "other hidden width": (edit_config(n_inner=100), r"n_inner must be 4 \* n_embd; got 100"),
     "other activation": (
         edit_config(activation_function="relu"),
         "activation_function must be one of gelu, ",

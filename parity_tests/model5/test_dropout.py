@@ -117,13 +117,13 @@ def test_missing_key_and_misfit_masks_are_named():
         trace(variables | {"dropout_masks": masks})
     masks = shared_masks()
     masks["drop"]["mask"] = masks["drop"]["mask"][:1]
-    with pytest.raises(ValueError, match=r"mask of drop must be bool \(3, 16, 32\), got bool \(1, 16, 32\)"):
+    with pytest.raises(ValueError, match=r"mask of drop must be bool \(3, 16, 32\); got bool \(1, 16, 32\)"):
         trace(variables | {"dropout_masks": masks})
 
     model = torch_model("float32").train()
     set_masks(model, shared_masks())
     model.drop.mask = model.drop.mask[:1]
-    with pytest.raises(ValueError, match=r"must be bool \(3, 16, 32\), got torch.bool \(1, 16, 32\)"):
+    with pytest.raises(ValueError, match=r"must be bool \(3, 16, 32\); got torch.bool \(1, 16, 32\)"):
         model(torch.tensor(tokens()[0]))
 
 

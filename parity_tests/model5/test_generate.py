@@ -126,18 +126,18 @@ def test_temperature_near_zero_takes_the_likeliest_token(side, temperature):
 
 
 WRONG = [
-    ({"prompt": np.zeros((1, 0), int)}, ValueError, r"at least one token, got shape \(1, 0\)"),
+    ({"prompt": np.zeros((1, 0), int)}, ValueError, r"at least one token; got shape \(1, 0\)"),
     ({"prompt": np.zeros(3, int)}, ValueError, r"must be \[B, T\]"),
-    ({"prompt": np.zeros((1, 3))}, TypeError, "integer dtype, got float64"),
-    ({"prompt": np.array([[3, 61]])}, ValueError, r"ids in \[0, 61\), the vocabulary, got 61"),
+    ({"prompt": np.zeros((1, 3))}, TypeError, "integer dtype; got float64"),
+    ({"prompt": np.array([[3, 61]])}, ValueError, r"ids in \[0, 61\), the vocabulary; got 61"),
     ({"prompt": np.array([[-1, 6]])}, ValueError, "got -1"),
-    ({"num_tokens": 0}, ValueError, "num_tokens must be at least 1, got 0"),
-    ({"num_tokens": 2.0}, TypeError, r"num_tokens must be an integer, got 2\.0"),
-    ({"temperature": -0.1}, ValueError, r"temperature must be at least 0 and finite, got -0\.1"),
+    ({"num_tokens": 0}, ValueError, "num_tokens must be at least 1; got 0"),
+    ({"num_tokens": 2.0}, TypeError, r"num_tokens must be an int; got 2\.0"),
+    ({"temperature": -0.1}, ValueError, r"temperature must be in \[0, inf\); got -0\.1"),
     ({"temperature": float("nan")}, ValueError, "temperature must be"),
     ({"temperature": "hot"}, TypeError, "temperature must be a number"),
-    ({"top_k": 0}, ValueError, "top_k must be between 1 and the vocabulary's 61, got 0"),
-    ({"top_k": 62}, ValueError, "top_k must be between 1 and the vocabulary's 61, got 62"),
+    ({"top_k": 0}, ValueError, r"top_k must be in \[1, 61\]; got 0"),
+    ({"top_k": 62}, ValueError, r"top_k must be in \[1, 61\]; got 62"),
 ]
 
 

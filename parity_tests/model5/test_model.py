@@ -224,11 +224,11 @@ def test_token_outside_the_vocabulary_never_gives_a_finite_loss():
 @pytest.mark.parametrize(
     ("ids", "error", "message"),
     [
-        (np.zeros((2, 17), np.int32), ValueError, r"T between 1 and context_length=16, got shape \(2, 17\)"),
+        (np.zeros((2, 17), np.int32), ValueError, r"T between 1 and context_length=16; got shape \(2, 17\)"),
         (np.zeros((2, 0), np.int32), ValueError, r"got shape \(2, 0\)"),
         (np.zeros(5, np.int32), ValueError, r"must be \[B, T\]"),
-        (np.zeros((2, 5), np.float32), TypeError, "integer dtype, got .*float32"),
-        (np.zeros((2, 5), bool), TypeError, "integer dtype, got .*bool"),
+        (np.zeros((2, 5), np.float32), TypeError, "integer dtype; got .*float32"),
+        (np.zeros((2, 5), bool), TypeError, "integer dtype; got .*bool"),
     ],
 )
 def test_wrong_ids_are_named_on_both_sides(ids, error, message):

@@ -14,7 +14,7 @@ class Inner:
 
     def __post_init__(self):
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
+            raise ValueError(f"dropout must be in [0, 1); got {self.dropout}")
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def test_exit_code_is_that_of_main():
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--model.dropout", "1.5"], "error: dropout must be in [0, 1), got 1.5\n"),
+        (["--model.dropout", "1.5"], "error: dropout must be in [0, 1); got 1.5\n"),
         (
             ["--preset", "lrage"],
             "error: --preset must be one of 'small', 'large'; got 'lrage'. Did you mean 'large'?\n",

@@ -21,14 +21,14 @@ def test_both_frameworks_share_the_settings():
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("steps", 0, "steps must be at least 1, got 0"),
-        ("batch_size", -1, "batch_size must be at least 1, got -1"),
-        ("eval_every", 0, "eval_every must be at least 1, got 0"),
-        ("eval_crops", 0, "eval_crops must be at least 1, got 0"),
-        ("seed", -1, "seed must be at least 0, got -1"),
-        ("learning_rate", 0.0, "learning_rate must be positive and finite, got 0.0"),
-        ("learning_rate", float("nan"), "learning_rate must be positive and finite, got nan"),
-        ("weight_decay", -0.1, "weight_decay must be at least 0 and finite, got -0.1"),
+        ("steps", 0, "steps must be at least 1; got 0."),
+        ("batch_size", -1, "batch_size must be at least 1; got -1."),
+        ("eval_every", 0, "eval_every must be at least 1; got 0."),
+        ("eval_crops", 0, "eval_crops must be at least 1; got 0."),
+        ("seed", -1, "seed must be at least 0; got -1."),
+        ("learning_rate", 0.0, "learning_rate must be in (0, inf); got 0.0."),
+        ("learning_rate", float("nan"), "learning_rate must be in (0, inf); got nan."),
+        ("weight_decay", -0.1, "weight_decay must be in [0, inf); got -0.1."),
         (
             "compute_dtype",
             "bfloat",

@@ -29,7 +29,7 @@ def to_arrays(model: Model5) -> dict[str, np.ndarray]:
         ValueError: `head.weight` is a parameter of its own.
     """
     if model.head.weight is not model.wte.weight:
-        raise ValueError("head.weight must be the very Parameter wte.weight, got another one")
+        raise ValueError("head.weight must be the very Parameter wte.weight; got another one")
     arrays = {}
     for name, parameter in model.named_parameters():
         value = parameter.detach().cpu()

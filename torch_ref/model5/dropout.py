@@ -38,7 +38,7 @@ class Dropout(nn.Module):
             shape, skipped = (*shape[:-2], whole_length, shape[-1]), whole_length - shape[-2]
         if self.mask.shape != shape or self.mask.dtype != torch.bool:
             raise ValueError(
-                f"the dropout mask must be bool {shape}, got {self.mask.dtype} {tuple(self.mask.shape)}"
+                f"the dropout mask must be bool {shape}; got {self.mask.dtype} {tuple(self.mask.shape)}"
             )
         mask = self.mask[..., skipped:, :] if skipped else self.mask
         return torch.where(mask, x / (1 - self.rate), 0)

@@ -114,13 +114,11 @@ def _initialise(model: Model5, generator: Generator | None) -> None:
 
 def _check_ids(ids_BT: Tensor, config: Model5Config, logits_to_keep: int | None) -> None:
     if ids_BT.is_floating_point() or ids_BT.is_complex() or ids_BT.dtype == torch.bool:
-        raise TypeError(f"ids must have an integer dtype, got {ids_BT.dtype}")
+        raise TypeError(f"ids must have an integer dtype; got {ids_BT.dtype}")
     if ids_BT.ndim != 2 or not 1 <= ids_BT.shape[1] <= config.context_length:
         raise ValueError(
-            f"ids must be [B, T] with T between 1 and context_length={config.context_length}, "
+            f"ids must be [B, T] with T between 1 and context_length={config.context_length}; "
             f"got shape {tuple(ids_BT.shape)}"
         )
     if logits_to_keep is not None and not 1 <= logits_to_keep <= ids_BT.shape[1]:
-        raise ValueError(
-            f"logits_to_keep must be None or between 1 and T = {ids_BT.shape[1]}, got {logits_to_keep}"
-        )
+        raise ValueError(f"logits_to_keep must be in [1, {ids_BT.shape[1]}]; got {logits_to_keep}")
