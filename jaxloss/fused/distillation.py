@@ -25,11 +25,9 @@ from jaxloss.fused._head_arguments import (
 )
 from jaxloss.fused._head_loss import LogitMap
 from jaxloss.numerics import softmax as _softmax
-from jaxloss.numerics.divergence import softmax_jensen_shannon, softmax_kl
+from jaxloss.numerics.divergence import DIVERGENCES
 
 __all__ = ["linear_distillation_loss", "linear_kl_div"]
-
-_DIVERGENCES = ("forward_kl", "reverse_kl", "jensen_shannon")
 
 
 def linear_distillation_loss(
@@ -72,7 +70,7 @@ def linear_distillation_loss(
         temperature: $T > 0$.
         hard_weight: $\lambda$ in [0, 1], the share of the labels' cross entropy; above 0 it needs `target`.
         divergence: $D$: "forward_kl", $\mathrm{KL}(p \| q)$ of teacher from student; "reverse_kl",
-            $\mathrm{KL}(q \| p)$; or "jensen_shannon".
+            $\mathrm{KL}(q \| p)$; "jensen_shannon"; or "total_variation".
         linear_bias: the student's bias.
         teacher_linear_bias: the teacher's bias.
         ignore_index: tokens with this label take no part.
@@ -107,7 +105,7 @@ def linear_distillation_loss(
     """
     _checks.check_choice("reduction", reduction, REDUCTIONS)
     _checks.check_choice("implementation", implementation, IMPLEMENTATIONS)
-    _checks.check_choice("divergence", divergence, _DIVERGENCES)
+    _checks.check_choice("divergence", divergence, tuple(DIVERGENCES))
     temperature = _checks.check_number("temperature", temperature, low=0.0, open_low=True)
     hard_weight = _checks.check_number("hard_weight", hard_weight, low=0.0, high=1.0)
     if target is None and hard_weight > 0.0:
@@ -210,8 +208,7 @@ def linear_kl_div(
         input, linear_weight, linear_bias: hidden states, head and bias that are trained.
         teacher_input, teacher_linear_weight, teacher_linear_bias: those of the reference, which is a
             constant.
-        divergence: "forward_kl", "reverse_kl" or "jensen_shannon".
-        reduction, where, sample_weight, logit_softcap, teacher_logit_softcap, logit_scale,
+        divergence, reduction, where, sample_weight, logit_softcap, teacher_logit_softcap, logit_scale,
             teacher_logit_scale, implementation, chunk_size: as for `linear_distillation_loss`.
 
     Returns:
@@ -269,16 +266,9 @@ class _Distillation:
         teacher = product(teacher_input, shared["teacher_weight"], 1, 1).astype(dtype)
         of_teacher = {k.removeprefix("teacher_"): a for k, a in shared.items() if k.startswith("teacher_")}
         teacher = self.teacher_logit_map(teacher, of_teacher)
-        losses = self._softened(student / self.temperature, teacher / self.temperature)
-        losses = (1 - self.hard_weight) * self.temperature**2 * losses
+        soft = DIVERGENCES[self.divergence](student / self.temperature, teacher / self.temperature, 1)
+        losses = (1 - self.hard_weight) * self.temperature**2 * soft
         if self.hard_weight > 0.0:
             everyone = jnp.ones(rows["labels"].shape, bool)
             losses += self.hard_weight * _softmax.label_cross_entropy(student, rows["labels"], everyone, 1)
         return losses, {}
-
-    def _softened(self, student: jax.Array, teacher: jax.Array) -> jax.Array:
-        if self.divergence == "forward_kl":
-            return softmax_kl(student, teacher, 1)
-        if self.divergence == "reverse_kl":
-            return softmax_kl(teacher, student, 1)
-        return softmax_jensen_shannon(student, teacher, 1)

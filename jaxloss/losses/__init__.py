@@ -61,7 +61,7 @@ from jaxloss.losses.softmax_divergence import (
     forward_kl_div,
     jensen_shannon_div,
     reverse_kl_div,
-    total_variation,
+    total_variation_div,
 )
 
 __all__ = [
@@ -101,7 +101,7 @@ __all__ = [
     "smooth_l1_loss",
     "soft_margin_loss",
     "token_set_loss",
-    "total_variation",
+    "total_variation_div",
     "triplet_margin_loss",
     "triplet_margin_with_distance_loss",
     "unlikelihood_loss",

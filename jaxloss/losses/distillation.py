@@ -1,30 +1,28 @@
 """Training a student on a teacher's logits."""
 
-import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxloss import _checks
 from jaxloss._reduction import compute_dtype, select
 from jaxloss.losses import _rows
-from jaxloss.numerics.divergence import softmax_jensen_shannon, softmax_kl
+from jaxloss.numerics.divergence import DIVERGENCES
 from jaxloss.numerics.softmax import label_cross_entropy
 
 __all__ = ["distillation_loss"]
 
-_DIVERGENCES = ("forward_kl", "reverse_kl", "jensen_shannon")
-
 
 def distillation_loss(
     input: Float[Array, "..."],
-    teacher: Float[Array, "..."],
+    teacher_input: Float[Array, "..."],
     target: Int[Array, "..."] | None = None,
+    *,
     temperature: float = 2.0,
     hard_weight: float = 0.0,
     divergence: str = "forward_kl",
     ignore_index: int = -100,
     reduction: str = "mean",
-    *,
     where: Bool[Array, "..."] | None = None,
     sample_weight: Float[Array, "..."] | None = None,
     axis: int = -1,
@@ -35,18 +33,19 @@ def distillation_loss(
     - \lambda \log \mathrm{softmax}(x_n)_{t_n}$$
 
     Gradients of the softened term shrink as $1 / T^2$; the factor $T^2$ keeps the mix the same at every
-    temperature. No gradient is stopped: wrap the teacher in `jax.lax.stop_gradient` if it shares parameters
-    with the student.
+    temperature. The teacher is a constant: it gets no gradient, even where it shares
+    parameters with the student.
 
     Args:
         input: the student's logits $x$, classes along `axis`.
-        teacher: the teacher's logits $y$, of the same shape.
+        teacher_input: the teacher's logits $y$, of the same shape.
         target: true labels $t$ in `[0, C)`, of the shape of `input` without `axis`. Rows with `ignore_index`
             take no part in either term, so that a padded batch needs no mask.
         temperature: $T > 0$.
         hard_weight: $\lambda$ in [0, 1], the share of the labels' cross entropy; above 0 it needs `target`.
         divergence: $D$: "forward_kl", $\mathrm{KL}(p \| q)$, which covers all that the teacher does;
-            "reverse_kl", $\mathrm{KL}(q \| p)$, which keeps to what it does most; or "jensen_shannon".
+            "reverse_kl", $\mathrm{KL}(q \| p)$, which keeps to what it does most; "jensen_shannon"; or
+            "total_variation".
         ignore_index: rows with this label take no part.
         reduction: "mean" (over the rows that take part), "sum" or "none".
         where: rows that take part; the others count as deleted.
@@ -73,11 +72,12 @@ def distillation_loss(
     >>> print(distillation_loss(student, teacher, temperature=1.0))
     0.32781333
     """
-    student, teacher = _checks.as_floats("input", input), _checks.as_floats("teacher", teacher)
-    _checks.check_shape("teacher", teacher, student.shape, "that of input")
+    student, teacher = _checks.as_floats("input", input), _checks.as_floats("teacher_input", teacher_input)
+    _checks.check_shape("teacher_input", teacher, student.shape, "that of input")
+    teacher = lax.stop_gradient(teacher)
     temperature = _checks.check_number("temperature", temperature, low=0.0, open_low=True)
     hard_weight = _checks.check_number("hard_weight", hard_weight, low=0.0, high=1.0)
-    _checks.check_choice("divergence", divergence, _DIVERGENCES)
+    _checks.check_choice("divergence", divergence, tuple(DIVERGENCES))
     class_axis, where, sample_weight = _rows.check_rows(student, reduction, where, sample_weight, axis)
     _rows.check_classes(student, class_axis)
     if target is None and hard_weight > 0.0:
@@ -94,17 +94,8 @@ def distillation_loss(
         taking_part = None if where is None else jnp.expand_dims(where, class_axis)
         soft_student = select(taking_part, student) / temperature
         soft_teacher = select(taking_part, teacher.astype(dtype)) / temperature
-        loss += (
-            _softened(divergence, soft_student, soft_teacher, class_axis) * (1 - hard_weight) * temperature**2
-        )
+        soft = DIVERGENCES[divergence](soft_student, soft_teacher, class_axis)
+        loss += soft * (1 - hard_weight) * temperature**2
     if hard_weight > 0.0:
         loss += hard_weight * label_cross_entropy(student, rows.labels, rows.kept, class_axis)
     return _rows.reduce_weighted(loss, reduction, where, sample_weight)
-
-
-def _softened(divergence: str, student: jax.Array, teacher: jax.Array, axis: int) -> jax.Array:
-    if divergence == "forward_kl":
-        return softmax_kl(student, teacher, axis)
-    if divergence == "reverse_kl":
-        return softmax_kl(teacher, student, axis)
-    return softmax_jensen_shannon(student, teacher, axis)

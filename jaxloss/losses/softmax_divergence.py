@@ -12,9 +12,14 @@ from jaxtyping import Array, Bool, Float
 from jaxloss import _checks
 from jaxloss._reduction import compute_dtype, select
 from jaxloss.losses import _rows
-from jaxloss.numerics.divergence import softmax_jensen_shannon, softmax_kl, softmax_total_variation
+from jaxloss.numerics.divergence import (
+    softmax_jensen_shannon,
+    softmax_kl,
+    softmax_reverse_kl,
+    softmax_total_variation,
+)
 
-__all__ = ["forward_kl_div", "jensen_shannon_div", "reverse_kl_div", "total_variation"]
+__all__ = ["forward_kl_div", "jensen_shannon_div", "reverse_kl_div", "total_variation_div"]
 
 
 def forward_kl_div(
@@ -153,14 +158,10 @@ def reverse_kl_div(
     >>> print(reverse_kl_div(x, y))  # ln(1 / 2) / 4 + 3 ln(3 / 2) / 4
     0.13081206
     """
-
-    def divergence(q_logits: jax.Array, p_logits: jax.Array, class_axis: int) -> jax.Array:
-        return softmax_kl(p_logits, q_logits, class_axis)
-
-    return _divergence(divergence, input, target, reduction, where, sample_weight, axis)
+    return _divergence(softmax_reverse_kl, input, target, reduction, where, sample_weight, axis)
 
 
-def total_variation(
+def total_variation_div(
     input: Float[Array, "..."],
     target: Float[Array, "..."],
     reduction: str = "mean",
@@ -199,7 +200,7 @@ def total_variation(
 
     >>> import jax.numpy as jnp
     >>> x, y = jnp.log(jnp.array([[[0.25, 0.75]], [[0.5, 0.5]]], jnp.float32))
-    >>> print(total_variation(x, y))
+    >>> print(total_variation_div(x, y))
     0.25
     """
     return _divergence(softmax_total_variation, input, target, reduction, where, sample_weight, axis)

@@ -137,6 +137,20 @@ def _total_variation_jvp(axis, primals, tangents):
     ) / 2
 
 
+def softmax_reverse_kl(input: jax.Array, target: jax.Array, axis: int) -> jax.Array:
+    """`KL(q || p)`."""
+    return softmax_kl(target, input, axis)
+
+
+# What the argument `divergence` of a distillation may name: functions of student and teacher.
+DIVERGENCES = {
+    "forward_kl": softmax_kl,
+    "reverse_kl": softmax_reverse_kl,
+    "jensen_shannon": softmax_jensen_shannon,
+    "total_variation": softmax_total_variation,
+}
+
+
 def _log_to_middle(d: jax.Array) -> jax.Array:
     """`log(q / m)` for `d = log(p / q)`: `-log((1 + e^d) / 2)`."""
     near = jnp.clip(d / 2, -1.0, 1.0)

@@ -23,7 +23,7 @@ TARGET[3] = -100
 
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])
-@pytest.mark.parametrize("divergence", ["forward_kl", "reverse_kl", "jensen_shannon"])
+@pytest.mark.parametrize("divergence", ["forward_kl", "reverse_kl", "jensen_shannon", "total_variation"])
 def test_values_and_gradients_equal_torchs(divergence, reduction):
     options = {"temperature": 1.7, "hard_weight": 0.3, "divergence": divergence, "reduction": reduction}
     # Each head has its own way from the product to the logits.

@@ -115,7 +115,7 @@ CALLS = [
     ("forward_kl_div", (F32, G32)),
     ("reverse_kl_div", (F32, G32)),
     ("jensen_shannon_div", (F32, G32)),
-    ("total_variation", (F32, G32)),
+    ("total_variation_div", (F32, G32)),
     ("distillation_loss", (F32, G32, LABELS)),
     ("z_loss", (F32,)),
     ("unlikelihood_loss", (F32, LABELS[:, None])),

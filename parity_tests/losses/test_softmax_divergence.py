@@ -13,7 +13,7 @@ from jaxloss.losses.softmax_divergence import (
     forward_kl_div,
     jensen_shannon_div,
     reverse_kl_div,
-    total_variation,
+    total_variation_div,
 )
 from parity_tests.compare import assert_same, assert_within
 from parity_tests.losses.promises import (
@@ -29,7 +29,7 @@ from parity_tests.tolerances import VALUE_EPS_OF_MAX
 from torch_ref.losses import softmax_divergence as torch_side
 
 N, C = 7, 5
-LOSSES = [forward_kl_div, reverse_kl_div, jensen_shannon_div, total_variation]
+LOSSES = [forward_kl_div, reverse_kl_div, jensen_shannon_div, total_variation_div]
 rng = np.random.default_rng(0)
 PAIRS = {
     "near-uniform": rng.standard_normal((2, N, C)) * 0.02,
@@ -57,7 +57,7 @@ EXACT = {
     forward_kl_div: lambda x, y: _exact_kl(exact_softmax(y), exact_softmax(x)),
     reverse_kl_div: lambda x, y: _exact_kl(exact_softmax(x), exact_softmax(y)),
     jensen_shannon_div: lambda x, y: _exact_js(exact_softmax(x), exact_softmax(y)),
-    total_variation: lambda x, y: _exact_tv(exact_softmax(x), exact_softmax(y)),
+    total_variation_div: lambda x, y: _exact_tv(exact_softmax(x), exact_softmax(y)),
 }
 
 
@@ -119,7 +119,7 @@ def test_pinskers_inequality_and_symmetry():
     kl, _, symmetric, distance = (_compiled(loss)(input, target, everywhere)[0] for loss in LOSSES)
     assert (2 * distance**2 <= kl).all()
     assert (symmetric <= np.log(2)).all()
-    for loss, rows in ((jensen_shannon_div, symmetric), (total_variation, distance)):
+    for loss, rows in ((jensen_shannon_div, symmetric), (total_variation_div, distance)):
         assert_within(_compiled(loss)(target, input, everywhere)[0], rows, VALUE_EPS_OF_MAX)
 
 
@@ -165,7 +165,7 @@ def test_impossible_classes(loss):
         forward_kl_div: (1, -np.log1p(-missing)),
         reverse_kl_div: (0, -np.log1p(-missing)),
         jensen_shannon_div: (3, np.log(2)),
-        total_variation: (0, missing),
+        total_variation_div: (0, missing),
     }[loss]
     np.testing.assert_allclose(rows[expected[0]], expected[1], rtol=1e-14)
 

@@ -151,7 +151,7 @@ SAMPLES: dict[str, list[Sample]] = {
     "smooth_l1_loss": [Sample(_real)],
     "soft_margin_loss": [Sample(_margins, wrt=(0,))],
     "token_set_loss": [Sample([_logits, np.array([True, False, True, False, False])])],
-    "total_variation": [Sample(_real)],
+    "total_variation_div": [Sample(_real)],
     "triplet_margin_loss": [Sample([normal(6, 5), normal(6, 5), normal(6, 5)])],
     "triplet_margin_with_distance_loss": [Sample([normal(6, 5), normal(6, 5), normal(6, 5)])],
     "unlikelihood_loss": [Sample([_logits, integers(12, 2, high=5)])],

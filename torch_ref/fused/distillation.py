@@ -1,10 +1,9 @@
 """Distillation between two linear heads."""
 
-import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from torch_ref.fused.reference import _logits
+from torch_ref.losses.distillation import distillation_loss
 
 __all__ = ["linear_distillation_loss", "linear_kl_div"]
 
@@ -32,35 +31,27 @@ def linear_distillation_loss(
     implementation: str = "auto",
     chunk_size: int | None = None,
 ) -> Tensor:
-    """`T^2 D(softmax(teacher / T), softmax(student / T))`, mixed with the labels' cross entropy."""
-    kept = torch.ones(input.shape[:-1], dtype=torch.bool) if where is None else where
-    if target is not None:
-        kept = kept & (target != ignore_index)
-    student = _logits(input[kept], linear_weight, linear_bias, logit_softcap, logit_scale)
-    with torch.no_grad():
-        teacher = _logits(
-            teacher_input[kept],
-            teacher_linear_weight,
-            teacher_linear_bias,
-            teacher_logit_softcap,
-            teacher_logit_scale,
-        )
-    log_q, log_p = (F.log_softmax(logits / temperature, -1) for logits in (student, teacher))
-    if divergence == "forward_kl":
-        soft = _kl(log_p, log_q)
-    elif divergence == "reverse_kl":
-        soft = _kl(log_q, log_p)
-    else:
-        log_m = torch.logaddexp(log_p, log_q) - torch.tensor(2.0, dtype=log_p.dtype).log()
-        soft = (_kl(log_p, log_m) + _kl(log_q, log_m)) / 2
-    losses = (1 - hard_weight) * temperature**2 * soft
-    if target is not None and hard_weight > 0.0:
-        losses = losses + hard_weight * F.cross_entropy(student, target[kept], reduction="none")
-    factor = torch.ones_like(losses) if sample_weight is None else sample_weight[kept]
-    if reduction == "none":
-        return torch.zeros(kept.shape, dtype=losses.dtype).masked_scatter(kept, losses * factor)
-    total = (losses * factor).sum()
-    return total / factor.sum() if reduction == "mean" else total
+    """`distillation_loss` of the logits of both heads."""
+    student = _logits(input, linear_weight, linear_bias, logit_softcap, logit_scale)
+    teacher = _logits(
+        teacher_input,
+        teacher_linear_weight,
+        teacher_linear_bias,
+        teacher_logit_softcap,
+        teacher_logit_scale,
+    )
+    return distillation_loss(
+        student,
+        teacher,
+        target,
+        temperature=temperature,
+        hard_weight=hard_weight,
+        divergence=divergence,
+        ignore_index=ignore_index,
+        reduction=reduction,
+        where=where,
+        sample_weight=sample_weight,
+    )
 
 
 def linear_kl_div(
@@ -102,7 +93,3 @@ def linear_kl_div(
         implementation=implementation,
         chunk_size=chunk_size,
     )
-
-
-def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
-    return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1)

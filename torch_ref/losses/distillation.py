@@ -4,21 +4,26 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from torch_ref.losses.softmax_divergence import forward_kl_div, jensen_shannon_div, reverse_kl_div
+from torch_ref.losses.softmax_divergence import (
+    forward_kl_div,
+    jensen_shannon_div,
+    reverse_kl_div,
+    total_variation_div,
+)
 
 __all__ = ["distillation_loss"]
 
 
 def distillation_loss(
     input: Tensor,
-    teacher: Tensor,
+    teacher_input: Tensor,
     target: Tensor | None = None,
+    *,
     temperature: float = 2.0,
     hard_weight: float = 0.0,
     divergence: str = "forward_kl",
     ignore_index: int = -100,
     reduction: str = "mean",
-    *,
     where: Tensor | None = None,
     sample_weight: Tensor | None = None,
     axis: int = -1,
@@ -28,8 +33,9 @@ def distillation_loss(
         "forward_kl": forward_kl_div,
         "reverse_kl": reverse_kl_div,
         "jensen_shannon": jensen_shannon_div,
+        "total_variation": total_variation_div,
     }[divergence]
-    student, teacher = input.movedim(axis, -1), teacher.movedim(axis, -1)
+    student, teacher = input.movedim(axis, -1), teacher_input.detach().movedim(axis, -1)
     keep = torch.ones(student.shape[:-1], dtype=torch.bool) if where is None else where
     if target is not None:
         keep = keep & (target != ignore_index)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["forward_kl_div", "jensen_shannon_div", "reverse_kl_div", "total_variation"]
+__all__ = ["forward_kl_div", "jensen_shannon_div", "reverse_kl_div", "total_variation_div"]
 
 
 def forward_kl_div(
@@ -48,7 +48,7 @@ def reverse_kl_div(
     return _divergence(lambda q, p: _kl(p, q), input, target, reduction, where, sample_weight, axis)
 
 
-def total_variation(
+def total_variation_div(
     input: Tensor,
     target: Tensor,
     reduction: str = "mean",
