@@ -1,7 +1,8 @@
 """The losses of `torch.nn.functional` in JAX: same names, same arguments, same numbers, every JAX transform.
 
 Importing this package imports jax and nothing heavier. The rest is imported by name: `jaxloss.model5`,
-`jaxloss.data` and `jaxloss.training` need `jaxloss[train]`, `jaxloss.testing` needs PyTorch.
+`jaxloss.data` and `jaxloss.training` need `jaxloss[train]`; `jaxloss.interop` and `jaxloss.testing` need
+PyTorch.
 """
 
 from jaxloss.fused import (

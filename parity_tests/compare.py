@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from jaxloss.testing import difference, error_in_eps, to_numpy
+from jaxloss.interop import to_numpy
+from jaxloss.testing import difference, error_in_eps
 
 __all__ = ["assert_same", "assert_within", "error_in_eps", "to_numpy"]
 

@@ -1,4 +1,4 @@
-"""Check your own JAX code against PyTorch, and let the two call each other.
+"""Check your own JAX code against PyTorch.
 
 Importing this imports no torch; its functions do, when they are called.
 """
@@ -13,9 +13,8 @@ from jaxloss.testing.inputs import (
     signs,
     uniform,
 )
-from jaxloss.testing.interop import as_jax, as_torch
 from jaxloss.testing.masks import draw_masks, inject_masks
-from jaxloss.testing.measure import EPS, Difference, difference, error_in_eps, to_numpy
+from jaxloss.testing.measure import EPS, Difference, difference, error_in_eps
 from jaxloss.testing.parity import assert_parity, check_parity
 from jaxloss.testing.report import Comparison, ParityReport, Table, table_of
 from jaxloss.testing.table import Pair, parity_table
@@ -27,8 +26,6 @@ __all__ = [
     "Pair",
     "ParityReport",
     "Table",
-    "as_jax",
-    "as_torch",
     "assert_parity",
     "booleans",
     "check_parity",
@@ -44,6 +41,5 @@ __all__ = [
     "probabilities",
     "signs",
     "table_of",
-    "to_numpy",
     "uniform",
 ]

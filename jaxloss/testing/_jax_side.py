@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxloss.interop import to_numpy
 from jaxloss.testing._run import PARAMS, Arrays, Leaves, OutputMismatchError, Result, describe, name_outputs
 from jaxloss.testing.inputs import is_array
-from jaxloss.testing.measure import dtype_name, to_numpy
+from jaxloss.testing.measure import dtype_name
 
 
 @contextlib.contextmanager

@@ -7,9 +7,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxloss.interop import to_numpy
 from jaxloss.testing._run import Arrays
 from jaxloss.testing.inputs import is_floating
-from jaxloss.testing.measure import to_numpy
 
 # Flax's names for what torch calls weight.
 _LEAVES = {"kernel": "weight", "embedding": "weight", "scale": "weight"}

@@ -7,12 +7,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxloss.interop import to_numpy
 from jaxloss.testing._jax_side import JaxSide
 from jaxloss.testing._params import make_converter
 from jaxloss.testing._run import Arrays, Leaves, Result, differentiable
 from jaxloss.testing._torch_side import check_reproducible, module_parameters, run_torch
 from jaxloss.testing.inputs import cast
-from jaxloss.testing.measure import to_numpy
 
 
 @dataclass(frozen=True)

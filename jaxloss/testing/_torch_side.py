@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from jaxloss.interop import check_dropout, is_module, is_tensor, pull_back, to_numpy, to_torch
 from jaxloss.testing._run import PARAMS, Arrays, Leaves, Result, name_outputs
-from jaxloss.testing.measure import dtype_name, is_tensor, to_numpy
+from jaxloss.testing.measure import dtype_name
 
 
 @contextlib.contextmanager
@@ -104,32 +105,16 @@ def run_torch(
         values = {name: to_numpy(output) for name, output in named.items()}
         if cotangents is None or not moving:
             return Result(values, {})
-        return Result(values, _gradients(named, moving, cotangents))
-
-
-def to_torch(array: Any, device: str = "cpu", dtype: str | None = None) -> Any:
-    """A tensor with its own memory; labels become int64, which is what torch's losses take."""
-    import torch
-
-    array = np.asarray(array)
-    if array.dtype.name in ("bfloat16", "float16"):
-        dtype, array = dtype or array.dtype.name, array.astype(np.float32)
-    if array.dtype.kind in "iu":
-        array = array.astype(np.int64)
-    tensor = torch.tensor(array, device=device)
-    return tensor if dtype is None else tensor.to(getattr(torch, dtype))
+        incoming = [cotangents[name] for name in named]
+        gradients = pull_back(list(named.values()), list(moving.values()), incoming)
+        return Result(
+            values, {f"gradient of {n}": to_numpy(g) for n, g in zip(moving, gradients, strict=True)}
+        )
 
 
 def module_parameters(module: Any) -> Arrays:
     """The parameters of a torch module by name, as numpy; a shared one once."""
     return {name: to_numpy(value).copy() for name, value in module.named_parameters()}
-
-
-def is_module(function: Any) -> bool:
-    """Whether a callable is an `nn.Module`."""
-    import torch
-
-    return isinstance(function, torch.nn.Module)
 
 
 def check_device(device: str) -> None:
@@ -141,25 +126,6 @@ def check_device(device: str) -> None:
     # What torch raises depends on the device: RuntimeError, AssertionError and others.
     except Exception as error:
         raise ValueError(f"device must be one that torch has here; got {device!r}: {error}") from error
-
-
-def check_dropout(function: Any) -> None:
-    """Raise ValueError where a module is in training mode and has torch's own dropout."""
-    import torch
-
-    if not is_module(function):
-        return
-    dropping = [
-        name or "the module itself"
-        for name, m in function.named_modules()
-        if isinstance(m, torch.nn.modules.dropout._DropoutNd) and m.training and m.p > 0
-    ]
-    if dropping:
-        raise ValueError(
-            f"the torch module is in training mode and drops at random in {', '.join(dropping)}: call "
-            ".eval() on it, set p=0, or give it masks (jaxloss.testing.inject_masks) through jaxloss's "
-            "own Dropout"
-        )
 
 
 def check_reproducible(function: Any, inputs: tuple[Any, ...], device: str | None) -> Result:
@@ -212,22 +178,3 @@ def _named(outputs: Any) -> dict[str, Any]:
         if leaf.is_complex():
             raise TypeError(f"the torch function must return real numbers; got {dtype_name(leaf)}")
     return named
-
-
-def _gradients(named: dict[str, Any], moving: dict[str, Any], cotangents: Arrays) -> Arrays:
-    import torch
-
-    connected = {name: output for name, output in named.items() if output.requires_grad}
-    if not connected:
-        gradients: Any = [None] * len(moving)
-    else:
-        gradients = torch.autograd.grad(
-            list(connected.values()),
-            list(moving.values()),
-            [to_torch(cotangents[name], str(x.device)).to(x.dtype) for name, x in connected.items()],
-            allow_unused=True,
-        )
-    return {
-        f"gradient of {name}": np.zeros(tuple(x.shape)) if gradient is None else to_numpy(gradient)
-        for (name, x), gradient in zip(moving.items(), gradients, strict=True)
-    }

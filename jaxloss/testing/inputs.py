@@ -9,7 +9,8 @@ from typing import Any, TypeAlias
 import jax
 import numpy as np
 
-from jaxloss.testing.measure import dtype_name, is_tensor, to_numpy
+from jaxloss.interop import is_tensor, to_numpy
+from jaxloss.testing.measure import dtype_name
 
 Spec: TypeAlias = Callable[[np.random.Generator], Any]
 

@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxloss.interop import to_numpy
+
 EPS = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 """Machine epsilon of each dtype: the gap between 1 and the next number."""
 
@@ -27,22 +29,6 @@ class Difference:
     index: tuple[int, ...]
     actual: float
     expected: float
-
-
-def to_numpy(array: Any) -> np.ndarray:
-    """A numpy array from a JAX array, a torch tensor or anything array-like; 16-bit floats become float64."""
-    if is_tensor(array):
-        array = array.detach().cpu()
-        if str(array.dtype) in ("torch.bfloat16", "torch.float16"):
-            array = array.double()
-        return array.resolve_conj().resolve_neg().numpy()
-    array = np.asarray(array)
-    return array.astype(np.float64) if array.dtype.name in ("bfloat16", "float16") else array
-
-
-def is_tensor(value: Any) -> bool:
-    """Whether a value is a torch tensor, without importing torch to find out."""
-    return any(cls.__module__ == "torch" and cls.__name__ == "Tensor" for cls in type(value).__mro__)
 
 
 def dtype_name(array: Any) -> str:

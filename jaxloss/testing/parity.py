@@ -6,12 +6,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxloss.interop import is_module
 from jaxloss.testing._jax_side import has_arrays
 from jaxloss.testing._judge import check_meaning, compare_arrays, draw_cotangents, relative_l2
 from jaxloss.testing._problem import Problem, describe_inputs, make_problem
 from jaxloss.testing._run import Leaves, OutputMismatchError
 from jaxloss.testing._second_look import look_again
-from jaxloss.testing._torch_side import is_module
 from jaxloss.testing.diagnosis import Evidence, likely_cause
 from jaxloss.testing.inputs import cast, check_finite, draw_inputs
 from jaxloss.testing.measure import EPS

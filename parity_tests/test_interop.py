@@ -1,5 +1,7 @@
 """A JAX loss trains a torch model, a torch module trains in JAX, and gradients cross exactly."""
 
+import doctest
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,8 +10,9 @@ import torch
 from jax.test_util import check_grads
 from torch.nn import functional as F
 
-from jaxloss import losses
-from jaxloss.testing import as_jax, as_torch, error_in_eps, interop
+from jaxloss import interop, losses
+from jaxloss.interop import as_jax, as_torch
+from jaxloss.testing import error_in_eps
 from parity_tests.compare import assert_same
 
 
@@ -19,6 +22,10 @@ def leaf(*shape, seed=0, dtype=torch.float64):
 
 
 LABELS = torch.tensor([0, 2, -100, 1])
+
+
+def test_examples_run():
+    assert doctest.testmod(interop).failed == 0
 
 
 def test_scalar_loss_passes_gradcheck_and_its_gradient_passes_again():
