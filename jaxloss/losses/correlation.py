@@ -17,8 +17,8 @@ __all__ = ["correlation_loss"]
 def correlation_loss(
     input: Float[Array, "..."],
     target: Float[Array, "..."],
-    reduction: str = "mean",
     *,
+    reduction: str = "mean",
     where: Bool[Array, "..."] | None = None,
     sample_weight: Float[Array, "..."] | None = None,
     axis: int | Sequence[int] | None = -1,

@@ -17,9 +17,9 @@ def group_gap_penalty(
     input: Float[Array, "*dims"],
     group: Int[Array, "*dims"],
     num_groups: int,
+    *,
     measure: str = "range",
     ignore_index: int = -100,
-    *,
     where: Bool[Array, "*dims"] | None = None,
     sample_weight: Float[Array, "*dims"] | None = None,
 ) -> Float[Array, ""]:

@@ -19,11 +19,11 @@ __all__ = ["focal_loss", "poly_loss", "sigmoid_focal_loss"]
 def focal_loss(
     input: Float[Array, "..."],
     target: Int[Array, "..."],
+    *,
     gamma: float = 2.0,
     weight: Float[Array, " C"] | None = None,
     ignore_index: int = -100,
     reduction: str = "mean",
-    *,
     where: Bool[Array, "..."] | None = None,
     sample_weight: Float[Array, "..."] | None = None,
     axis: int = -1,
@@ -74,11 +74,11 @@ def focal_loss(
 def poly_loss(
     input: Float[Array, "..."],
     target: Int[Array, "..."],
+    *,
     epsilon: float | Float[Array, " J"] = 2.0,
     weight: Float[Array, " C"] | None = None,
     ignore_index: int = -100,
     reduction: str = "mean",
-    *,
     where: Bool[Array, "..."] | None = None,
     sample_weight: Float[Array, "..."] | None = None,
     axis: int = -1,
@@ -141,10 +141,10 @@ def _coefficients(epsilon, dtype) -> list:
 def sigmoid_focal_loss(
     input: Float[Array, "*dims"],
     target: Float[Array, "*dims"],
+    *,
     alpha: float | None = 0.25,
     gamma: float = 2.0,
     reduction: str = "mean",
-    *,
     where: Bool[Array, "*dims"] | None = None,
     sample_weight: Float[Array, "*dims"] | None = None,
 ) -> Float[Array, "..."]:

@@ -18,11 +18,11 @@ __all__ = ["final_token_loss", "next_token_loss"]
 def next_token_loss(
     logits: Float[Array, "*B T V"],
     target: Int[Array, "*B T"],
+    *,
     weight: Float[Array, " V"] | None = None,
     ignore_index: int = -100,
     reduction: str = "mean",
     label_smoothing: float = 0.0,
-    *,
     where: Bool[Array, "*B T"] | None = None,
     sample_weight: Float[Array, "*B T"] | None = None,
 ) -> Float[Array, "..."]:
@@ -73,11 +73,11 @@ def next_token_loss(
 def final_token_loss(
     logits: Float[Array, "*B T V"],
     target: Int[Array, "*B T"],
+    *,
     weight: Float[Array, " V"] | None = None,
     ignore_index: int = -100,
     reduction: str = "mean",
     label_smoothing: float = 0.0,
-    *,
     where: Bool[Array, "*B T"] | None = None,
     sample_weight: Float[Array, "*B T"] | None = None,
 ) -> Float[Array, "..."]:

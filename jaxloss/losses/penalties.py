@@ -20,8 +20,8 @@ __all__ = ["previous_tokens", "token_set_loss", "unlikelihood_loss", "z_loss"]
 
 def z_loss(
     input: Float[Array, "..."],
-    reduction: str = "mean",
     *,
+    reduction: str = "mean",
     where: Bool[Array, "..."] | None = None,
     sample_weight: Float[Array, "..."] | None = None,
     axis: int = -1,
@@ -69,9 +69,9 @@ def z_loss(
 def unlikelihood_loss(
     input: Float[Array, "*B V"],
     target: Int[Array, "*B K"],
+    *,
     ignore_index: int = -100,
     reduction: str = "mean",
-    *,
     where: Bool[Array, "*B"] | None = None,
     sample_weight: Float[Array, "*B"] | None = None,
 ) -> Float[Array, "..."]:
@@ -130,7 +130,7 @@ def unlikelihood_loss(
     return _rows.reduce_weighted(jnp.sum(jnp.where(kept, terms, 0.0), -1), reduction, where, sample_weight)
 
 
-def previous_tokens(target: Int[Array, "*B T"], ignore_index: int = -100) -> Int[Array, "*B T T"]:
+def previous_tokens(target: Int[Array, "*B T"], *, ignore_index: int = -100) -> Int[Array, "*B T T"]:
     r"""The tokens that a text has before each position, without the one that truly comes: what to avoid.
 
     $$\mathcal{C}_t = \{x_1, \ldots, x_{t-1}\} \setminus \{x_t\}$$
@@ -173,9 +173,9 @@ def previous_tokens(target: Int[Array, "*B T"], ignore_index: int = -100) -> Int
 def token_set_loss(
     input: Float[Array, "*B V"],
     token_set: Bool[Array, " V"] | Bool[Array, "*B V"],
+    *,
     mass: float = 1.0,
     reduction: str = "mean",
-    *,
     where: Bool[Array, "*B"] | None = None,
     sample_weight: Float[Array, "*B"] | None = None,
 ) -> Float[Array, "..."]:

@@ -25,8 +25,8 @@ __all__ = ["forward_kl_div", "jensen_shannon_div", "reverse_kl_div", "total_vari
 def forward_kl_div(
     input: Float[Array, "..."],
     target: Float[Array, "..."],
-    reduction: str = "mean",
     *,
+    reduction: str = "mean",
     where: Bool[Array, "..."] | None = None,
     sample_weight: Float[Array, "..."] | None = None,
     axis: int = -1,
@@ -72,8 +72,8 @@ def forward_kl_div(
 def jensen_shannon_div(
     input: Float[Array, "..."],
     target: Float[Array, "..."],
-    reduction: str = "mean",
     *,
+    reduction: str = "mean",
     where: Bool[Array, "..."] | None = None,
     sample_weight: Float[Array, "..."] | None = None,
     axis: int = -1,
@@ -118,8 +118,8 @@ def jensen_shannon_div(
 def reverse_kl_div(
     input: Float[Array, "..."],
     target: Float[Array, "..."],
-    reduction: str = "mean",
     *,
+    reduction: str = "mean",
     where: Bool[Array, "..."] | None = None,
     sample_weight: Float[Array, "..."] | None = None,
     axis: int = -1,
@@ -164,8 +164,8 @@ def reverse_kl_div(
 def total_variation_div(
     input: Float[Array, "..."],
     target: Float[Array, "..."],
-    reduction: str = "mean",
     *,
+    reduction: str = "mean",
     where: Bool[Array, "..."] | None = None,
     sample_weight: Float[Array, "..."] | None = None,
     axis: int = -1,

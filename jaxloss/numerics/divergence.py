@@ -7,6 +7,7 @@ negative. The distributions are given by their logits: q by the input's, p by th
 """
 
 import math
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -143,7 +144,7 @@ def softmax_reverse_kl(input: jax.Array, target: jax.Array, axis: int) -> jax.Ar
 
 
 # What the argument `divergence` of a distillation may name: functions of student and teacher.
-DIVERGENCES = {
+DIVERGENCES: dict[str, Callable[[jax.Array, jax.Array, int], jax.Array]] = {
     "forward_kl": softmax_kl,
     "reverse_kl": softmax_reverse_kl,
     "jensen_shannon": softmax_jensen_shannon,

@@ -52,7 +52,7 @@ def test_where_equals_deletion_and_keeps_nan_out():
     @jax.jit
     def run(x, y, w):
         def loss(x, y, w, reduction):
-            return correlation_loss(x, y, reduction, where=jnp.asarray(MASK), sample_weight=w)
+            return correlation_loss(x, y, reduction=reduction, where=jnp.asarray(MASK), sample_weight=w)
 
         return loss(x, y, w, "none"), jax.value_and_grad(loss, (0, 1, 2))(x, y, w, "mean")
 
@@ -82,10 +82,10 @@ def test_half_precision_is_computed_in_float32_and_its_gradient_rounded_once():
 
 
 def test_shift_and_positive_scale_change_nothing():
-    rows = correlation_loss(jnp.asarray(INPUT), jnp.asarray(TARGET), "none")
-    moved = correlation_loss(jnp.asarray(INPUT * 3.0 - 7.0), jnp.asarray(TARGET), "none")
+    rows = correlation_loss(jnp.asarray(INPUT), jnp.asarray(TARGET), reduction="none")
+    moved = correlation_loss(jnp.asarray(INPUT * 3.0 - 7.0), jnp.asarray(TARGET), reduction="none")
     assert_within(moved, rows, 64)
-    turned = correlation_loss(jnp.asarray(-INPUT), jnp.asarray(TARGET), "none")
+    turned = correlation_loss(jnp.asarray(-INPUT), jnp.asarray(TARGET), reduction="none")
     assert_within(turned, 2 - rows, VALUE_EPS_OF_MAX)
 
 
@@ -128,7 +128,7 @@ def test_a_series_may_span_all_of_float32():
 def test_no_variance_is_no_correlation_with_a_zero_gradient(constant):
     flat = jnp.full((N, T), constant)
     for x, y in ((flat, jnp.asarray(TARGET)), (jnp.asarray(INPUT), flat), (flat, flat)):
-        values, pullback = jax.vjp(lambda x, y: correlation_loss(x, y, "none"), x, y)
+        values, pullback = jax.vjp(lambda x, y: correlation_loss(x, y, reduction="none"), x, y)
         assert_same(values, np.ones(N))
         for gradient in pullback(jnp.ones(N)):
             assert_same(gradient, np.zeros((N, T)))
@@ -136,7 +136,7 @@ def test_no_variance_is_no_correlation_with_a_zero_gradient(constant):
 
 def test_one_element_and_none():
     one = jnp.asarray(INPUT[:, :1])
-    assert_same(correlation_loss(one, one, "none"), np.ones(N))
+    assert_same(correlation_loss(one, one, reduction="none"), np.ones(N))
     assert jnp.isnan(correlation_loss(one, one, where=jnp.zeros((N, 1), bool)))
     assert jnp.isnan(correlation_loss(jnp.zeros((0, T)), jnp.zeros((0, T))))
 
@@ -144,7 +144,8 @@ def test_one_element_and_none():
 def test_nan_and_infinity_poison_their_series_only():
     input = INPUT.copy()
     input[0, 1], input[2, 0] = np.nan, np.inf
-    assert_same(jnp.isnan(correlation_loss(jnp.asarray(input), jnp.asarray(TARGET), "none")), [1, 0, 1, 0])
+    loss = correlation_loss(jnp.asarray(input), jnp.asarray(TARGET), reduction="none")
+    assert_same(jnp.isnan(loss), [1, 0, 1, 0])
 
 
 # Transforms

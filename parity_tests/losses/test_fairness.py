@@ -41,7 +41,7 @@ def test_where_equals_deletion_and_keeps_nan_out(measure):
     @jax.jit
     def run(x, group, weight, where=None):
         def loss(x, weight):
-            return group_gap_penalty(x, group, 5, measure, where=where, sample_weight=weight)
+            return group_gap_penalty(x, group, 5, measure=measure, where=where, sample_weight=weight)
 
         return jax.value_and_grad(loss, (0, 1))(x, weight)
 
@@ -64,15 +64,15 @@ def test_half_precision_is_computed_in_float32_and_its_gradient_rounded_once():
 def test_a_shift_of_all_losses_changes_nothing_and_size_of_a_group_neither():
     losses, groups = jnp.asarray(LOSSES), jnp.asarray(GROUPS)
     for measure in MEASURES:
-        value = group_gap_penalty(losses, groups, 5, measure)
-        assert_within(group_gap_penalty(losses + 4.0, groups, 5, measure), value, 64)
+        value = group_gap_penalty(losses, groups, 5, measure=measure)
+        assert_within(group_gap_penalty(losses + 4.0, groups, 5, measure=measure), value, 64)
         twice = [jnp.concatenate([a, a[groups == 2]]) for a in (losses, groups)]
-        assert_within(group_gap_penalty(*twice, 5, measure), value, VALUE_EPS_OF_MAX)
+        assert_within(group_gap_penalty(*twice, 5, measure=measure), value, VALUE_EPS_OF_MAX)
 
 
 def test_descending_the_penalty_closes_the_gap():
     losses, groups = jnp.asarray(LOSSES), jnp.asarray(GROUPS)
-    step = jax.jit(lambda x: x - 0.5 * jax.grad(group_gap_penalty)(x, groups, 5, "variance"))
+    step = jax.jit(lambda x: x - 0.5 * jax.grad(group_gap_penalty)(x, groups, 5, measure="variance"))
     gaps = [float(group_gap_penalty(losses, groups, 5))]
     for _ in range(200):
         losses = step(losses)
@@ -87,7 +87,7 @@ def test_descending_the_penalty_closes_the_gap():
 @pytest.mark.parametrize("groups", [[1, 1, 1], [-100, 1, 1], [-100, -100, -100]])
 def test_fewer_than_two_groups_have_no_gap(groups, measure):
     losses = jnp.array([1.0, 5.0, np.inf if groups[2] == -100 else 2.0])
-    value, gradient = jax.value_and_grad(group_gap_penalty)(losses, jnp.array(groups), 3, measure)
+    value, gradient = jax.value_and_grad(group_gap_penalty)(losses, jnp.array(groups), 3, measure=measure)
     assert value == 0
     assert_same(gradient, np.zeros(3))
 
@@ -96,7 +96,7 @@ def test_fewer_than_two_groups_have_no_gap(groups, measure):
 @pytest.mark.parametrize("wrong", [5, -1, 10**6])
 def test_group_out_of_range_poisons_value_and_gradient(wrong, measure):
     groups = jnp.array([0, 1, wrong, -100])
-    value, gradient = jax.value_and_grad(group_gap_penalty)(jnp.arange(4.0), groups, 5, measure)
+    value, gradient = jax.value_and_grad(group_gap_penalty)(jnp.arange(4.0), groups, 5, measure=measure)
     assert jnp.isnan(value)
     assert jnp.isnan(gradient[2])
 
@@ -106,7 +106,7 @@ def test_group_out_of_range_poisons_without_weight_too(measure):
     groups, weight = jnp.array([1, 2, 5]), jnp.array([1.0, 1.0, 0.0])
 
     def penalty(losses, weight):
-        return group_gap_penalty(losses, groups, 5, measure, sample_weight=weight)
+        return group_gap_penalty(losses, groups, 5, measure=measure, sample_weight=weight)
 
     value, gradients = jax.value_and_grad(penalty, (0, 1))(jnp.arange(3.0), weight)
     assert jnp.isnan(value)
@@ -119,7 +119,7 @@ def test_a_group_without_weight_is_no_extreme_and_has_no_gradient():
     for measure, gap in (("range", 1.5), ("variance", 0.75**2)):
 
         def penalty(losses, weight, measure=measure):
-            return group_gap_penalty(losses, groups, 4, measure, sample_weight=weight)
+            return group_gap_penalty(losses, groups, 4, measure=measure, sample_weight=weight)
 
         value, gradients = jax.value_and_grad(penalty, (0, 1))(losses, weight)
         assert value == gap
@@ -133,7 +133,7 @@ def test_a_group_without_weight_is_no_extreme_and_has_no_gradient():
 def test_transforms():
     for measure in MEASURES:
         assert_transforms(
-            lambda x, measure=measure: group_gap_penalty(x, jnp.asarray(GROUPS), 5, measure), LOSSES
+            lambda x, measure=measure: group_gap_penalty(x, jnp.asarray(GROUPS), 5, measure=measure), LOSSES
         )
 
 

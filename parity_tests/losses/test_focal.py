@@ -112,21 +112,23 @@ def test_without_their_own_term_both_are_cross_entropy():
     for reduction in REDUCTIONS:
         options = {"weight": weight, "reduction": reduction}
         expected = cross_entropy(logits, labels, **options)
-        assert_within(focal_loss(logits, labels, 0.0, **options), expected, VALUE_EPS_OF_MAX)
-        assert_within(poly_loss(logits, labels, 0.0, **options), expected, VALUE_EPS_OF_MAX)
+        assert_within(focal_loss(logits, labels, gamma=0.0, **options), expected, VALUE_EPS_OF_MAX)
+        assert_within(poly_loss(logits, labels, epsilon=0.0, **options), expected, VALUE_EPS_OF_MAX)
 
 
 def test_sigmoid_focal_loss_is_the_softmax_one_on_two_classes():
     logits, labels = jnp.asarray(LOGITS["spread"].ravel()), jnp.asarray(LOGITS["grid"].ravel() > 0)
     two = jnp.stack([jnp.zeros_like(logits), logits], -1)
     for gamma in (0.5, 3.0):
-        binary = sigmoid_focal_loss(logits, labels.astype(float), None, gamma, reduction="none")
-        assert_within(binary, focal_loss(two, labels.astype(int), gamma, reduction="none"), VALUE_EPS_OF_MAX)
+        binary = sigmoid_focal_loss(logits, labels.astype(float), alpha=None, gamma=gamma, reduction="none")
+        assert_within(
+            binary, focal_loss(two, labels.astype(int), gamma=gamma, reduction="none"), VALUE_EPS_OF_MAX
+        )
 
 
 def test_focal_loss_falls_with_gamma_and_easy_rows_fall_most():
     logits, labels = jnp.array([[3.0, 0.0], [-3.0, 0.0]]), jnp.array([0, 0])
-    easy, hard = (focal_loss(logits, labels, g, reduction="none") for g in (0.0, 2.0))
+    easy, hard = (focal_loss(logits, labels, gamma=g, reduction="none") for g in (0.0, 2.0))
     kept = hard / easy
     assert kept[0] < 0.01
     assert 0.9 < kept[1] < 1.0
@@ -145,7 +147,7 @@ def test_confident_focal_loss_is_accurate(gamma):
         return -(mpmath.fsum(p[1:]) ** gamma) * mpmath.log(p[0])
 
     assert_accurate(
-        lambda z: focal_loss(z, jnp.array(0), gamma),
+        lambda z: focal_loss(z, jnp.array(0), gamma=gamma),
         exact,
         [np.array([[margin, 0.0, 0.5, -1.0] for margin in MARGINS], np.float32)],
         value_ulp=8,

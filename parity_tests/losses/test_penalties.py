@@ -104,15 +104,17 @@ def test_a_set_of_one_token_is_cross_entropy_and_its_opposite_unlikelihood():
     label = jnp.full(N, 3)
     towards = token_set_loss(logits, token_set, reduction="none")
     assert_within(towards, cross_entropy(logits, label, reduction="none"), VALUE_EPS_OF_MAX)
-    away = token_set_loss(logits, token_set, 0.0, reduction="none")
+    away = token_set_loss(logits, token_set, mass=0.0, reduction="none")
     expected = unlikelihood_loss(logits, label[:, None], reduction="none")
     assert_within(away, expected, VALUE_EPS_OF_MAX)
-    assert_within(token_set_loss(logits, ~token_set, 0.25), token_set_loss(logits, token_set, 0.75), 16)
+    assert_within(
+        token_set_loss(logits, ~token_set, mass=0.25), token_set_loss(logits, token_set, mass=0.75), 16
+    )
 
 
 def test_the_wanted_mass_is_the_minimum():
     logits = jnp.log(jnp.array([[0.2, 0.1, 0.3, 0.4, 1e-300]]))
-    value, gradient = jax.value_and_grad(token_set_loss)(logits, jnp.asarray(SET), 0.5)
+    value, gradient = jax.value_and_grad(token_set_loss)(logits, jnp.asarray(SET), mass=0.5)
     assert 0 <= value < 1e-30
     assert jnp.abs(gradient).max() < 1e-15
 
@@ -149,7 +151,7 @@ def test_token_set_loss_is_accurate_when_the_set_has_all_or_nothing(mass):
         return mpmath.fsum(w * mpmath.log(w / m) for w, m in zip(wanted, masses, strict=True) if w > 0)
 
     assert_accurate(
-        lambda z: token_set_loss(z, jnp.array([True, True, False, False]), mass),
+        lambda z: token_set_loss(z, jnp.array([True, True, False, False]), mass=mass),
         exact,
         [logits],
         value_ulp=64,
@@ -182,10 +184,10 @@ def test_token_outside_the_vocabulary_poisons_value_and_gradient():
 def test_empty_and_full_token_sets():
     logits, nothing = jnp.asarray(LOGITS), jnp.zeros(V, bool)
     assert token_set_loss(logits, nothing) == jnp.inf
-    value, gradient = jax.value_and_grad(token_set_loss)(logits, nothing, 0.0)
+    value, gradient = jax.value_and_grad(token_set_loss)(logits, nothing, mass=0.0)
     assert value == 0
     assert_same(gradient, np.zeros((N, V)))
-    assert token_set_loss(logits, ~nothing, 1.0) == 0
+    assert token_set_loss(logits, ~nothing, mass=1.0) == 0
 
 
 def test_nothing_to_average_is_nan():
@@ -200,10 +202,10 @@ def test_nothing_to_average_is_nan():
 def test_a_set_of_impossible_tokens_has_a_finite_gradient(members):
     logits, token_set = jnp.array([[-jnp.inf, 0.0, 1.0]]), jnp.array(members)
     within_reach = 0.0 if members[0] else 1.0
-    value, gradient = jax.value_and_grad(token_set_loss)(logits, token_set, within_reach)
+    value, gradient = jax.value_and_grad(token_set_loss)(logits, token_set, mass=within_reach)
     assert value == 0
     assert_same(gradient, np.zeros((1, 3)))
-    value, gradient = jax.value_and_grad(token_set_loss)(logits, token_set, 1 - within_reach)
+    value, gradient = jax.value_and_grad(token_set_loss)(logits, token_set, mass=1 - within_reach)
     assert value == jnp.inf
     assert not jnp.isnan(gradient).any()
 
@@ -244,7 +246,7 @@ def test_transforms():
             "token_set must be a boolean array; got None",
         ),
         (
-            lambda: token_set_loss(np.zeros((2, 3)), np.ones(3, bool), 1.5),
+            lambda: token_set_loss(np.zeros((2, 3)), np.ones(3, bool), mass=1.5),
             ValueError,
             r"mass must be in \[0, 1\]",
         ),

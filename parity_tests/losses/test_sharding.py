@@ -38,7 +38,7 @@ CASES = {
     "jensen_shannon_div": (lambda z, t: losses.jensen_shannon_div(z, t, **TOTAL), x, y),
     "distillation_loss": (lambda z, t: losses.distillation_loss(z, t, **TOTAL), x, y),
     "unlikelihood_loss": (lambda z, t: losses.unlikelihood_loss(z, t[:, None], **TOTAL), x, labels),
-    "token_set_loss": (lambda z, _: losses.token_set_loss(z, weight > 1, 0.5, **TOTAL), x, y),
+    "token_set_loss": (lambda z, _: losses.token_set_loss(z, weight > 1, mass=0.5, **TOTAL), x, y),
     "z_loss": (lambda z, _: losses.z_loss(z, **TOTAL), x, y),
     "huber_loss": (lambda z, t: losses.huber_loss(z, t, **TOTAL), x, y),
     "soft_margin_loss": (lambda z, t: losses.soft_margin_loss(z, t, **TOTAL), x, signs),

@@ -11,8 +11,8 @@ __all__ = ["correlation_loss"]
 def correlation_loss(
     input: Tensor,
     target: Tensor,
-    reduction: str = "mean",
     *,
+    reduction: str = "mean",
     where: Tensor | None = None,
     sample_weight: Tensor | None = None,
     axis: int | Sequence[int] | None = -1,

@@ -10,9 +10,9 @@ def group_gap_penalty(
     input: Tensor,
     group: Tensor,
     num_groups: int,
+    *,
     measure: str = "range",
     ignore_index: int = -100,
-    *,
     where: Tensor | None = None,
     sample_weight: Tensor | None = None,
 ) -> Tensor:

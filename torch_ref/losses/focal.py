@@ -10,11 +10,11 @@ __all__ = ["focal_loss", "poly_loss", "sigmoid_focal_loss"]
 def focal_loss(
     input: Tensor,
     target: Tensor,
+    *,
     gamma: float = 2.0,
     weight: Tensor | None = None,
     ignore_index: int = -100,
     reduction: str = "mean",
-    *,
     where: Tensor | None = None,
     sample_weight: Tensor | None = None,
     axis: int = -1,
@@ -30,11 +30,11 @@ def focal_loss(
 def poly_loss(
     input: Tensor,
     target: Tensor,
+    *,
     epsilon: float | Tensor = 2.0,
     weight: Tensor | None = None,
     ignore_index: int = -100,
     reduction: str = "mean",
-    *,
     where: Tensor | None = None,
     sample_weight: Tensor | None = None,
     axis: int = -1,
@@ -52,10 +52,10 @@ def poly_loss(
 def sigmoid_focal_loss(
     input: Tensor,
     target: Tensor,
+    *,
     alpha: float | None = 0.25,
     gamma: float = 2.0,
     reduction: str = "mean",
-    *,
     where: Tensor | None = None,
     sample_weight: Tensor | None = None,
 ) -> Tensor:

@@ -10,11 +10,11 @@ __all__ = ["final_token_loss", "next_token_loss"]
 def next_token_loss(
     logits: Tensor,
     target: Tensor,
+    *,
     weight: Tensor | None = None,
     ignore_index: int = -100,
     reduction: str = "mean",
     label_smoothing: float = 0.0,
-    *,
     where: Tensor | None = None,
     sample_weight: Tensor | None = None,
 ) -> Tensor:
@@ -34,11 +34,11 @@ def next_token_loss(
 def final_token_loss(
     logits: Tensor,
     target: Tensor,
+    *,
     weight: Tensor | None = None,
     ignore_index: int = -100,
     reduction: str = "mean",
     label_smoothing: float = 0.0,
-    *,
     where: Tensor | None = None,
     sample_weight: Tensor | None = None,
 ) -> Tensor:

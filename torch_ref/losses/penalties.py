@@ -8,8 +8,8 @@ __all__ = ["previous_tokens", "token_set_loss", "unlikelihood_loss", "z_loss"]
 
 def z_loss(
     input: Tensor,
-    reduction: str = "mean",
     *,
+    reduction: str = "mean",
     where: Tensor | None = None,
     sample_weight: Tensor | None = None,
     axis: int = -1,
@@ -23,9 +23,9 @@ def z_loss(
 def unlikelihood_loss(
     input: Tensor,
     target: Tensor,
+    *,
     ignore_index: int = -100,
     reduction: str = "mean",
-    *,
     where: Tensor | None = None,
     sample_weight: Tensor | None = None,
 ) -> Tensor:
@@ -43,7 +43,7 @@ def unlikelihood_loss(
     return _reduce(loss, keep, reduction, sample_weight)
 
 
-def previous_tokens(target: Tensor, ignore_index: int = -100) -> Tensor:
+def previous_tokens(target: Tensor, *, ignore_index: int = -100) -> Tensor:
     """The set of earlier tokens for each position, by Python's own sets."""
     flat = target.reshape(-1, target.shape[-1])
     avoid = torch.full((*flat.shape, flat.shape[-1]), ignore_index, dtype=target.dtype)
@@ -60,9 +60,9 @@ def previous_tokens(target: Tensor, ignore_index: int = -100) -> Tensor:
 def token_set_loss(
     input: Tensor,
     token_set: Tensor,
+    *,
     mass: float = 1.0,
     reduction: str = "mean",
-    *,
     where: Tensor | None = None,
     sample_weight: Tensor | None = None,
 ) -> Tensor:

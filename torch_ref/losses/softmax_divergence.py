@@ -12,8 +12,8 @@ __all__ = ["forward_kl_div", "jensen_shannon_div", "reverse_kl_div", "total_vari
 def forward_kl_div(
     input: Tensor,
     target: Tensor,
-    reduction: str = "mean",
     *,
+    reduction: str = "mean",
     where: Tensor | None = None,
     sample_weight: Tensor | None = None,
     axis: int = -1,
@@ -25,8 +25,8 @@ def forward_kl_div(
 def jensen_shannon_div(
     input: Tensor,
     target: Tensor,
-    reduction: str = "mean",
     *,
+    reduction: str = "mean",
     where: Tensor | None = None,
     sample_weight: Tensor | None = None,
     axis: int = -1,
@@ -38,8 +38,8 @@ def jensen_shannon_div(
 def reverse_kl_div(
     input: Tensor,
     target: Tensor,
-    reduction: str = "mean",
     *,
+    reduction: str = "mean",
     where: Tensor | None = None,
     sample_weight: Tensor | None = None,
     axis: int = -1,
@@ -51,8 +51,8 @@ def reverse_kl_div(
 def total_variation_div(
     input: Tensor,
     target: Tensor,
-    reduction: str = "mean",
     *,
+    reduction: str = "mean",
     where: Tensor | None = None,
     sample_weight: Tensor | None = None,
     axis: int = -1,
