@@ -19,31 +19,34 @@ Runs of one seed on one machine are equal to the last bit.
 
 import dataclasses
 import sys
-from typing import Any, Literal
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Literal
 
 import jax
 import numpy as np
 
-from jaxloss.data import TokenData, Tokenizer, describe, eval_crops, sample_batch
+from jaxloss.data import TokenData, describe, eval_crops, sample_batch
 from jaxloss.fused import linear_final_token_loss, linear_next_token_loss
-from jaxloss.model5 import Model5, Model5Config, generate, init_params, num_params, save_weights
+from jaxloss.model5 import Model5, Model5Config, init_params, num_params, save_weights
 from jaxloss.runs.cli import run_cli
-from jaxloss.runs.comparison import comparison_table, summarise
-from jaxloss.runs.drive import Outcome, drive
+from jaxloss.runs.comparison import comparison_table, summarise, write_texts
 from jaxloss.runs.folder import RunFolder
 from jaxloss.runs.plots import plot_losses
+from jaxloss.runs.recorder import Recorder
 from jaxloss.runs.settings import DataConfig, SampleConfig, fit_vocabulary
+from jaxloss.runs.stopping import EarlyStop
 from jaxloss.runs.text import join_texts, measure_text, wrap
 from jaxloss.training import (
     TrainConfig,
+    TrainState,
     evaluate,
     init_state,
     make_eval_step,
     make_optimizer,
     make_train_step,
-    train,
 )
-from jaxloss.training.evaluation import EvalStep
 
 OBJECTIVES = {"all": (linear_next_token_loss, None), "final": (linear_final_token_loss, 1)}  # loss, positions
 LABELS = {"all": "all tokens", "final": "final token"}
@@ -85,58 +88,6 @@ def held_out_crops(data: TokenData, config: Config, num_crops: int) -> tuple[np.
     return eval_crops(data.test, num_crops=min(num_crops, len(data.test) - length), context_length=length)
 
 
-def write_texts(
-    state: Any, other: Any, eval_step: EvalStep, config: Config, tokenizer: Tokenizer, key: jax.Array
-):
-    """Texts of a model, and their measures; `other` is the model that judges them."""
-    sampling, batch_size = config.sample, config.train.batch_size
-    prompt = np.tile(tokenizer.encode([sampling.prompt])[0].astype(np.int32), (sampling.num_texts, 1))
-    options = {"num_tokens": sampling.num_tokens, "temperature": sampling.temperature, "key": key}
-    ids = np.asarray(generate(state.params, config.model, prompt, **options))
-    crops = ids[:, -config.model.context_length - 1 :]
-    judged = evaluate(other, eval_step, crops[:, :-1], crops[:, 1:], batch_size=batch_size)
-    measures = measure_text(tokenizer.decode, ids[:, prompt.shape[1] :])
-    with np.errstate(over="ignore"):  # a model that has diverged finds anything infinitely surprising
-        measures["perplexity_under_other"] = float(np.exp(judged["all"].mean))
-    return [tokenizer.decode(row) for row in ids], measures
-
-
-def write_results(
-    folder: RunFolder, outcome: Outcome, config: Config, data: TokenData, eval_step: EvalStep, key: jax.Array
-) -> None:
-    """Weights, plot, texts and table of both models, however far they came."""
-    for name, state in outcome.states.items():
-        save_weights(folder.file(f"weights_{name}.safetensors"), state.params, config.model)
-    records = folder.read_metrics()
-    title = f"Model 5 trained on all tokens and on the final token only: {config.data.corpus}"
-    plot_losses(
-        folder.file("loss.png"),
-        records,
-        title=title,
-        test_losses=OWN_LOSS,
-        labels=LABELS,
-        common_loss="all",
-    )
-
-    summaries, texts = {}, {}
-    for name, other in (("all", "final"), ("final", "all")):
-        models = outcome.states[name], outcome.states[other]
-        texts[LABELS[name]], measures = write_texts(*models, eval_step, config, data.tokenizer, key)
-        summaries[name] = summarise(records, name) | {"text": measures}
-        # A crop has one final token but many tokens, so that loss takes more crops to be as certain.
-        crops = held_out_crops(data, config, 8 * config.train.eval_crops)
-        precise = evaluate(outcome.states[name], eval_step, *crops, batch_size=config.train.batch_size)
-        summaries[name]["test_losses"]["final"] = precise["final"]._asdict()
-        print(f"\n{LABELS[name]}:\n{wrap(texts[LABELS[name]][0])}")
-    real_text = measure_text(data.tokenizer.decode, held_out_crops(data, config, config.sample.num_texts)[0])
-    table = comparison_table(summaries, LABELS, real_text)
-    print(f"\n{table}\n\nwritten to {folder.path}/")
-    results = {"stopped_early": outcome.reason, "steps": outcome.steps, "real_text": real_text, **summaries}
-    folder.write_text("samples.txt", join_texts(texts))
-    folder.write_text("table.md", table)
-    folder.write_json("results.json", results)
-
-
 def main(config: Config) -> int:
     folder = RunFolder(config.out, "final_vs_all_token")
     data = config.data.prepare(config.model.context_length)
@@ -147,49 +98,86 @@ def main(config: Config) -> int:
     print(wrap(describe(data), indent=""))
     print(f"{num_params(config.model):,} parameters, {jax.local_device_count()} x {jax.default_backend()}\n")
 
-    settings, context_length = config.train, config.model.context_length
+    settings = config.train
     init_key, dropout_key, text_key = jax.random.split(jax.random.key(settings.seed), 3)
-    model, params = Model5(config.model), init_params(config.model, init_key)
+    apply_fn, params = Model5(config.model).apply, init_params(config.model, init_key)
     optimizer = make_optimizer(settings.learning_rate, settings.weight_decay)
+    states, train_steps = {}, {}
+    for name, (loss, positions) in OBJECTIVES.items():
+        states[name] = init_state(apply_fn, params, optimizer, batch_size=settings.batch_size)
+        options = {"logits_to_keep": positions, "compute_dtype": settings.compute_dtype}
+        train_steps[name] = make_train_step(loss, from_hidden=True, **options)
     eval_step = make_eval_step({name: loss for name, (loss, _) in OBJECTIVES.items()}, from_hidden=True)
 
-    def sample(step: int) -> tuple[np.ndarray, np.ndarray]:
-        size = {"batch_size": settings.batch_size, "context_length": context_length}
-        return sample_batch(data.train, **size, seed=settings.seed, step=step)
+    size = {"batch_size": settings.batch_size, "context_length": config.model.context_length}
+    held_out = held_out_crops(data, config, settings.eval_crops)
+    one_batch = sample_batch(data.test, **size, seed=settings.seed, step=0)
 
-    one_batch = {"batch_size": settings.batch_size, "seed": settings.seed, "step": 0}
-    tests = {
-        "": held_out_crops(data, config, settings.eval_crops),
-        " of one batch": sample_batch(data.test, context_length=context_length, **one_batch),
-    }
+    def measure(name: str, crops: tuple[np.ndarray, np.ndarray]):
+        return evaluate(states[name], eval_step, *crops, batch_size=settings.batch_size)
 
-    def measure(state):
-        return {
-            name + which: estimate
-            for which, crops in tests.items()
-            for name, estimate in evaluate(state, eval_step, *crops, batch_size=settings.batch_size).items()
-        }
+    def test(name: str):
+        of_one = {f"{loss} of one batch": mean for loss, mean in measure(name, one_batch).items()}
+        return measure(name, held_out) | of_one
 
-    trainings = {
-        name: train(
-            init_state(model.apply, params, optimizer, batch_size=settings.batch_size),
-            make_train_step(
-                loss, from_hidden=True, logits_to_keep=positions, compute_dtype=settings.compute_dtype
-            ),
-            sample,
-            dropout_key,
-            steps=settings.steps,
-            evaluate=measure,
-            eval_every=settings.eval_every,
-        )
-        for name, (loss, positions) in OBJECTIVES.items()
-    }
-    tokens_per_step = settings.batch_size * context_length
-    outcome = drive(
-        trainings, folder, steps=settings.steps, tokens_per_step=tokens_per_step, test_losses=OWN_LOSS
-    )
-    write_results(folder, outcome, config, data, eval_step, text_key)
-    return outcome.exit_code
+    tokens_per_step = settings.batch_size * config.model.context_length
+    recorder = Recorder(folder, OWN_LOSS, steps=settings.steps, tokens_per_step=tokens_per_step)
+    with EarlyStop() as stop, recorder as record:
+        for name in OBJECTIVES:
+            record.test(name, 0, test(name))
+        for step in range(1, settings.steps + 1):
+            if stop.requested:
+                break
+            batch = sample_batch(data.train, **size, seed=settings.seed, step=step - 1)
+            for name, train_step in train_steps.items():
+                start = time.perf_counter()
+                states[name], *values = train_step(states[name], *batch, dropout_key)
+                loss, grad_norm = map(float, values)
+                seconds = time.perf_counter() - start
+                if stop.is_not_finite(name, step, loss, grad_norm):
+                    break
+                record.update(name, step, loss=loss, grad_norm=grad_norm, seconds=seconds)
+                if step % settings.eval_every == 0 or step == settings.steps:
+                    record.test(name, step, test(name))
+
+    write_results(folder, config, data, states, measure, text_key, stop.reason)
+    return stop.exit_code
+
+
+def write_results(
+    folder: RunFolder,
+    config: Config,
+    data: TokenData,
+    states: dict[str, TrainState],
+    measure: Callable,
+    key: jax.Array,
+    reason: str,
+) -> None:
+    """Weights, plot, texts and table of both models, however far they came."""
+    for name, state in states.items():
+        save_weights(folder.file(f"weights_{name}.safetensors"), state.params, config.model)
+    records = folder.read_metrics()
+    title = f"Model 5 trained on all tokens and on the final token only: {config.data.corpus}"
+    names = {"test_losses": OWN_LOSS, "labels": LABELS, "common_loss": "all"}
+    plot_losses(folder.file("loss.png"), records, title=title, **names)
+
+    summaries, texts = {}, {}
+    # A crop has one final token but many tokens, so that loss takes more crops to be as certain.
+    more_crops = held_out_crops(data, config, 8 * config.train.eval_crops)
+    for name, other in (("all", "final"), ("final", "all")):
+        arguments = states[name].params, config.model, config.sample, data.tokenizer, key
+        texts[LABELS[name]], measures = write_texts(*arguments, judge=partial(measure, other))
+        summaries[name] = summarise(records, name) | {"text": measures}
+        summaries[name]["test_losses"]["final"] = measure(name, more_crops)["final"]._asdict()
+        print(f"\n{LABELS[name]}:\n{wrap(texts[LABELS[name]][0])}")
+    real_text = measure_text(data.tokenizer.decode, held_out_crops(data, config, config.sample.num_texts)[0])
+    table = comparison_table(summaries, LABELS, real_text)
+    print(f"\n{table}\n\nwritten to {folder.path}/")
+    steps = {name: int(state.step) for name, state in states.items()}
+    results = {"stopped_early": reason, "steps": steps, "real_text": real_text, **summaries}
+    folder.write_text("samples.txt", join_texts(texts))
+    folder.write_text("table.md", table)
+    folder.write_json("results.json", results)
 
 
 if __name__ == "__main__":

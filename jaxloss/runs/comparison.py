@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
+from jaxloss.data import Tokenizer
+from jaxloss.model5 import Model5Config, generate
 from jaxloss.runs.measures import first_step_below, fluctuation
+from jaxloss.runs.settings import SampleConfig
 from jaxloss.runs.tables import format_table
+from jaxloss.runs.text import measure_text
+from jaxloss.training import Estimate
 
 WINDOW = 40
 """Steps of the moving average that fluctuations are measured around."""
@@ -44,6 +51,37 @@ def summarise(records: Sequence[Mapping[str, Any]], objective: str) -> dict[str,
         "largest_rise_of_test_loss": float(np.max(np.diff(curve), initial=0.0)),
         "step_milliseconds": 1000 * float(np.median(seconds)) if seconds else None,
     }
+
+
+def write_texts(
+    params: Any,
+    config: Model5Config,
+    sampling: SampleConfig,
+    tokenizer: Tokenizer,
+    key: jax.Array,
+    judge: Callable[[tuple[np.ndarray, np.ndarray]], Mapping[str, Estimate]],
+) -> tuple[list[str], dict[str, float]]:
+    """Texts that a model writes, and their measures.
+
+    Args:
+        params: the model's.
+        config: its sizes and options.
+        sampling: how it writes.
+        tokenizer: its tokenizer.
+        key: the only source of randomness.
+        judge: the other model's test losses of crops and their targets, by name.
+
+    Returns:
+        The texts, and what `measure_text` says of them with `perplexity_under_other`.
+    """
+    prompt = np.tile(tokenizer.encode([sampling.prompt])[0].astype(np.int32), (sampling.num_texts, 1))
+    options: dict[str, Any] = {"num_tokens": sampling.num_tokens, "temperature": sampling.temperature}
+    ids = np.asarray(generate(params, config, jnp.asarray(prompt), key=key, **options))
+    crops = ids[:, -config.context_length - 1 :]
+    measures = measure_text(tokenizer.decode, ids[:, prompt.shape[1] :])
+    with np.errstate(over="ignore"):  # a model that has diverged finds anything infinitely surprising
+        measures["perplexity_under_other"] = float(np.exp(judge((crops[:, :-1], crops[:, 1:]))["all"].mean))
+    return [tokenizer.decode(row) for row in ids], measures
 
 
 def comparison_table(

@@ -1,30 +1,11 @@
-"""Numbers read off a run: means with their errors, speed and steadiness of learning, the look of a text."""
+"""Numbers read off a loss curve: how fast it falls, and how steadily."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
-
-
-class Estimate(NamedTuple):
-    """A mean and its standard error.
-
-    >>> Estimate.of(np.array([1.0, 2.0, 3.0])).mean
-    2.0
-    """
-
-    mean: float
-    standard_error: float
-
-    @classmethod
-    def of(cls, values: np.ndarray) -> Estimate:
-        """From independent values; a single one leaves the error unknown (NaN)."""
-        values = np.asarray(values, dtype=np.float64)
-        error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
-        return cls(float(values.mean()), float(error))
 
 
 def smooth(values: Sequence[float], window: int) -> np.ndarray:

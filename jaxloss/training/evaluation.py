@@ -4,17 +4,35 @@ Shapes: N crops, B batch, T time, D width, V vocabulary.
 """
 
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jaxloss.runs.measures import Estimate
 from jaxloss.training.placement import place_batch
 from jaxloss.training.state import TrainState
 from jaxloss.training.step import Loss
 
 EvalStep = Callable[..., dict[str, Float[Array, " B"]]]
+
+
+class Estimate(NamedTuple):
+    """A mean and its standard error.
+
+    >>> Estimate.of(np.array([1.0, 2.0, 3.0])).mean
+    2.0
+    """
+
+    mean: float
+    standard_error: float
+
+    @classmethod
+    def of(cls, values: np.ndarray) -> "Estimate":
+        """From independent values; a single one leaves the error unknown (NaN)."""
+        values = np.asarray(values, dtype=np.float64)
+        error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
+        return cls(float(values.mean()), float(error))
 
 
 def make_eval_step(losses: Mapping[str, Loss], *, from_hidden: bool = False) -> EvalStep:

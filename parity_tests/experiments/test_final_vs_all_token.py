@@ -106,7 +106,10 @@ def test_run_folder_is_complete(folder):
     assert config["model"]["dropout"] == 0.1
 
 
-def test_both_objectives_make_the_same_steps_and_evaluations(metrics):
+def test_both_objectives_make_the_same_steps_in_turn_and_are_evaluated_every_so_many(metrics):
+    updates = [record for record in metrics if record["kind"] == "train"]
+    assert [record["objective"] for record in updates] == ["all", "final"] * 50
+    assert all(record["seconds"] > 0 for record in updates)
     for objective in ("all", "final"):
         own = [record for record in metrics if record["objective"] == objective]
         assert [r["step"] for r in own if r["kind"] == "train"] == list(range(1, 51))
@@ -161,12 +164,37 @@ def test_ctrl_c_ends_with_everything_written_and_exit_code_130(corpus, tmp_path,
     assert run(corpus, out) == 130
     assert {file.name for file in out.iterdir()} == FILES
     results = json.loads((out / "results.json").read_text())
-    assert results["stopped_early"] == "stopped on request after step 4"
+    assert results["stopped_early"] == "stopped by Ctrl-C"
     assert results["steps"] == {"all": 4, "final": 4}
     shown = capfd.readouterr()
     assert "Ctrl-C" in shown.err
     assert "Traceback" not in shown.err
     assert max(map(len, shown.out.splitlines())) <= 80 + len(str(tmp_path))
+
+
+@pytest.mark.parametrize(("failing", "steps"), [("all", (3, 3)), ("final", (4, 3))])
+def test_loss_that_is_not_finite_ends_both_with_everything_written(
+    failing, steps, corpus, tmp_path, monkeypatch, capfd
+):
+    make_train_step = script.make_train_step
+
+    def make(loss, **options):
+        train_step = make_train_step(loss, **options)
+
+        def fails_at_4(state, *arguments):
+            if loss is script.OBJECTIVES[failing][0] and state.step == 3:
+                return state, np.nan, np.nan
+            return train_step(state, *arguments)
+
+        return fails_at_4
+
+    monkeypatch.setattr(script, "make_train_step", make)
+    assert run(corpus, tmp_path / "run") == 1
+    assert f"{failing}: the loss is nan at step 4" in capfd.readouterr().err
+    assert {file.name for file in (tmp_path / "run").iterdir()} == FILES
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["stopped_early"].startswith(f"{failing}: the loss is nan at step 4")
+    assert tuple(results["steps"].values()) == steps
 
 
 @pytest.mark.parametrize(

@@ -1,18 +1,11 @@
-"""Means, smoothing, fluctuation, speed, and the measures of text, against values worked out by hand."""
+"""Smoothing, fluctuation, speed, and the measures of text, against values worked out by hand."""
 
 import numpy as np
 import pytest
 
-from jaxloss.runs.measures import Estimate, first_step_below, fluctuation, smooth
+from jaxloss.runs.measures import first_step_below, fluctuation, smooth
 from jaxloss.runs.tables import format_table
 from jaxloss.runs.text import measure_text, wrap
-
-
-def test_estimate_is_the_mean_and_its_standard_error():
-    values = np.random.default_rng(0).normal(size=100)
-    assert Estimate.of(values).mean == pytest.approx(values.mean(), rel=1e-15)
-    assert Estimate.of(values).standard_error == pytest.approx(values.std(ddof=1) / 10, rel=1e-15)
-    assert np.isnan(Estimate.of(np.array([1.0])).standard_error)
 
 
 def test_smooth_keeps_length_and_a_constant():

@@ -67,6 +67,14 @@ def test_loss_is_that_of_all_crops_at_once(eval_step):
     assert measured["final"].standard_error == pytest.approx(float(each.std(ddof=1)) / 12**0.5, rel=1e-12)
 
 
+def test_estimate_is_the_mean_and_its_standard_error():
+    values = np.random.default_rng(0).normal(size=100)
+    for estimate_of, array in ((training.Estimate.of, np.array), (torch_training.Estimate.of, torch.tensor)):
+        expected = values.mean(), values.std(ddof=1) / 10
+        assert estimate_of(array(values)) == pytest.approx(expected, rel=1e-14)
+        assert np.isnan(estimate_of(array([1.0])).standard_error)
+
+
 def test_untrained_model_is_as_uncertain_as_a_uniform_one(eval_step):
     config = dataclasses.replace(tiny.CONFIG, logit_scale=None)
     state = training.init_state(

@@ -1,4 +1,6 @@
-"""One update: the same in both frameworks, for both objectives, and harmless when it is not finite."""
+"""Updates: the same in both frameworks, for both objectives, every time, and harmless when not finite."""
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -7,6 +9,7 @@ import pytest
 import torch
 
 from jaxloss import linear_final_token_loss, losses, model5, training
+from jaxloss.data import sample_batch
 from parity_tests.compare import assert_within
 from parity_tests.training import tiny
 from torch_ref import model5 as torch_model5
@@ -26,6 +29,88 @@ def test_step_gives_torchs_loss_gradient_norm_and_weights(objective):
         if not name.endswith("attn.c_attn.bias"):
             # Adam divides each gradient by its own size, so rounding in small ones counts in full.
             np.testing.assert_allclose(array, expected[name], atol=1e-9, err_msg=name)
+
+
+@pytest.mark.parametrize("objective", ["all", "final"])
+def test_twenty_steps_have_torchs_losses_and_gradient_norms(objective):
+    state, ours = tiny.run_jax(tiny.jax_state(), tiny.jax_step(objective), steps=20)
+    torch_state, theirs = tiny.run_torch(tiny.torch_state(), tiny.torch_step(objective), steps=20)
+    assert int(state.step) == torch_state.step == 20
+    np.testing.assert_allclose(ours, theirs, rtol=1e-12)
+
+
+@pytest.fixture(scope="module")
+def dropout_apply():
+    return model5.Model5(dataclasses.replace(tiny.CONFIG, dropout=0.1)).apply
+
+
+def dropout_state(apply):
+    return training.init_state(apply, tiny.params(), tiny.optimizer(), batch_size=tiny.BATCH_SIZE)
+
+
+def test_runs_with_dropout_are_bit_identical_resumed_or_not(dropout_apply):
+    step = tiny.jax_step("all")
+    first, losses = tiny.run_jax(dropout_state(dropout_apply), step, steps=5)
+    second, same_losses = tiny.run_jax(dropout_state(dropout_apply), step, steps=5)
+    half, half_losses = tiny.run_jax(dropout_state(dropout_apply), step, steps=2)
+    resumed, rest = tiny.run_jax(half, step, steps=5)
+    assert losses == same_losses == half_losses + rest
+    jax.tree.map(np.testing.assert_array_equal, arrays(first), arrays(second))
+    jax.tree.map(np.testing.assert_array_equal, arrays(first), arrays(resumed))
+
+
+def arrays(state):
+    return jax.tree.map(np.array, state)
+
+
+def test_dropout_changes_with_step_and_key(dropout_apply):
+    found = set()
+    for key in (jax.random.key(1), jax.random.key(2)):
+        for step in (0, 1):
+            state = dropout_state(dropout_apply)
+            state = state.replace(step=state.step + step)
+            found.add(float(tiny.jax_step("all")(state, *tiny.batch(0), key)[1]))
+    assert len(found) == 4
+
+
+def test_torch_run_with_dropout_is_bit_identical_and_leaves_the_global_generator_alone():
+    def run():
+        state = tiny.torch_state()
+        for module in state.model.modules():
+            if hasattr(module, "rate"):
+                module.rate = 0.1
+        return tiny.run_torch(state, tiny.torch_step("all"), steps=4)[1]
+
+    torch.manual_seed(1)
+    first = run()
+    assert torch.equal(torch.rand(3), torch.manual_seed(1) and torch.rand(3))
+    assert run() == first
+
+
+def test_leaving_out_log_softmax_before_nll_loss_breaks_training():
+    """The model returns logits: nll_loss on them falls forever, by making them grow."""
+    skewed = 1.0 / np.arange(1, tiny.CONFIG.vocab_size + 1) ** 1.5
+    rng = np.random.default_rng(0)
+    tokens = rng.choice(tiny.CONFIG.vocab_size, 2000, p=skewed / skewed.sum()).astype(np.uint16)
+    fast = training.make_optimizer(learning_rate=0.01)
+
+    def batch(step):
+        size = {"batch_size": tiny.BATCH_SIZE, "context_length": tiny.CONFIG.context_length}
+        return sample_batch(tokens, **size, seed=0, step=step)
+
+    def train_with(train_step):
+        state = training.init_state(tiny.apply_fn(), tiny.params(), fast, batch_size=tiny.BATCH_SIZE)
+        state, measured = tiny.run_jax(state, train_step, steps=80, batch=batch)
+        inputs_BT, targets_BT = batch(1000)
+        logits_BTV = tiny.logits(state.params, inputs_BT)
+        return measured[-1][0], float(losses.next_token_loss(logits_BTV, targets_BT))
+
+    uniform = np.log(tiny.CONFIG.vocab_size)
+    _, right = train_with(tiny.jax_step("all"))
+    wrong_loss, wrong = train_with(training.make_train_step(lambda logits, y: losses.nll_loss(logits, y)))
+    assert right < uniform - 0.5
+    assert wrong_loss < -10
+    assert wrong > uniform
 
 
 @pytest.mark.parametrize("objective", ["all", "final"])

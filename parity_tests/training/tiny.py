@@ -94,6 +94,24 @@ def torch_state(dtype: str = "float64"):
     )
 
 
+def run_jax(state, train_step, *, steps, batch=batch):
+    """Train to step `steps`: the state then, and each step's loss and gradient norm."""
+    measured = []
+    for step in range(int(state.step), steps):
+        state, loss, norm = train_step(state, *batch(step), key())
+        measured.append((float(loss), float(norm)))
+    return state, measured
+
+
+def run_torch(state, train_step, *, steps):
+    """The same in torch."""
+    measured = []
+    for step in range(state.step, steps):
+        state, loss, norm = train_step(state, *batch(step), generator())
+        measured.append((loss.item(), norm.item()))
+    return state, measured
+
+
 def key():
     """Dropout's key."""
     return jax.random.key(7)

@@ -4,17 +4,35 @@ Shapes: N crops, B batch, T time, D width, V vocabulary.
 """
 
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from jaxloss.runs.measures import Estimate
 from torch_ref.training.placement import place_batch
 from torch_ref.training.state import TrainState
 from torch_ref.training.step import Loss
 
 EvalStep = Callable[..., dict[str, Tensor]]
+
+
+class Estimate(NamedTuple):
+    """A mean and its standard error.
+
+    >>> Estimate.of(torch.tensor([1.0, 2.0, 3.0])).mean
+    2.0
+    """
+
+    mean: float
+    standard_error: float
+
+    @classmethod
+    def of(cls, values: Tensor) -> "Estimate":
+        """From independent values; a single one leaves the error unknown (NaN)."""
+        values = values.double()
+        error = values.std().item() / len(values) ** 0.5 if len(values) > 1 else float("nan")
+        return cls(values.mean().item(), error)
 
 
 def make_eval_step(losses: Mapping[str, Loss], *, from_hidden: bool = False) -> EvalStep:
@@ -85,7 +103,4 @@ def evaluate(
         for start in range(0, len(inputs_NT), batch_size)
         for end in [start + batch_size]
     ]
-    return {
-        name: Estimate.of(torch.cat([batch[name] for batch in measured]).cpu().numpy())
-        for name in measured[0]
-    }
+    return {name: Estimate.of(torch.cat([batch[name] for batch in measured])) for name in measured[0]}

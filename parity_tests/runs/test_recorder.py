@@ -1,0 +1,53 @@
+"""Trainings side by side: every step on disk, and readable lines on the terminal."""
+
+import re
+
+from jaxloss.runs.folder import RunFolder
+from jaxloss.runs.recorder import Recorder
+from jaxloss.training import Estimate
+
+TEST = {"all": Estimate(2.0, 0.125), "final": Estimate(3.0, 0.5)}
+
+
+def recorded(tmp_path):
+    """The folder of two trainings of four steps."""
+    folder = RunFolder(tmp_path, "experiment").create()
+    with Recorder(folder, {"all": "all", "final": "final"}, steps=4, tokens_per_step=100) as record:
+        for name in ("all", "final"):
+            record.test(name, 0, TEST)
+        for step in range(1, 5):
+            for name in ("all", "final"):
+                record.update(name, step, loss=1.5, grad_norm=0.5, seconds=0.25)
+                if step == 4:
+                    record.test(name, step, TEST)
+    return folder
+
+
+def test_every_update_and_evaluation_is_recorded(tmp_path):
+    records = recorded(tmp_path).read_metrics()
+    for name in ("all", "final"):
+        own = [record for record in records if record["objective"] == name]
+        assert [record["step"] for record in own if record["kind"] == "train"] == [1, 2, 3, 4]
+        assert [record["step"] for record in own if record["kind"] == "test"] == [0, 4]
+    losses = {name: {"mean": mean, "standard_error": error} for name, (mean, error) in TEST.items()}
+    assert records[0] == {"kind": "test", "objective": "all", "step": 0, "losses": losses}
+    assert records[2] == {
+        "kind": "train",
+        "objective": "all",
+        "step": 1,
+        "loss": 1.5,
+        "grad_norm": 0.5,
+        "seconds": 0.25,
+    }
+
+
+def test_report_has_a_readable_line_for_each_evaluation_within_80_columns(tmp_path, capfd):
+    recorded(tmp_path)
+    shown = capfd.readouterr()
+    lines = shown.out.splitlines()
+    assert len(lines) == 4
+    assert lines[0] == "all   0/4  loss      -  test  2.000 ± 0.125"
+    last = r"final 4/4  loss  1\.500  test  3\.000 ± 0\.500      400 tokens/s  ETA 0:00"
+    assert re.fullmatch(last, lines[-1])
+    assert max(map(len, lines)) <= 80
+    assert shown.err == ""
