@@ -15,9 +15,8 @@ from jaxloss.testing.inputs import (
 )
 from jaxloss.testing.masks import draw_masks, inject_masks
 from jaxloss.testing.measure import EPS, Difference, difference, error_in_eps
-from jaxloss.testing.parity import assert_parity, check_parity
+from jaxloss.testing.parity import Pair, assert_parity, check_parity, parity_table
 from jaxloss.testing.report import Comparison, ParityReport, Table, table_of
-from jaxloss.testing.table import Pair, parity_table
 
 __all__ = [
     "EPS",

@@ -5,12 +5,13 @@ Dropout has.
 """
 
 import contextlib
-import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
-import numpy as np
+
+from jaxloss.interop import is_tensor, to_torch
+from jaxloss.testing._result import dotted
 
 
 def draw_masks(
@@ -59,10 +60,10 @@ def inject_masks(module: Any, masks: Any) -> Iterator[Any]:
             not drop anything.
     """
     given = {
-        _normal(jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".mask")): mask
+        dotted(jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".mask")): mask
         for path, mask in jax.tree_util.tree_flatten_with_path(masks)[0]
     }
-    places = {_normal(name): m for name, m in module.named_modules() if hasattr(m, "mask")}
+    places = {dotted(name): m for name, m in module.named_modules() if hasattr(m, "mask")}
     missing, extra = sorted(places.keys() - given.keys()), sorted(given.keys() - places.keys())
     if missing or extra:
         raise ValueError(
@@ -74,22 +75,9 @@ def inject_masks(module: Any, masks: Any) -> Iterator[Any]:
         raise ValueError(
             f"the module is in evaluation mode and would not drop anything in {', '.join(resting)}"
         )
-    before = {name: place.mask for name, place in places.items()}
-    try:
+    device = next((parameter.device for parameter in module.parameters()), "cpu")
+    with contextlib.ExitStack() as stack:
         for name, place in places.items():
-            place.mask = _as_mask(given[name], module)
+            stack.callback(setattr, place, "mask", place.mask)
+            place.mask = (given[name] if is_tensor(given[name]) else to_torch(given[name])).to(device)
         yield module
-    finally:
-        for name, place in places.items():
-            place.mask = before[name]
-
-
-def _normal(name: str) -> str:
-    return re.sub(r"[._/]+", ".", name)
-
-
-def _as_mask(mask: Any, module: Any) -> Any:
-    import torch
-
-    device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
-    return (mask if isinstance(mask, torch.Tensor) else torch.tensor(np.asarray(mask))).to(device)

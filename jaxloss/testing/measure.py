@@ -1,4 +1,4 @@
-"""The one definition of how far apart two arrays are."""
+"""The one definition of how far apart two arrays are, and how far apart they may be."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +9,20 @@ from jaxloss.interop import to_numpy
 
 EPS = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 """Machine epsilon of each dtype: the gap between 1 and the next number."""
+
+# Two correct implementations that sum in another order differ by a few roundings of the largest term; a
+# gradient passes through more sums than its value does. In 16 bits, torch rounds after every operation.
+VALUE_EPS_OF_MAX = {"float64": 16.0, "float32": 16.0, "float16": 4.0, "bfloat16": 4.0}
+GRADIENT_EPS_OF_MAX = {"float64": 64.0, "float32": 64.0, "float16": 8.0, "bfloat16": 8.0}
+
+# Where torch itself is further from the float64 truth than is allowed, JAX may be this much further.
+TIMES_TORCH_ERROR = 3.0
+
+# A stable algorithm errs by about what one eps on its inputs does; measured at most 1.1 times that.
+TIMES_CONDITION = 4.0
+
+# But never by more: 7e-12 of the largest entry in float64. Measured at most 23,000 in a correct pair.
+MOST_EPS_ALLOWED = 2.0**15
 
 
 @dataclass(frozen=True)

@@ -1,26 +1,19 @@
-"""Check that a JAX function and a torch function compute the same values and the same gradients."""
+"""Check that JAX functions and torch functions compute the same values and the same gradients."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 import numpy as np
 
 from jaxloss.interop import is_module
-from jaxloss.testing._jax_side import has_arrays
-from jaxloss.testing._judge import check_meaning, compare_arrays, draw_cotangents, relative_l2
-from jaxloss.testing._problem import Problem, describe_inputs, make_problem
-from jaxloss.testing._run import Leaves, OutputMismatchError
-from jaxloss.testing._second_look import look_again
-from jaxloss.testing.diagnosis import Evidence, likely_cause
-from jaxloss.testing.inputs import cast, check_finite, draw_inputs
-from jaxloss.testing.measure import EPS
-from jaxloss.testing.report import Comparison, ParityReport
-
-# Two correct implementations that sum in another order differ by a few roundings of the largest term; a
-# gradient passes through more sums than its value does. In 16 bits, torch rounds after every operation.
-VALUE_EPS_OF_MAX = {"float64": 16.0, "float32": 16.0, "float16": 4.0, "bfloat16": 4.0}
-GRADIENT_EPS_OF_MAX = {"float64": 64.0, "float32": 64.0, "float16": 8.0, "bfloat16": 8.0}
+from jaxloss.testing._judge import judge
+from jaxloss.testing._problem import gather_evidence, make_problem
+from jaxloss.testing.diagnosis import likely_cause
+from jaxloss.testing.inputs import cast, check_finite, draw_inputs, is_array
+from jaxloss.testing.measure import EPS, GRADIENT_EPS_OF_MAX, VALUE_EPS_OF_MAX
+from jaxloss.testing.report import Comparison, ParityReport, Table, table_of
 
 
 def check_parity(
@@ -54,7 +47,7 @@ def check_parity(
     names = _dtype_names(dtypes)
     _check_options(jax_fn, torch_fn, params, value_eps, gradient_eps)
     drawn = cast(draw_inputs(inputs, seed), "float64")
-    if not Leaves.of(drawn).arrays() and not has_arrays(params):
+    if not any(map(is_array, jax.tree.leaves((drawn, params)))):
         raise ValueError("inputs must hold at least one array or spec: there is nothing to compare")
     if not allow_nonfinite:
         check_finite(drawn)
@@ -68,24 +61,26 @@ def check_parity(
         jit=jit,
         device=device,
         matmul_precision=matmul_precision,
+        seed=seed,
     )
-    title = str(name or getattr(jax_fn, "__name__", type(jax_fn).__name__))
 
     comparisons: list[Comparison] = []
     cause: str | None = None
     l2: dict[str, tuple[float, float | None]] = {}
     for dtype in sorted(names, key=lambda dtype: EPS[dtype]):
-        allowed = (
+        evidence = gather_evidence(problem, dtype)
+        found = judge(
+            evidence,
             VALUE_EPS_OF_MAX[dtype] if value_eps is None else value_eps,
             GRADIENT_EPS_OF_MAX[dtype] if gradient_eps is None else gradient_eps,
+            allow_nonfinite,
         )
-        found, evidence = _compare(problem, dtype, allowed, seed, allow_nonfinite)
         if all(c.passed for c in comparisons) and not all(c.passed for c in found):
-            evidence.agreed_in_float64 = bool(comparisons)
-            cause = likely_cause(evidence, found)
+            cause = likely_cause(evidence, found, agreed_in_wider=bool(comparisons))
         comparisons += found
-        if evidence.jax_result is not None and evidence.truth.gradients:
-            l2[dtype] = relative_l2(evidence.jax_result, evidence.torch_result, evidence.truth, dtype)
+        if evidence.ours.gradients:
+            l2[dtype] = evidence.gradient_l2()
+    title = str(name or getattr(jax_fn, "__name__", type(jax_fn).__name__))
     return ParityReport(title, tuple(comparisons), cause, l2)
 
 
@@ -145,6 +140,63 @@ def assert_parity(
     return report
 
 
+@dataclass(frozen=True)
+class Pair:
+    """A JAX function, its torch counterpart, and what to call them with.
+
+    Args:
+        name: the row's first cell.
+        jax_fn: see `assert_parity`.
+        torch_fn: see `assert_parity`.
+        inputs: see `assert_parity`.
+        options: the keyword arguments of `assert_parity`.
+    """
+
+    name: str
+    jax_fn: Callable[..., Any]
+    torch_fn: Callable[..., Any]
+    inputs: Sequence[Any]
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def check(self, **options: Any) -> ParityReport:
+        """Compare the two; the pair's own options go before those given here."""
+        return check_parity(
+            self.jax_fn, self.torch_fn, *self.inputs, **{**options, **self.options, "name": self.name}
+        )
+
+
+def parity_table(pairs: Sequence[Pair], **options: Any) -> Table:
+    """Compare each pair and give a table of the errors, for people or for a README.
+
+    A pair that disagrees has NO in the last column; nothing is raised for it.
+
+    Args:
+        pairs: what to compare.
+        **options: keyword arguments of `assert_parity` for all pairs.
+
+    Returns:
+        The table: `print` shows it as text, `.markdown()` is Markdown. Errors are in eps of the largest
+        entry.
+
+    Raises:
+        ValueError: there is no pair, or two have one name.
+
+    >>> import jax.numpy as jnp, torch
+    >>> from jaxloss.testing import normal
+    >>> pairs = [Pair("square", jnp.square, torch.square, [normal(8)])]
+    >>> print(parity_table(pairs, dtypes="float64"))
+    function  dtype    value  gradient  JAX's own  torch's own  agree
+    square    float64  0      0         -          -            yes
+    """
+    names = [pair.name for pair in pairs]
+    if not names:
+        raise ValueError("pairs must hold at least one pair")
+    if len(set(names)) < len(names):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise ValueError(f"each pair needs a name of its own; used twice: {', '.join(twice)}")
+    return table_of([pair.check(**options) for pair in pairs])
+
+
 def _dtype_names(dtypes: Any) -> tuple[str, ...]:
     listed = [dtypes] if isinstance(dtypes, (str, type)) or not isinstance(dtypes, Iterable) else dtypes
     # Of numpy, JAX and torch as well as names.
@@ -169,31 +221,3 @@ def _check_options(
     for argument, allowed in (("value_eps", value_eps), ("gradient_eps", gradient_eps)):
         if allowed is not None and not 0.0 <= allowed < np.inf:
             raise ValueError(f"{argument} must be finite and at least 0; got {allowed}")
-
-
-def _compare(
-    problem: Problem, dtype: str, allowed: tuple[float, float], seed: int, allow_nonfinite: bool
-) -> tuple[list[Comparison], Evidence]:
-    inputs, params = cast(problem.inputs, dtype), cast(problem.params, dtype)
-    cotangents = draw_cotangents(problem.torch(inputs, None, dtype, params).values, seed)
-    torch_result = truth = problem.torch(inputs, cotangents, dtype, params)
-    if dtype != "float64":
-        wide_inputs, wide_params = problem.widened(inputs, params)
-        truth = problem.torch(wide_inputs, cotangents, "float64", wide_params)
-    evidence = Evidence(dtype, inputs, torch_result, truth, problem.torch, cotangents, params)
-    try:
-        jax_result = problem.jax(inputs, cotangents, dtype, params)
-    except OutputMismatchError as error:
-        return [Comparison("value", dtype, np.inf, allowed[0], mismatch=str(error))], evidence
-    except Exception as error:
-        is_untraceable = isinstance(error, jax.errors.ConcretizationTypeError)
-        hint = "; jit=False runs it without tracing" if is_untraceable else ""
-        error.add_note(f"raised by the JAX function, given {describe_inputs(inputs)}{hint}")
-        raise
-    evidence.jax_result = jax_result
-    check_meaning(jax_result, torch_result, allow_nonfinite)
-    found = compare_arrays(jax_result.values, torch_result.values, truth.values, dtype, allowed[0])
-    found += compare_arrays(jax_result.gradients, torch_result.gradients, truth.gradients, dtype, allowed[1])
-    if not all(comparison.passed for comparison in found):
-        found = look_again(problem, found, evidence)
-    return found, evidence

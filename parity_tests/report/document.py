@@ -10,8 +10,13 @@ import jax
 import torch
 
 from jaxloss.testing import ParityReport, Table, table_of
-from jaxloss.testing._second_look import MOST_EPS_ALLOWED, TIMES_CONDITION, TIMES_TORCH_ERROR
-from jaxloss.testing.parity import GRADIENT_EPS_OF_MAX, VALUE_EPS_OF_MAX
+from jaxloss.testing.measure import (
+    GRADIENT_EPS_OF_MAX,
+    MOST_EPS_ALLOWED,
+    TIMES_CONDITION,
+    TIMES_TORCH_ERROR,
+    VALUE_EPS_OF_MAX,
+)
 
 _TITLES = {
     "losses": "Losses",

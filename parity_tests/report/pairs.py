@@ -20,7 +20,7 @@ import torch_ref.losses
 import torch_ref.model5
 from jaxloss.model5 import Model5Config
 from jaxloss.testing import Pair, draw_masks, inject_masks, integers, normal
-from jaxloss.testing.parity import GRADIENT_EPS_OF_MAX, VALUE_EPS_OF_MAX
+from jaxloss.testing.measure import GRADIENT_EPS_OF_MAX, VALUE_EPS_OF_MAX
 from parity_tests.report.samples import FUSED_SAMPLES, NO_LOSSES, SAMPLES, Sample
 
 SMALL = Model5Config(vocab_size=61, context_length=16, embed_dim=32, num_heads=4, num_blocks=4)

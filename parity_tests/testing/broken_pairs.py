@@ -274,6 +274,7 @@ BROKEN: list[tuple[Pair, str | None]] = [
         Pair("not reduced", lambda x, y: (x - y) ** 2, F.mse_loss, [normal(8), normal(8)]),
         "reduction: torch reduces to a scalar and JAX does not",
     ),
+    (Pair("another threshold", lambda x: x > 0.5, lambda x: x > 0, [normal(9)], {"wrt": ()}), None),
     (
         Pair(
             "mask forgotten",

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxloss.testing._run import Arrays, Leaves
+from jaxloss.testing._result import Arrays, Leaves
 from jaxloss.testing.measure import EPS, difference
 
 _IGNORED_LABEL = -100
@@ -80,26 +80,17 @@ def _counts(inputs: tuple[Any, ...]) -> Iterator[tuple[float, str]]:
         if array.dtype.kind == "b":
             yield float(array.sum()), f"the number of True in {name}"
         elif array.dtype.kind in "iu":
-            yield (
-                float((array != _IGNORED_LABEL).sum()),
-                f"the number of labels in {name} that are not ignored",
-            )
-            yield from _label_weights(name, array, arrays)
+            num_kept = float((array != _IGNORED_LABEL).sum())
+            yield num_kept, f"the number of labels in {name} that are not ignored"
+            for other, weight in arrays.items():
+                if weight.ndim == 1 and weight.dtype.kind not in "iub":
+                    kept = array[(array >= 0) & (array < weight.size)]
+                    total = float(weight.astype(np.float64)[kept].sum())
+                    yield total, f"the sum of {other} at the labels {name}"
         elif array.ndim == 1 and (array >= 0).all():
             yield float(array.astype(np.float64).sum()), f"the sum of {name}"
     for name, array in arrays.items():
         if array.ndim > 1:
             yield float(array.size), f"the number of elements of {name}"
-            yield (
-                float(array.size / array.shape[-1]) if array.shape[-1] else 0.0,
-                f"the number of rows of {name}",
-            )
-
-
-def _label_weights(
-    name: str, labels: np.ndarray, arrays: dict[str, np.ndarray]
-) -> Iterator[tuple[float, str]]:
-    for other, weight in arrays.items():
-        if weight.ndim == 1 and weight.dtype.kind not in "iub" and labels.size:
-            kept = labels[(labels >= 0) & (labels < weight.size)]
-            yield float(weight.astype(np.float64)[kept].sum()), f"the sum of {other} at the labels {name}"
+            if array.size:
+                yield float(array.size / array.shape[-1]), f"the number of rows of {name}"

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+# A function that is called in place of a torch function, with that function, its arguments and its options.
 Rewrite = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 
 
@@ -32,19 +33,30 @@ class Call:
 
 @dataclass(frozen=True)
 class Edit:
-    """A change to the calls of one function, and the sentence to say if it explains the numbers."""
+    """A change to the calls of one function, and the sentence to say if it explains the numbers.
+
+    Args:
+        name: of the function.
+        rewrite: what is called instead.
+        words: to say.
+        scalar: change only the calls that have this number for an argument; None changes all.
+    """
 
     name: str
     rewrite: Rewrite
     words: str
+    scalar: float | None = None
 
     def mode(self) -> Any:
         """The context in which the change is made."""
-        return mode_of(
-            lambda f, args, kwargs: (
-                self.rewrite(f, args, kwargs) if name_of(f) == self.name else f(*args, **kwargs)
+
+        def handle(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            is_meant = _name_of(function) == self.name and (
+                self.scalar is None or any(isinstance(a, (int, float)) and a == self.scalar for a in args)
             )
-        )
+            return self.rewrite(function, args, kwargs) if is_meant else function(*args, **kwargs)
+
+        return _mode_of(handle)
 
 
 def trace(run: Callable[[Any], Any]) -> list[Call]:
@@ -52,28 +64,29 @@ def trace(run: Callable[[Any], Any]) -> list[Call]:
     calls: dict[Any, Call] = {}
 
     def record(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        call = Call(name_of(function), function, args, kwargs)
+        call = Call(_name_of(function), function, args, kwargs)
         settings = [(name, value) for name, value in call.options().items() if is_setting(value)]
         calls.setdefault((call.name, repr(settings), repr([a for a in args if is_setting(a)])), call)
         return function(*args, **kwargs)
 
-    run(mode_of(record))
+    run(_mode_of(record))
     return list(calls.values())
 
 
-def with_option(name: str, value: Any, changes: dict[str, Any] | None = None) -> Rewrite:
+def with_option(name: str, value: Any) -> Rewrite:
     """Set an argument, wherever it stands."""
 
     def rewrite(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        options = Call("", function, args, kwargs).options()
-        options |= {name: value, **(changes or {})}
-        positional = [args[0]] if not options.keys() & {"input", "query"} else []
+        options = Call("", function, args, kwargs).options() | {name: value}
+        positional = [] if options.keys() & {"input", "query"} else [args[0]]
         return function(*positional, **options)
 
     return rewrite
 
 
 def with_argument(name: str, position: int, value: Any) -> Rewrite:
+    """Set an argument of a function whose signature is not known."""
+
     def rewrite(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if len(args) > position:
             return function(*args[:position], value, *args[position + 1 :], **kwargs)
@@ -82,17 +95,12 @@ def with_argument(name: str, position: int, value: Any) -> Rewrite:
     return rewrite
 
 
-def only_for(scalar: float, change: Callable[..., Any]) -> Rewrite:
-    """Change the calls that have this very number for a scalar argument."""
-
-    def rewrite(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        is_this = any(isinstance(a, (int, float)) and a == scalar for a in args)
-        return change(function, args, kwargs) if is_this else function(*args, **kwargs)
-
-    return rewrite
+def is_setting(value: Any) -> bool:
+    """Whether an argument is a setting and no data."""
+    return value is None or isinstance(value, (bool, int, float, str))
 
 
-def mode_of(handle: Rewrite) -> Any:
+def _mode_of(handle: Rewrite) -> Any:
     from torch.overrides import TorchFunctionMode
 
     class Mode(TorchFunctionMode):
@@ -102,9 +110,5 @@ def mode_of(handle: Rewrite) -> Any:
     return Mode()
 
 
-def name_of(function: Callable[..., Any]) -> str:
+def _name_of(function: Callable[..., Any]) -> str:
     return getattr(function, "__name__", "")
-
-
-def is_setting(value: Any) -> bool:
-    return value is None or isinstance(value, (bool, int, float, str))
