@@ -77,6 +77,19 @@ def as_labels(name: str, value) -> jax.Array:
     return jnp.asarray(array.astype(dtype))
 
 
+def not_ignored(labels, ignore_index: int) -> jax.Array:
+    """Where labels of any integer dtype differ from `ignore_index`.
+
+    Unconverted labels: `as_labels` may clamp two different int64 labels to the same int32.
+    """
+    labels = unwrapped(labels)
+    info = jnp.iinfo(labels.dtype)
+    # A Python int beyond the labels' dtype equals none of them, and converting it would overflow.
+    if not info.min <= ignore_index <= info.max:
+        return jnp.ones(labels.shape, bool)
+    return jnp.asarray(labels != np.asarray(ignore_index, labels.dtype))
+
+
 def as_mask(name: str, value, shape: Sequence[int], of: str) -> jax.Array | None:
     """`value` as a boolean array of exactly `shape`, or None."""
     if value is None:
@@ -101,6 +114,17 @@ def as_class_weight(weight, num_classes: int) -> jax.Array | None:
         return None
     array = as_floats("weight", weight)
     check_shape("weight", array, (num_classes,), "one number for each class")
+    return array
+
+
+def as_sample_weight(
+    sample_weight, shape: tuple[int, ...], of: str = "one number for each row"
+) -> jax.Array | None:
+    """`sample_weight` as an array of exactly `shape`, or None."""
+    if sample_weight is None:
+        return None
+    array = as_floats("sample_weight", sample_weight)
+    check_shape("sample_weight", array, shape, of)
     return array
 
 

@@ -1,8 +1,13 @@
 """A linear head and its loss in one: the logits, a language model's largest array, are never whole."""
 
-from jaxloss.fused.api import TokenStatistics, linear_cross_entropy, linear_log_prob
+from jaxloss.fused.api import (
+    TokenStatistics,
+    linear_cross_entropy,
+    linear_final_token_loss,
+    linear_log_prob,
+    linear_next_token_loss,
+)
 from jaxloss.fused.distillation import linear_distillation_loss, linear_kl_div
-from jaxloss.fused.language import linear_final_token_loss, linear_next_token_loss
 
 __all__ = [
     "TokenStatistics",

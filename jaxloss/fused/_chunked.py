@@ -1,4 +1,4 @@
-"""Losses of a linear head's logits, some tokens at a time, so that the logits are never whole in memory.
+"""The losses of a linear head's tokens: all at once, or in chunks whose logits are never whole in memory.
 
 `chunked_sum` makes the gradients while a chunk's logits are at hand, and a derivative rule contracts them
 with the tangents: `d total = <d_input, t_input> + <d_weight, t_weight> + ...`. Reverse mode transposes that
@@ -10,10 +10,8 @@ recomputes a chunk's logits on the way back.
 Shapes: N tokens, S steps of the loop, C = N / S tokens of a chunk, D width, V vocabulary.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,17 +21,11 @@ from jax.custom_derivatives import SymbolicZero
 from jaxloss._mesh import differ_along, varying_axes
 from jaxloss._reduction import select
 from jaxloss.fused._opaque import opaque_call
-
-Operands = dict[str, Any]
-
-# (product of input and weight, shared operands, operands of the chunk's tokens) -> losses and a dict of
-# statistics, one value for each token. Static, so hashable; finite for tokens that are not kept.
-TokenLoss = Callable[[jax.Array, Operands, Operands], tuple[jax.Array, Operands]]
+from jaxloss.fused._token_loss import Arrays, TokenLoss, product, sum_dtype, token_losses
 
 
-@dataclass(frozen=True)
-class Chunks:
-    """How the work is cut, and the mesh axis that the vocabulary is split over.
+class Chunks(NamedTuple):
+    """How the work is cut.
 
     Token `c * num_chunks + i` belongs to chunk `i`: of a sharded batch, every device keeps its part of
     every chunk. The weight's gradient is added to in blocks of `weight_rows`, so that no second array of
@@ -42,74 +34,59 @@ class Chunks:
 
     num_chunks: int
     weight_rows: int
-    axis_name: str | None = None
+
+
+class Wanted(NamedTuple):
+    """The names of the operands that need a gradient; the others cost nothing."""
+
+    shared: frozenset[str] = frozenset()
+    rows: frozenset[str] = frozenset()
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def chunked_sum(
-    loss: TokenLoss, chunks: Chunks, shared: Operands, rows: Operands
-) -> tuple[jax.Array, Operands]:
-    """`sum(rows["scale"] * losses)` over the kept tokens, and the statistics, which have no derivative.
+def chunked_sum(loss: TokenLoss, chunks: Chunks, shared: Arrays, rows: Arrays) -> tuple[jax.Array, Arrays]:
+    """`sum(rows["scale"] * losses)` over the valid tokens, and the statistics.
 
-    `shared` holds "weight" [V, D]; `rows` holds "input" [N, D], "scale" [N] and "kept" [N], and
-    `num_chunks` divides N. Both hold whatever else the loss takes.
+    Operands as in `token_losses`; `num_chunks` divides N.
     """
     return _sum(loss, chunks, shared, rows)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def chunked_losses(
-    loss: TokenLoss, chunks: Chunks, shared: Operands, rows: Operands
-) -> tuple[jax.Array, Operands]:
-    """Each token's loss, 0 for tokens that are not kept, and the statistics; operands as in `chunked_sum`."""
+def chunked_losses(loss: TokenLoss, chunks: Chunks, shared: Arrays, rows: Arrays) -> tuple[jax.Array, Arrays]:
+    """`token_losses`, a chunk at a time; operands as in `chunked_sum`."""
     weight, dtype = shared["weight"], jnp.promote_types(shared["weight"].dtype, rows["input"].dtype)
     # The loop's transpose sums these cotangents over the chunks: in the dtype that the weight has here, and
     # on each device by itself if the operand differs between devices here.
     shared = shared | {"weight": weight.astype(sum_dtype(weight))}
-    shared = differ_along(shared, varying_axes(rows["input"], rows["scale"]) - {chunks.axis_name})
+    shared = differ_along(shared, varying_axes(rows["input"], rows["scale"]) - {loss.classes.axis_name})
 
     @partial(jax.checkpoint, prevent_cse=False)
     def step(shared, chunk):
-        input_CD = select(chunk["kept"][:, None], chunk["input"])
-        raw_CV = product(input_CD.astype(dtype), shared["weight"].astype(dtype), 1, 1)
-        losses, statistics = loss(raw_CV, shared, chunk)
-        return select(chunk["kept"], losses), lax.stop_gradient(statistics)
+        narrow = shared | {"weight": shared["weight"].astype(dtype)}
+        return token_losses(loss, narrow, chunk | {"input": chunk["input"].astype(dtype)})
 
     rows_SC = {k: jnp.moveaxis(a, 1, 0) for k, a in _split(rows, chunks).items()}
     _, per_token = lax.scan(lambda _, chunk: (None, step(shared, chunk)), None, rows_SC)
     return jax.tree.map(lambda a: jnp.moveaxis(a, 0, 1).reshape(-1), per_token)
 
 
-def sum_dtype(*arrays: jax.Array) -> jnp.dtype:
-    """The dtype that products of these are summed in: at least float32."""
-    return jnp.result_type(jnp.float32, *(a.dtype for a in arrays))
-
-
-def product(a: jax.Array, b: jax.Array, a_axis: int, b_axis: int) -> jax.Array:
-    """The matrix product over one axis of each, summed in at least float32."""
-    dtype = jnp.promote_types(a.dtype, b.dtype)
-    dimensions = (((a_axis,), (b_axis,)), ((), ()))
-    return lax.dot_general(
-        a.astype(dtype), b.astype(dtype), dimensions, preferred_element_type=sum_dtype(a, b)
-    )
-
-
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _sum(loss, chunks, shared, rows):
-    total, statistics, *_ = _sum_and_gradients(loss, chunks, shared, rows, frozenset(), frozenset())
+    total, statistics, *_ = _sum_and_gradients(loss, chunks, Wanted(), shared, rows)
     return total, statistics
 
 
 @partial(_sum.defjvp, symbolic_zeros=True)
 def _sum_jvp(loss, chunks, primals, tangents):
     shared_dots, rows_dots = ({k: t for k, t in d.items() if type(t) is not SymbolicZero} for d in tangents)
-    wanted = frozenset(shared_dots), frozenset(rows_dots)
+    wanted = Wanted(frozenset(shared_dots), frozenset(rows_dots))
     total, statistics, shared_grads, rows_grads = opaque_call(
-        lambda shared, rows: _sum_and_gradients(loss, chunks, shared, rows, *wanted), *primals
+        partial(_sum_and_gradients, loss, chunks, wanted), *primals
     )
     pairs = [(shared_grads[k], shared_dots[k]) for k in shared_dots]
     pairs += [(rows_grads[k], rows_dots[k]) for k in rows_dots]
-    total_dot = _contract(pairs, total, chunks.axis_name)
+    total_dot = _contract(pairs, total, loss.classes.axis_name)
     return (total, statistics), (total_dot, jax.tree.map(jnp.zeros_like, statistics))
 
 
@@ -125,59 +102,60 @@ def _contract(pairs, total: jax.Array, axis_name: str | None) -> jax.Array:
     return total_dot if partial_dot is None else total_dot + lax.psum(partial_dot, axis_name)
 
 
-def _sum_and_gradients(loss, chunks, shared, rows, wanted_shared, wanted_rows):
-    """The total, the statistics, and the gradients of the operands that are named; others cost nothing."""
+def _sum_and_gradients(loss, chunks: Chunks, wanted: Wanted, shared, rows):
+    """The total, the statistics, and the gradients of the wanted operands, shared and of rows."""
     rows_CS = _split(rows, chunks)
+
+    def chunk_at(i):
+        return {k: lax.dynamic_index_in_dim(a, i, 1, keepdims=False) for k, a in rows_CS.items()}
 
     # Differentiating the loop must not keep every chunk's logits.
     @partial(jax.checkpoint, prevent_cse=False)
     def step(carry, i):
         sums, per_token = carry
-        chunk = {k: lax.dynamic_index_in_dim(a, i, 1, keepdims=False) for k, a in rows_CS.items()}
-        sums, new = _add_chunk(loss, chunks, shared, chunk, wanted_shared, wanted_rows, sums)
-        return (
-            sums,
-            jax.tree.map(lambda b, a: lax.dynamic_update_index_in_dim(b, a, i, 1), per_token, new),
-        ), None
+        sums, of_chunk = add_chunk(sums, chunk_at(i))
+        put = partial(lax.dynamic_update_index_in_dim, index=i, axis=1)
+        return (sums, jax.tree.map(put, per_token, of_chunk)), None
 
+    add_chunk = partial(_add_chunk, loss, chunks, wanted, shared)
     first = {k: a[:, 0] for k, a in rows_CS.items()}
-    sums = {k: jnp.zeros(shared[k].shape, sum_dtype(shared[k])) for k in wanted_shared}
+    sums = {k: jnp.zeros(shared[k].shape, sum_dtype(shared[k])) for k in wanted.shared}
     sums["total"] = jnp.zeros((), sum_dtype(rows["scale"]))
     if chunks.num_chunks == 1:
-        sums, per_token = _add_chunk(loss, chunks, shared, first, wanted_shared, wanted_rows, sums)
+        sums, per_token = add_chunk(sums, first)
     else:
         # Traced for the shapes of what the loop carries, and for the mesh axes that it differs along.
-        sums, per_token = jax.eval_shape(
-            lambda: _add_chunk(loss, chunks, shared, first, wanted_shared, wanted_rows, sums)
-        )
+        sums, per_token = jax.eval_shape(add_chunk, sums, first)
         per_token = jax.tree.map(
             lambda a: _zeros(a, (a.shape[0], chunks.num_chunks, *a.shape[1:])), per_token
         )
-        (sums, per_token), _ = lax.scan(
-            step, (jax.tree.map(lambda a: _zeros(a, a.shape), sums), per_token), jnp.arange(chunks.num_chunks)
-        )
+        carry = jax.tree.map(lambda a: _zeros(a, a.shape), sums), per_token
+        (sums, per_token), _ = lax.scan(step, carry, jnp.arange(chunks.num_chunks))
         per_token = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), per_token)
-    return sums.pop("total"), per_token[0], sums, per_token[1]
+    statistics, rows_grads = per_token
+    return sums.pop("total"), statistics, sums, rows_grads
 
 
-def _add_chunk(loss, chunks, shared, rows, wanted_shared, wanted_rows, sums):
-    """The sums with one chunk's parts added, and each of its tokens' statistics and gradients."""
-    weight, input_CD = shared["weight"], select(rows["kept"][:, None], rows["input"])
+def _add_chunk(loss, chunks: Chunks, wanted: Wanted, shared, sums, rows):
+    """The sums with one chunk's parts added; each of its tokens' statistics and gradients."""
+    weight, input_CD = shared["weight"], select(rows["valid"][:, None], rows["input"])
     raw_CV = product(input_CD, weight, 1, 1)
     # The gradient of an operand that the devices share would be summed over them, which the caller does.
-    shared, rows = differ_along((shared, rows), varying_axes(raw_CV, rows["scale"]) - {chunks.axis_name})
+    others = varying_axes(raw_CV, rows["scale"]) - {loss.classes.axis_name}
+    shared, rows = differ_along((shared, rows), others)
 
     def total_loss(raw_CV, some_shared, some_rows):
         all_rows = rows | some_rows
         losses, statistics = loss(raw_CV, shared | some_shared, all_rows)
-        return jnp.sum(select(all_rows["kept"], all_rows["scale"] * losses)), statistics
+        total = jnp.sum(select(all_rows["valid"], all_rows["scale"] * losses))
+        return total, lax.stop_gradient(statistics)
 
-    some_shared = {k: shared[k] for k in wanted_shared - {"weight"}}
-    some_rows = {k: rows[k] for k in wanted_rows - {"input"}}
-    if not wanted_shared and not wanted_rows:
+    if not any(wanted):
         total, statistics = total_loss(raw_CV, {}, {})
-        return sums | {"total": sums["total"] + total}, (lax.stop_gradient(statistics), {})
+        return sums | {"total": sums["total"] + total}, (statistics, {})
 
+    some_shared = {k: shared[k] for k in wanted.shared - {"weight"}}
+    some_rows = {k: rows[k] for k in wanted.rows - {"input"}}
     (total, statistics), (d_raw_CV, d_shared, d_rows) = jax.value_and_grad(
         total_loss, (0, 1, 2), has_aux=True
     )(raw_CV, some_shared, some_rows)
@@ -185,11 +163,11 @@ def _add_chunk(loss, chunks, shared, rows, wanted_shared, wanted_rows, sums):
     sums["total"] = sums["total"] + total
     if jnp.promote_types(weight.dtype, input_CD.dtype) == jnp.bfloat16:
         d_raw_CV = d_raw_CV.astype(jnp.bfloat16)
-    if "input" in wanted_rows:
-        d_rows["input"] = select(rows["kept"][:, None], product(d_raw_CV, weight, 1, 0))
-    if "weight" in wanted_shared:
+    if "input" in wanted.rows:
+        d_rows["input"] = select(rows["valid"][:, None], product(d_raw_CV, weight, 1, 0))
+    if "weight" in wanted.shared:
         sums["weight"] = _add_product(sums["weight"], d_raw_CV, input_CD, chunks.weight_rows)
-    return sums, (lax.stop_gradient(statistics), d_rows)
+    return sums, (statistics, d_rows)
 
 
 def _add_product(sum_VD: jax.Array, d_raw_CV: jax.Array, input_CD: jax.Array, block: int) -> jax.Array:
@@ -211,7 +189,7 @@ def _add_product(sum_VD: jax.Array, d_raw_CV: jax.Array, input_CD: jax.Array, bl
     return add(num_rows - rest, rest, sum_VD) if rest else sum_VD
 
 
-def _split(rows: Operands, chunks: Chunks) -> Operands:
+def _split(rows: Arrays, chunks: Chunks) -> Arrays:
     return {k: a.reshape(-1, chunks.num_chunks, *a.shape[1:]) for k, a in rows.items()}
 
 

@@ -1,22 +1,37 @@
-"""Cross entropy of a linear head, without its logits in memory."""
+"""Cross entropy of a linear head, and a language model's objectives, without the logits in memory."""
 
-from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxloss import _checks
-from jaxloss._mesh import varying_axes
-from jaxloss._reduction import REDUCTIONS
-from jaxloss.fused._chunk_size import make_chunks
-from jaxloss.fused._chunked_head import chunked_loss
-from jaxloss.fused._explicit_mesh import find_layout, loss_over_layout
-from jaxloss.fused._head_arguments import IMPLEMENTATIONS, HeadArguments, check_softcap, head_arguments
-from jaxloss.fused._head_loss import HeadCrossEntropy, LogitMap
-from jaxloss.fused.reference import TokenStatistics as TokenStatistics
-from jaxloss.fused.reference import linear_cross_entropy_reference
+from jaxloss.fused._arguments import check_axis_name, check_operands, check_options, check_softcap
+from jaxloss.fused._evaluate import evaluate
+from jaxloss.fused._token_loss import CrossEntropy, LogitMap
+from jaxloss.numerics.softmax import Classes
 
-__all__ = ["TokenStatistics", "linear_cross_entropy", "linear_log_prob"]
+__all__ = [
+    "TokenStatistics",
+    "linear_cross_entropy",
+    "linear_final_token_loss",
+    "linear_log_prob",
+    "linear_next_token_loss",
+]
+
+
+class TokenStatistics(NamedTuple):
+    """What a head says about each token; without derivatives, and 0 for tokens that take no part.
+
+    Attributes:
+        logsumexp: log of the sum of the exponentials of the logits.
+        is_correct: no class has a larger logit than the label (or than the most probable class of the
+            target).
+        entropy: of the predicted distribution, in nats.
+    """
+
+    logsumexp: Array
+    is_correct: Array
+    entropy: Array
 
 
 def linear_cross_entropy(
@@ -100,58 +115,31 @@ def linear_cross_entropy(
     >>> jax.grad(linear_cross_entropy, 1)(hidden, head, jnp.arange(4)).shape
     (50, 8)
     """
-    _checks.check_choice("reduction", reduction, REDUCTIONS)
-    _checks.check_choice("implementation", implementation, IMPLEMENTATIONS)
-    label_smoothing = _checks.check_number("label_smoothing", label_smoothing, low=0.0, high=1.0)
-    z_loss = _checks.check_number("z_loss", z_loss, low=0.0)
-    logit_softcap = check_softcap("logit_softcap", logit_softcap)
+    options = check_options(reduction, implementation, chunk_size)
     _checks.check_flag("return_statistics", return_statistics)
-    arrays: dict[str, Any] = {
-        "input": input,
-        "linear_weight": linear_weight,
-        "target": target,
-        "linear_bias": linear_bias,
-        "weight": weight,
-        "where": where,
-        "sample_weight": sample_weight,
-        "logit_scale": logit_scale,
-    }
-    check = partial(head_arguments, ignore_index=ignore_index)
-    options: dict[str, Any] = {
-        "ignore_index": ignore_index,
-        "label_smoothing": label_smoothing,
-        "z_loss": z_loss,
-        "logit_softcap": logit_softcap,
-        "return_statistics": return_statistics,
-    }
-    layout = find_layout(arrays, splits_classes=implementation != "reference" and axis_name is None)
-    if layout is not None:
-        loss_on_device = partial(
-            linear_cross_entropy, **options, implementation=implementation, chunk_size=chunk_size
-        )
-        return loss_over_layout(
-            loss_on_device,
-            check,
-            layout,
-            arrays,
-            reduction=reduction,
-            axis_name=axis_name,
-            with_statistics=return_statistics,
-        )
-    arguments = check(**arrays)
-    chunks = make_chunks(arguments.shape, arguments.weight.shape[0], chunk_size, axis_name)
-    _check_axis(axis_name, implementation, arguments)
-    if axis_name is None and (
-        implementation == "reference" or (implementation == "auto" and chunks.num_chunks == 1)
-    ):
-        return linear_cross_entropy_reference(**arrays, **options, reduction=reduction)
-    per_token = HeadCrossEntropy(
-        label_smoothing, z_loss, LogitMap(logit_softcap), return_statistics, axis_name
+    loss = CrossEntropy(
+        classes=Classes(1, axis_name),
+        label_smoothing=_checks.check_number("label_smoothing", label_smoothing, low=0.0, high=1.0),
+        z_loss=_checks.check_number("z_loss", z_loss, low=0.0),
+        logit_map=LogitMap(check_softcap("logit_softcap", logit_softcap)),
+        with_statistics=return_statistics,
     )
-    loss, statistics = chunked_loss(per_token, chunks, arguments, reduction)
+    operands = check_operands(
+        input,
+        linear_weight,
+        linear_bias,
+        target,
+        weight=weight,
+        ignore_index=ignore_index,
+        where=where,
+        sample_weight=sample_weight,
+        logit_scale=logit_scale,
+    )
+    check_axis_name(axis_name, operands.classes["weight"])
+    value, statistics = evaluate(loss, operands, options)
     if not return_statistics:
-        return loss
-    return loss, TokenStatistics(**statistics | {"is_correct": statistics["is_correct"] == 1.0})
+        return value
+    return value, TokenStatistics(**statistics | {"is_correct": statistics["is_correct"] == 1.0})
 
 
 def linear_log_prob(
@@ -212,14 +200,104 @@ def linear_log_prob(
     return -losses
 
 
-def _check_axis(axis_name, implementation: str, arguments: HeadArguments) -> None:
-    if axis_name is None:
-        return
-    if implementation == "reference":
-        raise ValueError('implementation must be "auto" or "chunked" with axis_name; got "reference".')
-    if axis_name not in varying_axes(arguments.weight):
-        known = sorted(varying_axes(arguments.weight)) or "no axis"
-        raise ValueError(
-            f"axis_name must be a mesh axis that linear_weight is split over, inside jax.shard_map with "
-            f"check_vma; got {axis_name!r}, and linear_weight differs along {known}."
-        )
+def linear_next_token_loss(
+    input: Float[Array, "*B T D"],
+    linear_weight: Float[Array, "V D"],
+    target: Int[Array, "*B T"],
+    **options: Any,
+):
+    r"""Cross entropy of the next token, from every position, given the model's hidden states and head.
+
+    $$-\sum_{t=1}^{T} \log P(x_t \mid x_{<t})$$
+
+    Equal to `next_token_loss` of the logits. With Model 5, `linear_weight` is the token embedding and
+    `logit_scale` the model's.
+
+    Args:
+        input: hidden states after the last normalisation.
+        linear_weight: the head, one row for each token of the vocabulary.
+        target: `target[..., t]` is the token that follows position `t`.
+        **options: those of `linear_cross_entropy`.
+
+    Returns:
+        As `linear_cross_entropy`: the mean over the positions that take part, by default.
+
+    Raises:
+        TypeError: an argument's dtype is wrong.
+        ValueError: a shape, option or range is wrong.
+
+    Differs from torch: torch has no such function.
+
+    Reference: Radford et al. 2018, "Improving Language Understanding by Generative Pre-Training", equation 1.
+
+    >>> import jax.numpy as jnp
+    >>> hidden, head = jnp.ones((2, 3, 8), jnp.float32), jnp.zeros((50, 8), jnp.float32)
+    >>> print(linear_next_token_loss(hidden, head, jnp.array([[3, 1, 4], [1, 5, -100]])))  # ln 50
+    3.912023
+    """
+    hidden = _check_positions(input, linear_weight)
+    _checks.as_labels("target", target)
+    return linear_cross_entropy(hidden, linear_weight, _checks.unwrapped(target), **options)
+
+
+def linear_final_token_loss(
+    input: Float[Array, "*B T D"],
+    linear_weight: Float[Array, "V D"],
+    target: Int[Array, "*B T"],
+    **options: Any,
+):
+    r"""Cross entropy of the next token, from the last position only, given hidden states and head.
+
+    $$-\log P(x_T \mid x_{<T})$$
+
+    Equal to `final_token_loss` of the logits, and the head is applied to one position of each sequence.
+
+    Args:
+        input: hidden states after the last normalisation; those before the last position are not looked at.
+        linear_weight: the head, one row for each token of the vocabulary.
+        target: `target[..., t]` is the token that follows position `t`.
+        **options: those of `linear_cross_entropy`; `where` and `sample_weight` have the shape of `target`,
+            and their last position counts.
+
+    Returns:
+        As `linear_cross_entropy`: the mean over the sequences that take part, by default.
+
+    Raises:
+        TypeError: an argument's dtype is wrong.
+        ValueError: a shape, option or range is wrong, or T is 0.
+
+    Differs from torch: torch has no such function.
+
+    Reference: Radford et al. 2018, "Improving Language Understanding by Generative Pre-Training", equation 1,
+    for the sum of which this is the last term.
+
+    >>> import jax.numpy as jnp
+    >>> hidden, head = jnp.ones((2, 3, 8), jnp.float32), jnp.zeros((50, 8), jnp.float32)
+    >>> print(linear_final_token_loss(hidden, head, jnp.array([[3, 1, 4], [1, 5, 9]]), reduction="none"))
+    [3.912023 3.912023]
+    """
+    hidden = _check_positions(input, linear_weight)
+    if hidden.shape[-2] == 0:
+        raise ValueError(f"input must have at least one position; got {_checks.describe(hidden)}.")
+    labels = _checks.as_labels("target", target)
+    _checks.check_shape("target", labels, hidden.shape[:-1], "one token for each position of input")
+    where, sample_weight = options.pop("where", None), options.pop("sample_weight", None)
+    where = _checks.as_mask("where", where, labels.shape, "that of target")
+    sample_weight = _checks.as_sample_weight(sample_weight, labels.shape, "that of target")
+    return linear_cross_entropy(
+        hidden[..., -1, :],
+        linear_weight,
+        _checks.unwrapped(target)[..., -1],
+        where=None if where is None else where[..., -1],
+        sample_weight=None if sample_weight is None else sample_weight[..., -1],
+        **options,
+    )
+
+
+def _check_positions(input, linear_weight):
+    hidden, head = _checks.as_floats("input", input), _checks.as_floats("linear_weight", linear_weight)
+    if head.ndim != 2:
+        raise ValueError(f"linear_weight must have shape [V, D]; got {_checks.describe(head)}.")
+    if hidden.ndim < 2:
+        raise ValueError(f"input must have shape [..., T, D]; got {_checks.describe(hidden)}.")
+    return hidden

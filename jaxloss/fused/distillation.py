@@ -1,30 +1,19 @@
 """Distillation between two linear heads, without the logits of either in memory."""
 
-from dataclasses import dataclass
-from functools import partial
-from typing import Any
-
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxloss import _checks
-from jaxloss._reduction import REDUCTIONS, select
-from jaxloss.fused._chunk_size import make_chunks
-from jaxloss.fused._chunked import product
-from jaxloss.fused._chunked_head import chunked_loss
-from jaxloss.fused._explicit_mesh import find_layout, loss_over_layout
-from jaxloss.fused._head_arguments import (
-    IMPLEMENTATIONS,
-    HeadArguments,
+from jaxloss.fused._arguments import (
     check_head,
     check_logit_scale,
+    check_operands,
+    check_options,
     check_softcap,
-    head_arguments,
 )
-from jaxloss.fused._head_loss import LogitMap
-from jaxloss.numerics import softmax as _softmax
+from jaxloss.fused._evaluate import evaluate
+from jaxloss.fused._token_loss import Distillation, LogitMap
 from jaxloss.numerics.divergence import DIVERGENCES
 
 __all__ = ["linear_distillation_loss", "linear_kl_div"]
@@ -103,79 +92,45 @@ def linear_distillation_loss(
     >>> print(linear_distillation_loss(hidden, head, hidden, teacher_head, temperature=1.0))
     0.32781333
     """
-    _checks.check_choice("reduction", reduction, REDUCTIONS)
-    _checks.check_choice("implementation", implementation, IMPLEMENTATIONS)
+    options = check_options(reduction, implementation, chunk_size)
     _checks.check_choice("divergence", divergence, tuple(DIVERGENCES))
-    temperature = _checks.check_number("temperature", temperature, low=0.0, open_low=True)
-    hard_weight = _checks.check_number("hard_weight", hard_weight, low=0.0, high=1.0)
+    loss = Distillation(
+        temperature=_checks.check_number("temperature", temperature, low=0.0, open_low=True),
+        hard_weight=_checks.check_number("hard_weight", hard_weight, low=0.0, high=1.0),
+        divergence=divergence,
+        logit_map=LogitMap(check_softcap("logit_softcap", logit_softcap)),
+        teacher_logit_map=LogitMap(check_softcap("teacher_logit_softcap", teacher_logit_softcap)),
+    )
     if target is None and hard_weight > 0.0:
         raise ValueError(f"target must hold labels when hard_weight is above 0; got None with {hard_weight}.")
-    softcap = check_softcap("logit_softcap", logit_softcap)
-    teacher_softcap = check_softcap("teacher_logit_softcap", teacher_logit_softcap)
-    arrays: dict[str, Any] = {
-        "input": input,
-        "linear_weight": linear_weight,
-        "linear_bias": linear_bias,
-        "logit_scale": logit_scale,
-        "teacher_input": teacher_input,
-        "teacher_linear_weight": teacher_linear_weight,
-        "teacher_linear_bias": teacher_linear_bias,
-        "teacher_logit_scale": teacher_logit_scale,
-        "target": target,
-        "where": where,
-        "sample_weight": sample_weight,
-    }
-    check = partial(_check_both, ignore_index=ignore_index)
-    per_token = _Distillation(
-        temperature, hard_weight, divergence, LogitMap(softcap), LogitMap(teacher_softcap)
-    )
-
-    def evaluate(reduction: str, axis_name: str | None, **arrays):
-        student, teacher = check(**arrays)
-        size = student.kept.size or 1 if implementation == "reference" else chunk_size
-        chunks = make_chunks(student.shape, student.weight.shape[0], size, axis_name)
-        rows = {"teacher_input": teacher.pop("teacher_input")}
-        return chunked_loss(per_token, chunks, student, reduction, teacher, rows)[0]
-
-    layout = find_layout(arrays, splits_classes=False)
-    if layout is None:
-        return evaluate(reduction, None, **arrays)
-    return loss_over_layout(evaluate, lambda **a: check(**a)[0], layout, arrays, reduction=reduction)
-
-
-def _check_both(
-    *,
-    teacher_input,
-    teacher_linear_weight,
-    teacher_linear_bias,
-    teacher_logit_scale,
-    target,
-    ignore_index: int,
-    **of_student,
-) -> tuple[HeadArguments, dict[str, jax.Array]]:
-    """The student's arguments, and the teacher's arrays, flattened and without gradients."""
     if target is not None:
         _checks.as_labels("target", target)
-    student = head_arguments(target=target, ignore_index=ignore_index, needs_target=False, **of_student)
-    linear_weight = of_student["linear_weight"]
-    if jnp.ndim(linear_weight) != 2:
-        raise ValueError(f"linear_weight must have shape [V, D]; got {_checks.describe(linear_weight)}.")
-    hidden, weight, bias = check_head(teacher_input, teacher_linear_weight, teacher_linear_bias, "teacher_")
-    _checks.check_shape(
-        "teacher_linear_weight",
-        weight,
-        (student.weight.shape[0], weight.shape[-1]),
-        "the student's classes",
+    operands = check_operands(
+        input,
+        linear_weight,
+        linear_bias,
+        target,
+        ignore_index=ignore_index,
+        where=where,
+        sample_weight=sample_weight,
+        logit_scale=logit_scale,
     )
-    _checks.check_shape("teacher_input", hidden, (*student.shape, hidden.shape[-1]), "the student's tokens")
-    scale = check_logit_scale("teacher_logit_scale", teacher_logit_scale)
-    teacher = {
-        "teacher_input": hidden.reshape(-1, hidden.shape[-1]),
-        "teacher_weight": weight,
-        "teacher_bias": bias,
-        "teacher_logit_scale": None if scale is None else jnp.asarray(scale, student.sample_weight.dtype),
-    }
-    return student, {name: lax.stop_gradient(array) for name, array in teacher.items() if array is not None}
+    student_weight, tokens = operands.classes["weight"], operands.tokens["valid"].shape
+    if student_weight.ndim != 2:
+        raise ValueError(f"linear_weight must have shape [V, D]; got {_checks.describe(student_weight)}.")
+    hidden, weight, bias = check_head(teacher_input, teacher_linear_weight, teacher_linear_bias, "teacher_")
+    shape = student_weight.shape[0], weight.shape[-1]
+    _checks.check_shape("teacher_linear_weight", weight, shape, "the student's classes")
+    _checks.check_shape("teacher_input", hidden, (*tokens, hidden.shape[-1]), "the student's tokens")
+    teacher_scale = check_logit_scale("teacher_logit_scale", teacher_logit_scale)
+    operands.tokens["teacher_input"] = lax.stop_gradient(hidden)
+    operands.classes["teacher_weight"] = lax.stop_gradient(weight)
+    if bias is not None:
+        operands.classes["teacher_bias"] = lax.stop_gradient(bias)
+    if teacher_scale is not None:
+        dtype = operands.tokens["sample_weight"].dtype
+        operands.scalars["teacher_logit_scale"] = lax.stop_gradient(jnp.asarray(teacher_scale, dtype))
+    return evaluate(loss, operands, options)[0]
 
 
 def linear_kl_div(
@@ -247,28 +202,3 @@ def linear_kl_div(
         implementation=implementation,
         chunk_size=chunk_size,
     )
-
-
-@dataclass(frozen=True)
-class _Distillation:
-    """Each token's loss, from the student's product and the teacher's hidden state."""
-
-    temperature: float
-    hard_weight: float
-    divergence: str
-    logit_map: LogitMap
-    teacher_logit_map: LogitMap
-
-    def __call__(self, product_CV, shared, rows):
-        dtype = rows["scale"].dtype
-        student = self.logit_map(product_CV.astype(dtype), shared)
-        teacher_input = select(rows["kept"][:, None], rows["teacher_input"])
-        teacher = product(teacher_input, shared["teacher_weight"], 1, 1).astype(dtype)
-        of_teacher = {k.removeprefix("teacher_"): a for k, a in shared.items() if k.startswith("teacher_")}
-        teacher = self.teacher_logit_map(teacher, of_teacher)
-        soft = DIVERGENCES[self.divergence](student / self.temperature, teacher / self.temperature, 1)
-        losses = (1 - self.hard_weight) * self.temperature**2 * soft
-        if self.hard_weight > 0.0:
-            everyone = jnp.ones(rows["labels"].shape, bool)
-            losses += self.hard_weight * _softmax.label_cross_entropy(student, rows["labels"], everyone, 1)
-        return losses, {}

@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxloss import _checks
 from jaxloss._mesh import take
@@ -44,17 +43,6 @@ def row_shape(input: jax.Array, axis: int) -> tuple[int, ...]:
     return input.shape[:axis] + input.shape[axis + 1 :]
 
 
-def as_sample_weight(
-    sample_weight, shape: tuple[int, ...], of: str = "one number for each row"
-) -> jax.Array | None:
-    """`sample_weight` as an array of exactly `shape`, or None."""
-    if sample_weight is None:
-        return None
-    array = _checks.as_floats("sample_weight", sample_weight)
-    _checks.check_shape("sample_weight", array, shape, of)
-    return array
-
-
 def label_rows(input, target, weight, ignore_index, where, sample_weight, axis) -> LabelRows:
     """The arguments of a loss on labels, checked.
 
@@ -68,10 +56,10 @@ def label_rows(input, target, weight, ignore_index, where, sample_weight, axis) 
     labels = _checks.as_labels("target", target)
     _checks.check_shape("target", labels, rows, "that of input without its class axis, to hold class indices")
     where = _checks.as_mask("where", where, rows, "one value for each row")
-    sample_weight = as_sample_weight(sample_weight, rows)
+    sample_weight = _checks.as_sample_weight(sample_weight, rows)
     dtype = compute_dtype(input, weight, sample_weight)
 
-    kept = not_ignored(target, ignore_index)
+    kept = _checks.not_ignored(target, ignore_index)
     kept = kept if where is None else kept & where
     in_range = (labels >= 0) & (labels < num_classes)
     if weight is None or num_classes == 0:
@@ -84,26 +72,13 @@ def label_rows(input, target, weight, ignore_index, where, sample_weight, axis) 
     return LabelRows(input, jnp.where(kept, labels, 0), kept, label_weight, sample_weight, axis)
 
 
-def not_ignored(labels, ignore_index: int) -> jax.Array:
-    """Where labels of any integer dtype differ from `ignore_index`.
-
-    To be given the caller's own labels: `as_labels` may have made one of what were two.
-    """
-    labels = _checks.unwrapped(labels)
-    info = jnp.iinfo(labels.dtype)
-    # A Python int beyond the labels' dtype equals none of them, and converting it would overflow.
-    if not info.min <= ignore_index <= info.max:
-        return jnp.ones(labels.shape, bool)
-    return jnp.asarray(labels != np.asarray(ignore_index, labels.dtype))
-
-
 def check_rows(input: jax.Array, reduction, where, sample_weight, axis: int):
     """The checked class axis, mask and weights of a loss without labels."""
     axis = _checks.class_axis(input, axis)
     _checks.check_choice("reduction", reduction, REDUCTIONS)
     rows = row_shape(input, axis)
     where = _checks.as_mask("where", where, rows, "one value for each row")
-    return axis, where, as_sample_weight(sample_weight, rows)
+    return axis, where, _checks.as_sample_weight(sample_weight, rows)
 
 
 def check_classes(input: jax.Array, axis: int) -> None:

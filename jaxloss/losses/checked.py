@@ -11,7 +11,6 @@ import numpy as np
 from jax.experimental import checkify
 
 from jaxloss import _checks
-from jaxloss.losses import _rows
 
 __all__ = ["make_checked"]
 
@@ -113,7 +112,7 @@ def _check_target(arguments: dict[str, Any], logits_name: str, loss_name: str) -
     lowest = -1 if loss_name == "multilabel_margin_loss" else 0
     is_wrong = (labels < lowest) | (labels >= num_classes)
     if ignore_index is not None:
-        is_wrong &= _rows.not_ignored(target, _checks.check_integer("ignore_index", ignore_index))
+        is_wrong &= _checks.not_ignored(target, _checks.check_integer("ignore_index", ignore_index))
     if loss_name in _OF_LAST_POSITION and labels.ndim:
         is_wrong &= jnp.arange(labels.shape[-1]) == labels.shape[-1] - 1
     is_wrong = _where_taking_part(is_wrong, arguments.get("where"), "that of target")
@@ -125,7 +124,7 @@ def _check_groups(arguments: dict[str, Any]) -> None:
     groups = _checks.as_labels("group", group)
     is_wrong = (groups < 0) | (groups >= num_groups)
     ignore_index = _checks.check_integer("ignore_index", arguments.get("ignore_index", -100))
-    is_wrong &= _rows.not_ignored(group, ignore_index)
+    is_wrong &= _checks.not_ignored(group, ignore_index)
     is_wrong = _where_taking_part(is_wrong, arguments.get("where"), "that of group")
     _check("group", group, is_wrong, f"[0, {num_groups})", "groups")
 

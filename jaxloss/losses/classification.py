@@ -7,7 +7,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxloss import _checks
 from jaxloss._reduction import REDUCTIONS, compute_dtype, reduce_loss, select
 from jaxloss.losses import _rows
-from jaxloss.numerics.softmax import is_label, label_cross_entropy, soft_cross_entropy
+from jaxloss.numerics.softmax import Classes, label_cross_entropy, soft_cross_entropy
 
 __all__ = ["cross_entropy", "nll_loss"]
 
@@ -81,11 +81,11 @@ def cross_entropy(
 
     rows = _rows.label_rows(logits, target, weight, ignore_index, where, sample_weight, axis)
     if label_smoothing == 0.0:
-        loss = label_cross_entropy(rows.logits, rows.labels, rows.kept, rows.axis)
+        loss = label_cross_entropy(rows.logits, rows.labels, rows.kept, Classes(rows.axis))
         return _rows.reduce_weighted(loss, reduction, rows.kept, rows.weight)
     # The classes' weights are in the smoothed rows, where each class has its own.
     logits = select(jnp.expand_dims(rows.kept, rows.axis), rows.logits)
-    loss = soft_cross_entropy(logits, _smooth(rows, weight, label_smoothing), rows.axis)
+    loss = soft_cross_entropy(logits, _smooth(rows, weight, label_smoothing), Classes(rows.axis))
     if rows.sample_weight is not None:
         loss = loss * rows.sample_weight
     return reduce_loss(loss, reduction, rows.kept, jnp.sum(rows.weight))
@@ -165,7 +165,7 @@ def _smooth(rows: _rows.LabelRows, weight, label_smoothing: float) -> jax.Array:
     spread = jnp.full((shape[rows.axis],), label_smoothing / max(shape[rows.axis], 1), dtype)
     spread = spread if weight is None else spread * jnp.asarray(weight).astype(dtype)
     own = jnp.expand_dims((1 - label_smoothing) * rows.label_weight, rows.axis)
-    is_own = is_label(shape, rows.labels, rows.axis)
+    is_own = Classes(rows.axis).is_label(shape, rows.labels)
     one_hot = jnp.where(is_own, own, jnp.where(jnp.isnan(own), jnp.nan, 0.0))
     return one_hot + _along(spread, len(shape), rows.axis)
 
@@ -180,4 +180,4 @@ def _probability_loss(logits, target, weight, label_smoothing, where, axis):
         probabilities = probabilities * (1 - label_smoothing) + label_smoothing / max(logits.shape[axis], 1)
     if weight is not None:
         probabilities = probabilities * _along(weight.astype(dtype), logits.ndim, axis)
-    return soft_cross_entropy(logits, probabilities, axis)
+    return soft_cross_entropy(logits, probabilities, Classes(axis))

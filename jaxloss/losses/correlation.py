@@ -9,7 +9,6 @@ from jaxtyping import Array, Bool, Float
 
 from jaxloss import _checks
 from jaxloss._reduction import REDUCTIONS, compute_dtype, reduce_loss, select
-from jaxloss.losses import _rows
 
 __all__ = ["correlation_loss"]
 
@@ -63,7 +62,7 @@ def correlation_loss(
     _checks.check_shape("target", target, input.shape, "that of input")
     _checks.check_choice("reduction", reduction, REDUCTIONS)
     where = _checks.as_mask("where", where, input.shape, "that of input")
-    sample_weight = _rows.as_sample_weight(sample_weight, input.shape, "that of input")
+    sample_weight = _checks.as_sample_weight(sample_weight, input.shape, "that of input")
     axes = _axes(input, axis)
     dtype = compute_dtype(input, target, sample_weight)
 

@@ -8,7 +8,7 @@ from jaxloss import _checks
 from jaxloss._reduction import compute_dtype, select
 from jaxloss.losses import _rows
 from jaxloss.numerics.divergence import DIVERGENCES
-from jaxloss.numerics.softmax import label_cross_entropy
+from jaxloss.numerics.softmax import Classes, label_cross_entropy
 
 __all__ = ["distillation_loss"]
 
@@ -97,5 +97,5 @@ def distillation_loss(
         soft = DIVERGENCES[divergence](soft_student, soft_teacher, class_axis)
         loss += soft * (1 - hard_weight) * temperature**2
     if hard_weight > 0.0:
-        loss += hard_weight * label_cross_entropy(student, rows.labels, rows.kept, class_axis)
+        loss += hard_weight * label_cross_entropy(student, rows.labels, rows.kept, Classes(class_axis))
     return _rows.reduce_weighted(loss, reduction, where, sample_weight)

@@ -6,7 +6,6 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxloss import _checks
 from jaxloss._reduction import compute_dtype, select
-from jaxloss.losses import _rows
 
 __all__ = ["group_gap_penalty"]
 
@@ -70,10 +69,10 @@ def group_gap_penalty(
     _checks.check_choice("measure", measure, _MEASURES)
     ignore_index = _checks.check_integer("ignore_index", ignore_index)
     where = _checks.as_mask("where", where, losses.shape, "that of input")
-    sample_weight = _rows.as_sample_weight(sample_weight, losses.shape, "that of input")
+    sample_weight = _checks.as_sample_weight(sample_weight, losses.shape, "that of input")
     dtype = compute_dtype(losses, sample_weight)
 
-    kept = _rows.not_ignored(group, ignore_index)
+    kept = _checks.not_ignored(group, ignore_index)
     kept = kept if where is None else kept & where
     in_range = (groups >= 0) & (groups < num_groups)
     losses = select(kept, losses.astype(dtype))

@@ -11,7 +11,7 @@ from jaxloss import _checks
 from jaxloss._reduction import REDUCTIONS, compute_dtype, select
 from jaxloss.losses import _rows
 from jaxloss.losses._elements import softplus, times
-from jaxloss.numerics.softmax import label_cross_entropy
+from jaxloss.numerics.softmax import Classes, label_cross_entropy
 
 __all__ = ["focal_loss", "poly_loss", "sigmoid_focal_loss"]
 
@@ -67,7 +67,7 @@ def focal_loss(
     gamma = _checks.check_number("gamma", gamma, low=0.0)
     _checks.check_choice("reduction", reduction, REDUCTIONS)
     rows = _rows.label_rows(input, target, weight, ignore_index, where, sample_weight, axis)
-    surprise = label_cross_entropy(rows.logits, rows.labels, rows.kept, rows.axis)
+    surprise = label_cross_entropy(rows.logits, rows.labels, rows.kept, Classes(rows.axis))
     return _rows.reduce_weighted(_scale_down_easy(surprise, gamma), reduction, rows.kept, rows.weight)
 
 
@@ -122,7 +122,7 @@ def poly_loss(
     """
     _checks.check_choice("reduction", reduction, REDUCTIONS)
     rows = _rows.label_rows(input, target, weight, ignore_index, where, sample_weight, axis)
-    surprise = label_cross_entropy(rows.logits, rows.labels, rows.kept, rows.axis)
+    surprise = label_cross_entropy(rows.logits, rows.labels, rows.kept, Classes(rows.axis))
     wrong, polynomial = _others_share(surprise), jnp.zeros_like(surprise)
     for coefficient in reversed(_coefficients(epsilon, surprise.dtype)):
         polynomial = wrong * (coefficient + polynomial)
@@ -188,7 +188,7 @@ def sigmoid_focal_loss(
     gamma = _checks.check_number("gamma", gamma, low=0.0)
     alpha = None if alpha is None else _checks.check_number("alpha", alpha, low=0.0, high=1.0)
     where = _checks.as_mask("where", where, input.shape, "that of input")
-    sample_weight = _rows.as_sample_weight(sample_weight, input.shape, "that of input")
+    sample_weight = _checks.as_sample_weight(sample_weight, input.shape, "that of input")
     dtype = compute_dtype(input, target, sample_weight)
     logits, target = select(where, input.astype(dtype)), select(where, target.astype(dtype))
 

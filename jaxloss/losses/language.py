@@ -9,7 +9,6 @@ import jax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxloss import _checks
-from jaxloss.losses._rows import as_sample_weight
 from jaxloss.losses.classification import cross_entropy
 
 __all__ = ["final_token_loss", "next_token_loss"]
@@ -120,7 +119,7 @@ def final_token_loss(
     if target.shape[-1] == 0:
         raise ValueError(f"logits must have at least one position; got {_checks.describe(logits)}.")
     where = _checks.as_mask("where", where, target.shape, "that of target")
-    sample_weight = as_sample_weight(sample_weight, target.shape, "that of target")
+    sample_weight = _checks.as_sample_weight(sample_weight, target.shape, "that of target")
     return cross_entropy(
         logits[..., -1, :],
         target[..., -1],

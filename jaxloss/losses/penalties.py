@@ -119,7 +119,7 @@ def unlikelihood_loss(
     _rows.check_classes(logits, -1)
     logits = logits.astype(compute_dtype(logits, sample_weight))
     row_mask = None if where is None else where[..., None]
-    kept = _rows.not_ignored(target, ignore_index)
+    kept = _checks.not_ignored(target, ignore_index)
     kept = kept if row_mask is None else kept & row_mask
     in_range = (labels >= 0) & (labels < logits.shape[-1])
     margins = label_margins(select(row_mask, logits), jnp.where(kept & in_range, labels, 0))
@@ -166,7 +166,7 @@ def previous_tokens(target: Int[Array, "*B T"], *, ignore_index: int = -100) -> 
     earlier = np.tri(tokens.shape[-1], k=-1, dtype=bool)
     same = tokens[..., :, None] == tokens[..., None, :]
     is_first = ~jnp.any(same & earlier, -1)
-    avoid = earlier & ~same & (is_first & _rows.not_ignored(target, ignore_index))[..., None, :]
+    avoid = earlier & ~same & (is_first & _checks.not_ignored(target, ignore_index))[..., None, :]
     return jnp.where(avoid, tokens[..., None, :], ignore_index)
 
 

@@ -13,7 +13,8 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from jaxloss.numerics import softmax as _softmax
+from jaxloss.numerics.softmax import Classes, log_softmax, softmax, softmax_tangent
+from jaxloss.numerics.two_sum import two_difference
 
 # Beyond this, exp(d) might overflow float32; distributions that far apart need no help.
 _FAR_APART = 60.0
@@ -23,9 +24,9 @@ _FAR_APART = 60.0
 def log_ratio(input: jax.Array, target: jax.Array, axis: int) -> jax.Array:
     """`log softmax(target) - log softmax(input)`; where both logits are -inf, any finite number."""
     absent = (input == -jnp.inf) & (target == -jnp.inf)
-    q = _softmax.softmax(input, axis)
+    q = softmax(input, Classes(axis))
     clean_input, clean_target = jnp.where(absent, 0.0, input), jnp.where(absent, 0.0, target)
-    difference, error = _softmax._difference(clean_target, clean_input)
+    difference, error = two_difference(clean_target, clean_input)
     finite = jnp.isfinite(difference)
     # Centred on its mean, it is as small as the log-ratio, and so is the normaliser's share of it.
     centre = jnp.sum(jnp.where(finite, q * difference, 0.0), axis, keepdims=True)
@@ -39,7 +40,7 @@ def log_ratio(input: jax.Array, target: jax.Array, axis: int) -> jax.Array:
 
 def _far_apart(input, target, difference, error, axis):
     """The log-ratio from `difference + error`, relative to the class to which both give most."""
-    log_p, log_q = _softmax.log_softmax(target, axis), _softmax.log_softmax(input, axis)
+    log_p, log_q = log_softmax(target, Classes(axis)), log_softmax(input, Classes(axis))
     best = jnp.argmax(jnp.minimum(log_p, log_q), axis, keepdims=True)
     own, own_error, own_p, own_q = (
         jnp.take_along_axis(a, best, axis) for a in (difference, error, log_p, log_q)
@@ -54,7 +55,7 @@ def _far_apart(input, target, difference, error, axis):
 def _log_ratio_jvp(axis, primals, tangents):
     input, target = primals
     input_dot, target_dot = tangents
-    p, q = _softmax.softmax(target, axis), _softmax.softmax(input, axis)
+    p, q = softmax(target, Classes(axis)), softmax(input, Classes(axis))
     target_dot = target_dot - jnp.sum(p * target_dot, axis, keepdims=True)
     input_dot = input_dot - jnp.sum(q * input_dot, axis, keepdims=True)
     return log_ratio(input, target, axis), target_dot - input_dot
@@ -63,22 +64,22 @@ def _log_ratio_jvp(axis, primals, tangents):
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
 def softmax_difference(input: jax.Array, target: jax.Array, axis: int) -> jax.Array:
     """`softmax(input) - softmax(target)`, accurate where they nearly agree."""
-    p, q, d = _softmax.softmax(target, axis), _softmax.softmax(input, axis), log_ratio(input, target, axis)
+    p, q, d = softmax(target, Classes(axis)), softmax(input, Classes(axis)), log_ratio(input, target, axis)
     return jnp.sign(d) * jnp.maximum(p, q) * jnp.expm1(-jnp.abs(d))
 
 
 @softmax_difference.defjvp
 def _difference_jvp(axis, primals, tangents):
     input, target = primals
-    q_dot = _softmax._softmax_tangent(_softmax.softmax(input, axis), tangents[0], axis)
-    p_dot = _softmax._softmax_tangent(_softmax.softmax(target, axis), tangents[1], axis)
+    q_dot = softmax_tangent(softmax(input, Classes(axis)), tangents[0], Classes(axis))
+    p_dot = softmax_tangent(softmax(target, Classes(axis)), tangents[1], Classes(axis))
     return softmax_difference(input, target, axis), q_dot - p_dot
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
 def softmax_kl(input: jax.Array, target: jax.Array, axis: int) -> jax.Array:
     """`KL(p || q)`, summed as `p log(p / q) - p + q`, whose terms are never negative."""
-    p, q, d = _softmax.softmax(target, axis), _softmax.softmax(input, axis), log_ratio(input, target, axis)
+    p, q, d = softmax(target, Classes(axis)), softmax(input, Classes(axis)), log_ratio(input, target, axis)
     more = jnp.where(p == 0.0, 0.0, p * _linear_growth(jnp.abs(d)))
     return jnp.sum(jnp.where(d > 0.0, more, q * _bounded_growth(jnp.abs(d))), axis)
 
@@ -86,7 +87,7 @@ def softmax_kl(input: jax.Array, target: jax.Array, axis: int) -> jax.Array:
 @softmax_kl.defjvp
 def _kl_jvp(axis, primals, tangents):
     input, target = primals
-    p = _softmax.softmax(target, axis)
+    p = softmax(target, Classes(axis))
     divergence = softmax_kl(input, target, axis)
     by_target = _times_centred(p, log_ratio(input, target, axis), axis)
     dot = softmax_difference(input, target, axis) * tangents[0] + by_target * tangents[1]
@@ -96,7 +97,7 @@ def _kl_jvp(axis, primals, tangents):
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
 def softmax_jensen_shannon(input: jax.Array, target: jax.Array, axis: int) -> jax.Array:
     """`(KL(p || m) + KL(q || m)) / 2` with `m = (p + q) / 2`, as `sum m (h tanh h - log cosh h)`."""
-    p, q, d = _softmax.softmax(target, axis), _softmax.softmax(input, axis), log_ratio(input, target, axis)
+    p, q, d = softmax(target, Classes(axis)), softmax(input, Classes(axis)), log_ratio(input, target, axis)
     half = jnp.abs(d) / 2
     near = jnp.minimum(half, 1.0)
     # One ends in its limit, log 2; the other starts with h^2 - h^2 / 2, which costs a factor of three.
@@ -117,7 +118,7 @@ def _jensen_shannon_jvp(axis, primals, tangents):
         (input, tangents[0], _log_to_middle(d)),
         (target, tangents[1], _log_to_middle(-d)),
     ):
-        dots = dots + jnp.sum(_times_centred(_softmax.softmax(logits, axis), to_middle, axis) * dot, axis) / 2
+        dots = dots + jnp.sum(_times_centred(softmax(logits, Classes(axis)), to_middle, axis) * dot, axis) / 2
     return softmax_jensen_shannon(input, target, axis), dots
 
 
@@ -131,8 +132,8 @@ def softmax_total_variation(input: jax.Array, target: jax.Array, axis: int) -> j
 def _total_variation_jvp(axis, primals, tangents):
     input, target = primals
     sign = jnp.sign(-log_ratio(input, target, axis))
-    by_input = _times_centred(_softmax.softmax(input, axis), sign, axis)
-    by_target = _times_centred(_softmax.softmax(target, axis), -sign, axis)
+    by_input = _times_centred(softmax(input, Classes(axis)), sign, axis)
+    by_target = _times_centred(softmax(target, Classes(axis)), -sign, axis)
     return softmax_total_variation(input, target, axis), jnp.sum(
         by_input * tangents[0] + by_target * tangents[1], axis
     ) / 2

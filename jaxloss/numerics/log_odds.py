@@ -3,7 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from jaxloss.numerics import softmax as _softmax
+from jaxloss.numerics.softmax import Classes, softmax
+from jaxloss.numerics.two_sum import two_difference
 
 
 @jax.custom_jvp
@@ -19,7 +20,7 @@ def label_margins(logits: jax.Array, labels: jax.Array) -> jax.Array:
     leads, others = _split_leader(logits, labels)
     runner_up = jnp.max(others, -1, keepdims=True, initial=-jnp.inf)
     runner_up = jnp.where(runner_up == -jnp.inf, peak, runner_up)
-    gap, error = _softmax._difference(peak, runner_up)
+    gap, error = two_difference(peak, runner_up)
     leader_margin = gap + (error - jnp.log(jnp.sum(jnp.exp(others - runner_up), -1, keepdims=True)))
 
     share = jnp.where(leads, 0.0, jnp.exp(own - peak))
@@ -32,12 +33,12 @@ def _label_margins_jvp(primals, tangents):
     logits, labels = primals
     own_dot = jnp.take_along_axis(tangents[0], labels, -1, mode="promise_in_bounds")
     leads, others = _split_leader(logits, labels)
-    softmax = _softmax.softmax(logits, -1)
-    own_share = jnp.where(leads, 0.0, jnp.take_along_axis(softmax, labels, -1, mode="promise_in_bounds"))
-    others_dot = (jnp.sum(softmax * tangents[0], -1, keepdims=True) - own_share * own_dot) / (1 - own_share)
+    shares = softmax(logits, Classes())
+    own_share = jnp.where(leads, 0.0, jnp.take_along_axis(shares, labels, -1, mode="promise_in_bounds"))
+    others_dot = (jnp.sum(shares * tangents[0], -1, keepdims=True) - own_share * own_dot) / (1 - own_share)
     # A row without any other class has no one to lose to: its margin is infinite, and flat.
     has_others = jnp.any(others > -jnp.inf, -1, keepdims=True)
-    others_share = _softmax.softmax(jnp.where(has_others, others, 0.0), -1)
+    others_share = softmax(jnp.where(has_others, others, 0.0), Classes())
     others_share = jnp.where(others == -jnp.inf, 0.0, others_share)
     leader_dot = jnp.sum(others_share * tangents[0], -1, keepdims=True)
     return label_margins(logits, labels), own_dot - jnp.where(leads, leader_dot, others_dot)

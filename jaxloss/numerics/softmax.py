@@ -1,4 +1,4 @@
-r"""Softmax arithmetic that does not cancel.
+r"""Softmax arithmetic that does not cancel, over classes that lie on one device or are split over several.
 
 With a confident model, `logsumexp(z) - z_t` subtracts two nearly equal numbers: in float32 everything below
 1e-7 is lost, and so is the gradient `p_t - 1`. Here the label's own term is left out of the sum, whatever
@@ -8,69 +8,129 @@ the reference `r` from which the exponents count:
     -log p_t = log(1 + u),    1 - p_t = u / (1 + u).
 
 Nothing is subtracted but exponents, whose rounding errors (half an ULP of 80 is a relative error of 4e-6 in
-`exp`) are computed exactly and put back. The functions take the class axis as it lies; they move no data.
-They are jitted, so that a call outside `jit` compiles one program for each shape, not a hundred primitives.
+`exp`) are computed exactly and put back. The class axis stays where it lies; no data is moved. Statistics of
+a row keep that axis, with size 1.
+
+The functions are jitted, so that a call outside `jit` compiles one program for each shape, not a hundred
+primitives. No rule holds its statistics constant: linearizing a loop may drop the rules of custom_jvp
+functions in it, and what remains must have the right derivative too.
 """
 
+from dataclasses import dataclass
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.custom_derivatives import SymbolicZero
+
+from jaxloss.numerics.two_sum import exp_difference, two_difference
 
 # How far a leading logit is above the reference, so that no other's exponential underflows before their sum,
 # relative to the leader's, does; `exp(LEAD)` times any number of classes is finite.
 LEAD = 64.0
 
 
-def _difference(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """`a - b` rounded, and its rounding error (Knuth's two-sum), 0 where the difference is infinite."""
-    rounded = a - b
-    b_part = rounded - a
-    error = (a - (rounded - b_part)) - (b + b_part)
-    return rounded, jnp.where(jnp.isfinite(rounded), error, jnp.zeros_like(error))
+@dataclass(frozen=True)
+class Classes:
+    """Where the classes lie: along `axis`, and over the mesh axis `axis_name`, if given, in slices, in order.
 
-
-def exp_difference(a: jax.Array, b: jax.Array) -> jax.Array:
-    """`exp(a - b)`, as accurate as `exp`."""
-    rounded, error = _difference(a, b)
-    return jnp.exp(rounded) * (1 + error)
-
-
-def is_label(shape: tuple[int, ...], labels: jax.Array, axis: int) -> jax.Array:
-    """One-hot rows as booleans, of the logits' `shape`; never materialised under `jit`."""
-    return lax.broadcasted_iota(labels.dtype, shape, axis) == jnp.expand_dims(labels, axis)
-
-
-def _label_statistics(logits: jax.Array, labels: jax.Array, kept: jax.Array, axis: int):
-    """`-log p_t`, and what its gradient needs: a reference, the others' scale in the softmax, and `1 - p_t`.
-
-    All keep the class axis, with size 1. A label outside the classes, like NaN or +inf among the logits,
-    makes them NaN; a label's own logit of -inf makes the loss inf with a finite gradient, as in torch.
+    What it returns is the whole vocabulary's, with size 1 along `axis`, on every device.
     """
-    labels_1, kept_1 = jnp.expand_dims(labels, axis), jnp.expand_dims(kept, axis)
-    in_range = (labels_1 >= 0) & (labels_1 < logits.shape[axis])
-    # Gathered before anything is selected: a gather's operand is materialised, and this one already is.
-    own = jnp.take_along_axis(logits, jnp.where(in_range, labels_1, 0), axis, mode="promise_in_bounds")
-    own = jnp.where(kept_1, jnp.where(in_range, own, jnp.nan), 0.0)
+
+    axis: int = -1
+    axis_name: str | None = None
+
+    def count(self, array: jax.Array) -> int:
+        """The number of classes."""
+        return array.shape[self.axis] * (1 if self.axis_name is None else lax.axis_size(self.axis_name))
+
+    def sum(self, array: jax.Array) -> jax.Array:
+        """The sum over the classes."""
+        local = jnp.sum(array, self.axis, keepdims=True)
+        return local if self.axis_name is None else lax.psum(local, self.axis_name)
+
+    def max(self, array: jax.Array) -> jax.Array:
+        """The maximum over the classes; that of split classes has no derivative."""
+        if self.axis_name is None:
+            return jnp.max(array, self.axis, keepdims=True, initial=-jnp.inf)
+        return lax.pmax(lax.stop_gradient(Classes(self.axis).max(array)), self.axis_name)
+
+    def is_label(self, shape: tuple[int, ...], labels: jax.Array) -> jax.Array:
+        """One-hot rows as booleans, this device's part of `shape`; never materialised under `jit`."""
+        local = jnp.expand_dims(self._local(labels, shape[self.axis]), self.axis)
+        return lax.broadcasted_iota(labels.dtype, shape, self.axis % len(shape)) == local
+
+    def pick(self, array: jax.Array, labels: jax.Array) -> jax.Array:
+        """The label's entry of each row; NaN for a label that is no class.
+
+        `labels` have the array's shape, with any number of them along the class axis.
+        """
+        size = array.shape[self.axis]
+        local = self._local(labels, size)
+        is_here = (local >= 0) & (local < size)
+        index = jnp.where(is_here, local, 0)
+        found = jnp.take_along_axis(array, index, self.axis, mode="promise_in_bounds")
+        if self.axis_name is None:
+            return jnp.where(is_here, found, jnp.nan)
+        is_class = (labels >= 0) & (labels < self.count(array))
+        return jnp.where(is_class, lax.psum(jnp.where(is_here, found, 0.0), self.axis_name), jnp.nan)
+
+    def _local(self, labels: jax.Array, size: int) -> jax.Array:
+        """The labels, counted from the first class of this device."""
+        if self.axis_name is None:
+            return labels
+        return labels - lax.axis_index(self.axis_name).astype(labels.dtype) * size
+
+
+def logsumexp(logits: jax.Array, classes: Classes) -> jax.Array:
+    """Log of the sum of the exponentials, without the class axis."""
+    peak = classes.max(lax.stop_gradient(logits))
+    # A row of -inf alone gives -inf, and +inf gives inf, neither by way of NaN.
+    reference = jnp.where(jnp.isfinite(peak), peak, 0.0)
+    return jnp.squeeze(reference + jnp.log(classes.sum(jnp.exp(logits - reference))), classes.axis)
+
+
+@partial(jax.jit, static_argnums=3)
+def label_cross_entropy(
+    logits: jax.Array, labels: jax.Array, valid: jax.Array, classes: Classes
+) -> jax.Array:
+    """`-log softmax(logits)[label]`; labels and `valid` have the logits' shape without the class axis.
+
+    Rows that are not valid give a loss of 0 and a gradient of 0, whatever they hold. A label outside the
+    classes, like NaN or +inf among the logits, gives NaN; a label's own logit of -inf gives an infinite loss
+    with a finite gradient, as in torch.
+    """
+    return _label_cross_entropy(logits, labels, valid, classes)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(3,))
+def _label_cross_entropy(logits, labels, valid, classes):
+    return jnp.squeeze(_label_statistics(logits, labels, valid, classes)[0], classes.axis)
+
+
+@_label_cross_entropy.defjvp
+def _label_cross_entropy_jvp(classes, primals, tangents):
+    logits, labels, valid = primals
+    statistics = _label_statistics(logits, labels, valid, classes)[1:]
+    gradient = _label_gradient(logits, labels, valid, *statistics, classes)
+    dot = jnp.squeeze(classes.sum(gradient * tangents[0]), classes.axis)
+    return label_cross_entropy(*primals, classes), dot
+
+
+def _label_statistics(logits, labels, valid, classes: Classes):
+    """`-log p_t`, and for its gradient a reference, the others' scale in the softmax, and `1 - p_t`."""
+    valid_1 = jnp.expand_dims(valid, classes.axis)
+    # Picked before anything is selected: a gather's operand is materialised, and this one already is.
+    own = classes.pick(logits, jnp.expand_dims(labels, classes.axis))
+    own = jnp.where(valid_1, own, 0.0)
 
     # Of all the logits, as they are: the largest of the masked ones takes XLA on CPU three times as long.
-    peak = jnp.max(logits, axis, keepdims=True, initial=-jnp.inf)
-    reference = jnp.where(kept_1, label_reference(own, peak), 0.0)
-    rest = jnp.sum(_others_exp(logits, labels, kept, reference, axis), axis, keepdims=True)
+    peak = classes.max(logits)
+    reference = jnp.where(valid_1, jnp.where(own == peak, own - LEAD, peak), 0.0)
+    rest = classes.sum(_others_exp(logits, labels, valid, reference, classes))
 
-    loss, scale, others_mass = label_terms(own, reference, rest)
-    return loss, reference, scale, others_mass
-
-
-def label_reference(own: jax.Array, peak: jax.Array) -> jax.Array:
-    """The reference from which exponents count, given the label's logit and the largest of all."""
-    return jnp.where(own == peak, own - LEAD, peak)
-
-
-def label_terms(own: jax.Array, reference: jax.Array, rest: jax.Array):
-    """`-log p_t`, the scale of `exp(z_j - reference)` in the softmax, and `1 - p_t`, of a row's numbers."""
-    gap, error = _difference(reference, own)
+    gap, error = two_difference(reference, own)
     leads = gap <= 0.0
     lead = jnp.exp(jnp.minimum(gap, 0.0)) * (1 + error)
     own_exp = jnp.exp(-jnp.maximum(gap, 0.0)) * (1 - error)
@@ -78,73 +138,50 @@ def label_terms(own: jax.Array, reference: jax.Array, rest: jax.Array):
     loss = jnp.where(leads, jnp.log1p(u), gap + (error + jnp.log(rest + own_exp)))
     scale = jnp.where(leads, lead / (1 + u), 1 / (rest + own_exp))
     others_mass = jnp.where(leads, u / (1 + u), rest / (rest + own_exp))
-    return loss, scale, others_mass
+    return loss, reference, scale, others_mass
 
 
-def _others_exp(logits, labels, kept, reference, axis: int) -> jax.Array:
-    """`exp(logits - reference)` of all classes but the label; 0 for that one and in rows not kept."""
-    is_other = ~is_label(logits.shape, labels, axis) & jnp.expand_dims(kept, axis)
+def _others_exp(logits, labels, valid, reference, classes: Classes) -> jax.Array:
+    """`exp(logits - reference)` of all classes but the label; 0 for the label and in rows not valid."""
+    is_other = ~classes.is_label(logits.shape, labels) & jnp.expand_dims(valid, classes.axis)
     return jnp.where(is_other, exp_difference(logits, reference), 0.0)
 
 
-@partial(jax.jit, static_argnums=3)
-def label_cross_entropy(logits: jax.Array, labels: jax.Array, kept: jax.Array, axis: int) -> jax.Array:
-    """`-log softmax(logits)[label]` along `axis`; labels and `kept` have the logits' shape without `axis`.
-
-    Rows that are not kept give a loss of 0 and a gradient of 0, whatever they hold.
-    """
-    return _label_cross_entropy(logits, labels, kept, axis)
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(3,))
-def _label_cross_entropy(logits, labels, kept, axis):
-    return jnp.squeeze(_label_statistics(logits, labels, kept, axis)[0], axis)
-
-
-@_label_cross_entropy.defjvp
-def _label_cross_entropy_jvp(axis, primals, tangents):
-    logits, labels, kept = primals
-    # Not of stop_gradient(logits), though `_label_gradient` has the whole derivative in its rule: linearizing
-    # a loop may drop that rule, and what remains must have the right derivative too.
-    statistics = _label_statistics(logits, labels, kept, axis)[1:]
-    gradient = _label_gradient(logits, labels, kept, *statistics, axis)
-    return label_cross_entropy(*primals, axis), jnp.sum(gradient * tangents[0], axis)
-
-
 @partial(jax.custom_jvp, nondiff_argnums=(6,))
-def _label_gradient(logits, labels, kept, reference, scale, others_mass, axis):
-    """`softmax(logits) - one_hot(labels)`, from statistics that already depend on the logits."""
+def _label_gradient(logits, labels, valid, reference, scale, others_mass, classes):
+    """`softmax(logits) - one_hot(labels)`."""
     # The very expression of the sum: XLA on CPU writes to memory what two others have in common.
-    others = _others_exp(logits, labels, kept, reference, axis) * scale
-    return jnp.where(is_label(logits.shape, labels, axis), -others_mass, others)
+    others = _others_exp(logits, labels, valid, reference, classes) * scale
+    return jnp.where(classes.is_label(logits.shape, labels), -others_mass, others)
 
 
 @_label_gradient.defjvp
-def _label_gradient_jvp(axis, primals, tangents):
+def _label_gradient_jvp(classes, primals, tangents):
     logits, labels, *_ = primals
-    gradient = _label_gradient(*primals, axis)
-    probabilities = gradient + is_label(logits.shape, labels, axis).astype(gradient.dtype)
-    return gradient, _softmax_tangent(probabilities, tangents[0], axis)
+    gradient = _label_gradient(*primals, classes)
+    probabilities = gradient + classes.is_label(logits.shape, labels).astype(gradient.dtype)
+    return gradient, softmax_tangent(probabilities, tangents[0], classes)
 
 
-def _softmax_tangent(probabilities: jax.Array, tangent: jax.Array, axis: int) -> jax.Array:
-    return probabilities * (tangent - jnp.sum(probabilities * tangent, axis, keepdims=True))
+def softmax_tangent(probabilities: jax.Array, tangent: jax.Array, classes: Classes) -> jax.Array:
+    """The softmax's tangent, given that of the logits."""
+    return probabilities * (tangent - classes.sum(probabilities * tangent))
 
 
-def _peak_statistics(logits: jax.Array, axis: int):
+def _peak_statistics(logits, classes: Classes):
     """The peak, `logsumexp - peak`, and what the softmax needs: a reference, scale, number of peaks, `u`."""
-    peak = jnp.max(logits, axis, keepdims=True, initial=-jnp.inf)
+    peak = classes.max(logits)
     # +inf and NaN poison their row, as in torch; an all -inf row does so by itself.
     peak = jnp.where(peak < jnp.inf, peak, jnp.nan)
     is_peak = logits == peak
-    rest = jnp.sum(jnp.where(is_peak, 0.0, exp_difference(logits, peak - LEAD)), axis, keepdims=True)
-    num_peaks = jnp.sum(is_peak, axis, keepdims=True).astype(logits.dtype)
-    return peak_terms(peak, rest, num_peaks)
-
-
-def peak_terms(peak: jax.Array, rest: jax.Array, num_peaks: jax.Array):
-    """The statistics of a row, given the sum of `exp(z_j - peak + LEAD)` over all but the peaks."""
+    num_peaks = classes.sum(is_peak.astype(logits.dtype))
+    if classes.axis_name is not None:
+        # The derivative that this maximum does not have, spread evenly over equal peaks, and no value.
+        at_peak = jnp.where(is_peak, logits, 0.0)
+        peak += classes.sum(at_peak - lax.stop_gradient(at_peak)) / num_peaks
     reference = peak - LEAD
+    # The sum of the exponentials of all but the peaks.
+    rest = classes.sum(jnp.where(is_peak, 0.0, exp_difference(logits, reference)))
     lead = exp_difference(reference, peak)
     u = lead * rest
     return peak, jnp.log1p((num_peaks - 1) + u), reference, lead / (num_peaks + u), num_peaks, u
@@ -156,79 +193,72 @@ def _softmax_of(logits, statistics):
 
 
 @partial(jax.jit, static_argnums=1)
-def softmax(logits: jax.Array, axis: int) -> jax.Array:
-    """Softmax along `axis`."""
-    return _softmax(logits, axis)
+def softmax(logits: jax.Array, classes: Classes) -> jax.Array:
+    """Softmax over the classes."""
+    return _softmax(logits, classes)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
-def _softmax(logits, axis):
-    return _softmax_of(logits, _peak_statistics(logits, axis))
+def _softmax(logits, classes):
+    return _softmax_of(logits, _peak_statistics(logits, classes))
 
 
 @_softmax.defjvp
-def _softmax_jvp(axis, primals, tangents):
-    probabilities = softmax(primals[0], axis)
-    return probabilities, _softmax_tangent(probabilities, tangents[0], axis)
+def _softmax_jvp(classes, primals, tangents):
+    probabilities = softmax(*primals, classes)
+    return probabilities, softmax_tangent(probabilities, tangents[0], classes)
 
 
 @partial(jax.jit, static_argnums=1)
-def log_softmax(logits: jax.Array, axis: int) -> jax.Array:
-    """Log-softmax along `axis`, accurate for the largest logit too, whose value is `-log(1 + u)`."""
-    return _log_softmax(logits, axis)
+def log_softmax(logits: jax.Array, classes: Classes) -> jax.Array:
+    """Log-softmax over the classes, accurate for the largest logit too, whose value is `-log(1 + u)`."""
+    return _log_softmax(logits, classes)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
-def _log_softmax(logits, axis):
-    peak, excess, *_ = _peak_statistics(logits, axis)
+def _log_softmax(logits, classes):
+    peak, excess, *_ = _peak_statistics(logits, classes)
     return (logits - peak) - excess
 
 
 @_log_softmax.defjvp
-def _log_softmax_jvp(axis, primals, tangents):
-    (logits,), (tangent,) = primals, tangents
-    mean = jnp.sum(softmax(logits, axis) * tangent, axis, keepdims=True)
-    return log_softmax(logits, axis), tangent - mean
+def _log_softmax_jvp(classes, primals, tangents):
+    mean = classes.sum(softmax(*primals, classes) * tangents[0])
+    return log_softmax(*primals, classes), tangents[0] - mean
 
 
 @partial(jax.jit, static_argnums=2)
-def soft_cross_entropy(logits: jax.Array, probabilities: jax.Array, axis: int) -> jax.Array:
-    """`-sum(probabilities * log_softmax(logits))` along `axis`, where 0 times -inf is 0."""
-    return _soft_cross_entropy(logits, probabilities, axis)
+def soft_cross_entropy(logits: jax.Array, probabilities: jax.Array, classes: Classes) -> jax.Array:
+    """`-sum(probabilities * log_softmax(logits))`, where 0 times -inf is 0."""
+    return _soft_cross_entropy(logits, probabilities, classes)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
-def _soft_cross_entropy(logits, probabilities, axis):
-    peak, excess, *_ = _peak_statistics(logits, axis)
+def _soft_cross_entropy(logits, probabilities, classes):
+    peak, excess, *_ = _peak_statistics(logits, classes)
     below = jnp.where(probabilities == 0.0, 0.0, probabilities * (peak - logits))
-    return jnp.sum(below, axis) + jnp.sum(probabilities, axis) * jnp.squeeze(excess, axis)
+    return jnp.squeeze(classes.sum(below) + classes.sum(probabilities) * excess, classes.axis)
 
 
 @partial(_soft_cross_entropy.defjvp, symbolic_zeros=True)
-def _soft_cross_entropy_jvp(axis, primals, tangents):
+def _soft_cross_entropy_jvp(classes, primals, tangents):
     logits, probabilities = primals
-    logits_dot, probabilities_dot = tangents
-    loss = soft_cross_entropy(logits, probabilities, axis)
-    loss_dot = jnp.zeros_like(loss)
-    if type(logits_dot) is not jax.custom_derivatives.SymbolicZero:
-        loss_dot += jnp.sum(_soft_gradient(logits, probabilities, axis) * logits_dot, axis)
-    if type(probabilities_dot) is not jax.custom_derivatives.SymbolicZero:
-        loss_dot -= jnp.sum(log_softmax(logits, axis) * probabilities_dot, axis)
-    return loss, loss_dot
+    loss = soft_cross_entropy(logits, probabilities, classes)
+    dot = jnp.zeros_like(logits)
+    if type(tangents[0]) is not SymbolicZero:
+        dot += _soft_gradient(logits, probabilities, classes) * tangents[0]
+    if type(tangents[1]) is not SymbolicZero:
+        dot -= log_softmax(logits, classes) * tangents[1]
+    return loss, jnp.squeeze(classes.sum(dot), classes.axis)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
-def _soft_gradient(logits, probabilities, axis):
-    """`total * softmax(logits) - probabilities`; at a peak with most of the mass, by what is elsewhere."""
-    statistics = _peak_statistics(logits, axis)
-    total = jnp.sum(probabilities, axis, keepdims=True)
-    elsewhere = jnp.sum(jnp.where(logits == statistics[0], 0.0, probabilities), axis, keepdims=True)
-    return soft_gradient_of(logits, probabilities, total, elsewhere, statistics)
-
-
-def soft_gradient_of(logits, probabilities, total, elsewhere, statistics):
-    """The gradient, given the sums of the probabilities, of all classes and of those not at the peak."""
+def _soft_gradient(logits, probabilities, classes):
+    """`sum(probabilities) * softmax(logits) - probabilities`, which would cancel at a single peak."""
+    statistics = _peak_statistics(logits, classes)
     peak, *_, num_peaks, u = statistics
+    total = classes.sum(probabilities)
+    elsewhere = classes.sum(jnp.where(logits == peak, 0.0, probabilities))
     plain = total * _softmax_of(logits, statistics) - probabilities
     # Of the peak's share in the softmax and the rest's, the smaller keeps more digits.
     most_is_here = (logits == peak) & (num_peaks == 1.0) & (u < 1.0)
@@ -236,10 +266,9 @@ def soft_gradient_of(logits, probabilities, total, elsewhere, statistics):
 
 
 @_soft_gradient.defjvp
-def _soft_gradient_jvp(axis, primals, tangents):
+def _soft_gradient_jvp(classes, primals, tangents):
     (logits, probabilities), (logits_dot, probabilities_dot) = primals, tangents
-    softmax_ = softmax(logits, axis)
-    total = jnp.sum(probabilities, axis, keepdims=True)
-    total_dot = jnp.sum(probabilities_dot, axis, keepdims=True)
-    curvature = total * _softmax_tangent(softmax_, logits_dot, axis)
-    return _soft_gradient(logits, probabilities, axis), curvature + total_dot * softmax_ - probabilities_dot
+    softmax_ = softmax(logits, classes)
+    curvature = classes.sum(probabilities) * softmax_tangent(softmax_, logits_dot, classes)
+    mass_dot = classes.sum(probabilities_dot) * softmax_ - probabilities_dot
+    return _soft_gradient(*primals, classes), curvature + mass_dot

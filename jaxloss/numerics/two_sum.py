@@ -1,4 +1,4 @@
-"""`log(p) - x` in float32 where the two nearly cancel, as they do between distributions that are alike."""
+"""Sums, differences and products with their rounding errors, and the logarithm that needs them."""
 
 import jax
 import jax.numpy as jnp
@@ -14,21 +14,41 @@ _ARTANH = (
 _ARTANH_REST = (2 / 9, 2 / 11, 2 / 13, 2 / 15, 2 / 17)
 
 
+def two_sum(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """`a + b` rounded, and its rounding error (Knuth's two-sum)."""
+    rounded = a + b
+    b_part = rounded - a
+    return rounded, (a - (rounded - b_part)) + (b - b_part)
+
+
+def two_difference(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """`a - b` rounded, and its rounding error, 0 where the difference is infinite."""
+    rounded, error = two_sum(a, -b)
+    return rounded, jnp.where(jnp.isfinite(rounded), error, jnp.zeros_like(error))
+
+
+def exp_difference(a: jax.Array, b: jax.Array) -> jax.Array:
+    """`exp(a - b)`, as accurate as `exp`."""
+    rounded, error = two_difference(a, b)
+    return jnp.exp(rounded) * (1 + error)
+
+
 def log_minus(p: jax.Array, x: jax.Array) -> jax.Array:
     """`log(p) - x` with an absolute error of at most about 4e-15, for float32 and `p` normal.
 
-    `log(p)` alone is rounded to half an ULP of its own, 2e-7 at -5, whatever is left of it after the
-    subtraction. Here it stays in parts, `k ln 2 + 2 artanh(s)` with `s = (m - 1) / (m + 1)`, each of two
-    numbers, until `x` is gone. Not differentiable.
+    Between distributions that are alike the two nearly cancel. `log(p)` alone is rounded to half an ULP of
+    its own, 2e-7 at -5, whatever is left of it after the subtraction. Here it stays in parts,
+    `k ln 2 + 2 artanh(s)` with `s = (m - 1) / (m + 1)`, each of two numbers, until `x` is gone. Not
+    differentiable.
     """
     mantissa, exponent = jnp.frexp(p)
     low = mantissa < 0.70710678
     mantissa = jnp.where(low, 2 * mantissa, mantissa)
     exponent = exponent.astype(p.dtype) - low.astype(p.dtype)
     numerator = mantissa - 1
-    denominator, denominator_error = _sum(mantissa, jnp.ones_like(mantissa))
+    denominator, denominator_error = two_sum(mantissa, jnp.ones_like(mantissa))
     ratio = numerator / denominator
-    product, product_error = _product(ratio, denominator)
+    product, product_error = _two_product(ratio, denominator)
     s = ratio, ((numerator - product) - product_error - ratio * denominator_error) / denominator
     square = _times(s, s)
     rest = jnp.zeros_like(p)
@@ -38,13 +58,13 @@ def log_minus(p: jax.Array, x: jax.Array) -> jax.Array:
     for high, rounding in reversed(_ARTANH):
         power, power_error = _times(square, series)
         # In this order: XLA would make (constant + power) - constant the power, and the error 0.
-        power, error = _sum(power, jnp.full_like(p, high))
+        power, error = two_sum(power, jnp.full_like(p, high))
         series = power, error + (power_error + rounding)
     tail, tail_error = _times(_times(square, s), series)
     # From the largest on, each of which takes away what the one before has left.
-    main, error = _sum(exponent * _LN2[0], -x)
+    main, error = two_sum(exponent * _LN2[0], -x)
     for part in (2 * s[0], tail, exponent * _LN2[1]):
-        main, next_error = _sum(main, part)
+        main, next_error = two_sum(main, part)
         error += next_error
     exact = main + (error + (2 * s[1] + tail_error + exponent * _LN2[2]))
     return jnp.where(jnp.isfinite(main) & (p >= jnp.finfo(p.dtype).tiny), exact, jnp.log(p) - x)
@@ -52,18 +72,11 @@ def log_minus(p: jax.Array, x: jax.Array) -> jax.Array:
 
 def _times(a, b) -> tuple[jax.Array, jax.Array]:
     """The product of two numbers, each in two parts."""
-    product, error = _product(a[0], b[0])
+    product, error = _two_product(a[0], b[0])
     return product, error + (a[0] * b[1] + a[1] * b[0])
 
 
-def _sum(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """`a + b` rounded, and its rounding error (Knuth's two-sum)."""
-    rounded = a + b
-    b_part = rounded - a
-    return rounded, (a - (rounded - b_part)) + (b - b_part)
-
-
-def _product(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _two_product(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
     """`a * b` rounded, and its rounding error (Dekker's product with Veltkamp's splitting)."""
     rounded = a * b
     (a_high, a_low), (b_high, b_low) = _split(a), _split(b)

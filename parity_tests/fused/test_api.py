@@ -7,7 +7,13 @@ import pytest
 import torch
 
 import torch_ref.fused.api as torch_api
-from jaxloss.fused import linear_cross_entropy, linear_log_prob
+from jaxloss.fused import (
+    linear_cross_entropy,
+    linear_final_token_loss,
+    linear_log_prob,
+    linear_next_token_loss,
+)
+from jaxloss.losses import cross_entropy, final_token_loss, next_token_loss
 from parity_tests.compare import assert_same, assert_within
 from parity_tests.fused.problems import (
     NUM_CLASSES,
@@ -25,25 +31,39 @@ from parity_tests.tolerances import VALUE_EPS_OF_MAX
 
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("target_kind", ["labels", "probabilities"])
-def test_chunked_equals_torch(options, target_kind):
-    for reduction in ("mean", "none"):
+def test_values_and_gradients_equal_torchs(options, target_kind):
+    for implementation, reduction in (("chunked", "mean"), ("chunked", "none"), ("reference", "sum")):
         arrays, target, kwargs = jax_problem(OPTIONS[options], target_kind)
-        value, gradients = value_and_gradients(target, reduction, **kwargs)(arrays)
+        value, gradients = value_and_gradients(target, reduction, implementation, **kwargs)(arrays)
         tensors, torch_target, torch_kwargs = torch_problem(OPTIONS[options], target_kind)
         expected = torch_api.linear_cross_entropy(
-            tensors["input"],
-            tensors["linear_weight"],
-            torch_target,
-            linear_bias=tensors["linear_bias"],
+            **tensors,
+            target=torch_target,
             reduction=reduction,
-            implementation="chunked",
+            implementation=implementation,
             chunk_size=8,
             **torch_kwargs,
         )
         expected.backward(torch.asarray(cotangent(tuple(expected.shape))))
-        assert_within(value, expected, VALUE_EPS_OF_MAX, what=reduction)
+        what = f"{implementation} {reduction}"
+        assert_within(value, expected, VALUE_EPS_OF_MAX, what=what)
         for name, gradient in gradients.items():
-            assert_within(gradient, tensors[name].grad, VALUE_EPS_OF_MAX, what=f"{reduction} {name}")
+            assert_within(gradient, tensors[name].grad, VALUE_EPS_OF_MAX, what=f"{what} {name}")
+
+
+@pytest.mark.parametrize("target_kind", ["labels", "probabilities"])
+def test_equals_cross_entropy_of_the_logits(target_kind):
+    # The other oracle: the head's two implementations share the loss of a token.
+    arrays, target, kwargs = jax_problem(OPTIONS["class weights and smoothing"], target_kind)
+
+    def of_logits(arrays):
+        logits = arrays["input"] @ arrays["linear_weight"].T + arrays["linear_bias"]
+        return cross_entropy(logits, target, **kwargs)
+
+    def of_hidden(arrays):
+        return linear_cross_entropy(**arrays, target=target, implementation="chunked", chunk_size=5, **kwargs)
+
+    assert_trees_within(jax.value_and_grad(of_hidden)(arrays), jax.value_and_grad(of_logits)(arrays))
 
 
 def test_small_operands_have_gradients():
@@ -121,21 +141,26 @@ def test_confident_logits_keep_their_accuracy():
     np.testing.assert_allclose(gradient, -np.exp(-wide) / (1 + np.exp(-wide)), rtol=8 * 2**-23)
 
 
-def test_statistics_equal_the_references():
-    arrays, target, kwargs = jax_problem(OPTIONS["masks and weights"], "labels")
-    for chosen in (target, jax_problem({}, "probabilities")[1]):
+@pytest.mark.parametrize("target_kind", ["labels", "probabilities"])
+def test_statistics_equal_torchs(target_kind):
+    arrays, target, kwargs = jax_problem(OPTIONS["masks and weights"], target_kind)
 
-        def loss(arrays, implementation, chosen=chosen):
-            options = {"implementation": implementation, "chunk_size": 5, "return_statistics": True}
-            return linear_cross_entropy(**arrays, target=chosen, **options, **kwargs)
+    def loss(arrays, implementation):
+        options = {"implementation": implementation, "chunk_size": 5, "return_statistics": True}
+        return linear_cross_entropy(**arrays, target=target, **options, **kwargs)
 
-        chunked, reference = (
-            jax.jit(lambda a, i=i: jax.value_and_grad(loss, has_aux=True)(a, i))(arrays)
-            for i in ("chunked", "reference")
-        )
-        assert chunked[0][1].is_correct.dtype == bool
-        for actual, expected in zip(jax.tree.leaves(chunked), jax.tree.leaves(reference), strict=True):
-            assert_within(actual, expected, VALUE_EPS_OF_MAX, "float64")
+    tensors, torch_target, torch_kwargs = torch_problem(OPTIONS["masks and weights"], target_kind)
+    _, expected = torch_api.linear_cross_entropy(
+        **tensors, target=torch_target, return_statistics=True, **torch_kwargs
+    )
+    for implementation in ("chunked", "reference"):
+        (_, statistics), _ = jax.jit(
+            lambda a, i=implementation: jax.value_and_grad(loss, has_aux=True)(a, i)
+        )(arrays)
+        assert statistics.is_correct.dtype == bool
+        for name in statistics._fields:
+            actual, wanted = getattr(statistics, name), getattr(expected, name)
+            assert_within(actual, wanted, VALUE_EPS_OF_MAX, "float64", what=f"{implementation} {name}")
 
 
 def test_log_prob_is_minus_the_loss():
@@ -174,3 +199,56 @@ def test_bad_arguments_are_named(message):
     with pytest.raises(ValueError) as error:  # noqa: PT011
         linear_cross_entropy(**arguments)
     assert str(error.value).startswith(message)
+
+
+RNG = np.random.default_rng(5)
+HIDDEN, HEAD = RNG.standard_normal((4, 6, 5)), RNG.standard_normal((9, 5))
+TARGET = RNG.integers(0, 9, (4, 6))
+TARGET[1, -1] = -100
+WHERE = RNG.random((4, 6)) > 0.2
+OBJECTIVES = {
+    "next": (linear_next_token_loss, next_token_loss, torch_api.linear_next_token_loss),
+    "final": (linear_final_token_loss, final_token_loss, torch_api.linear_final_token_loss),
+}
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_the_objectives_equal_those_of_the_logits_and_torchs(objective):
+    fused, from_logits, in_torch = OBJECTIVES[objective]
+    target, where = jnp.asarray(TARGET), jnp.asarray(WHERE)
+
+    def loss(hidden, head):
+        options = {"logit_scale": 0.5, "where": where, "implementation": "chunked", "chunk_size": 8}
+        return fused(hidden, head, target, **options)
+
+    def expected(hidden, head):
+        return from_logits(0.5 * hidden @ head.T, target, where=where)
+
+    hidden, head = jnp.asarray(HIDDEN), jnp.asarray(HEAD)
+    actual = jax.value_and_grad(loss, (0, 1))(hidden, head)
+    whole = jax.value_and_grad(expected, (0, 1))(hidden, head)
+    tensors = [torch.tensor(a, requires_grad=True) for a in (HIDDEN, HEAD)]
+    torch_loss = in_torch(*tensors, torch.asarray(TARGET), logit_scale=0.5, where=torch.asarray(WHERE))
+    torch_loss.backward()
+    in_torch_too = (torch_loss, tuple(t.grad for t in tensors))
+    for other in (whole, in_torch_too):
+        for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(other), strict=True):
+            assert_within(a, b, VALUE_EPS_OF_MAX)
+
+
+def test_final_token_does_not_look_at_earlier_positions():
+    hidden = jnp.asarray(HIDDEN).at[:, :-1].set(jnp.nan)
+    gradient = jax.grad(lambda h: linear_final_token_loss(h, jnp.asarray(HEAD), jnp.asarray(TARGET)))(hidden)
+    assert jnp.all(gradient[:, :-1] == 0.0)
+    assert jnp.all(jnp.isfinite(gradient[:, -1]))
+
+
+def test_bad_shapes_of_a_language_models_arrays_are_named():
+    with pytest.raises(ValueError, match=r"input must have shape \[..., T, D\]"):
+        linear_next_token_loss(jnp.ones(5), jnp.asarray(HEAD), jnp.asarray(TARGET))
+    with pytest.raises(ValueError, match=r"linear_weight must have shape \[V, D\]"):
+        linear_next_token_loss(jnp.asarray(HIDDEN), jnp.ones((9, 2, 5)), jnp.asarray(TARGET))
+    with pytest.raises(ValueError, match="input must have at least one position"):
+        linear_final_token_loss(jnp.ones((2, 0, 5)), jnp.asarray(HEAD), jnp.zeros((2, 0), int))
+    with pytest.raises(ValueError, match=r"target must have shape \[4, 6\]"):
+        linear_final_token_loss(jnp.asarray(HIDDEN), jnp.asarray(HEAD), jnp.zeros((4, 5), int))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxloss import losses
-from jaxloss.numerics.softmax import log_softmax
+from jaxloss.numerics.softmax import Classes, log_softmax
 from parity_tests.losses import oracle
 from parity_tests.tolerances import ACCURATE_GRADIENT_ULP, ACCURATE_VALUE_ULP
 
@@ -96,7 +96,7 @@ def test_gradients_over_a_whole_vocabulary(target, scale):
 @pytest.mark.parametrize("kind", ["near-uniform", "confident", "saturated", "tied"])
 def test_nll_of_our_log_softmax(kind):
     logits = rows(kind)
-    log_probs = log_softmax(jnp.asarray(logits), 1)
+    log_probs = log_softmax(jnp.asarray(logits), Classes(1))
     value = losses.nll_loss(log_probs, jnp.asarray(LABELS), reduction="none")
     assert oracle.error_in_ulp(value, oracle.nll_of_log_softmax(logits, LABELS)).max() <= ACCURATE_VALUE_ULP
 

@@ -1,15 +1,36 @@
-"""Cross entropy of a linear head; with chunks, each recomputed in the backward pass."""
+"""Cross entropy of a linear head, and a language model's objectives; chunks are recomputed backwards."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from torch_ref.fused.reference import TokenStatistics as TokenStatistics
-from torch_ref.fused.reference import linear_cross_entropy_reference
+from torch_ref.fused._head import head_logits
 
-__all__ = ["TokenStatistics", "linear_cross_entropy", "linear_log_prob"]
+__all__ = [
+    "TokenStatistics",
+    "linear_cross_entropy",
+    "linear_final_token_loss",
+    "linear_log_prob",
+    "linear_next_token_loss",
+]
+
+
+class TokenStatistics(NamedTuple):
+    """What a head says about each token; without derivatives, and 0 for tokens that take no part.
+
+    Attributes:
+        logsumexp: log of the sum of the exponentials of the logits.
+        is_correct: no class has a larger logit than the label (or than the most probable class of the
+            target).
+        entropy: of the predicted distribution, in nats.
+    """
+
+    logsumexp: Tensor
+    is_correct: Tensor
+    entropy: Tensor
 
 
 def linear_cross_entropy(
@@ -32,63 +53,42 @@ def linear_cross_entropy(
     axis_name: str | None = None,
     return_statistics: bool = False,
 ) -> Tensor | tuple[Tensor, TokenStatistics]:
-    """`torch.nn.functional.linear_cross_entropy`, and the options that it lacks; `axis_name` is JAX's."""
+    """`torch.nn.functional.linear_cross_entropy`, and the options that it lacks; `axis_name` is JAX's.
+
+    Classes are the last axis. Chunks need a weight [V, D].
+    """
     if axis_name is not None:
         raise ValueError("axis_name must be None: only JAX splits the vocabulary over devices")
-    options: dict[str, Any] = {
-        "linear_bias": linear_bias,
-        "weight": weight,
-        "ignore_index": ignore_index,
-        "label_smoothing": label_smoothing,
-        "z_loss": z_loss,
-        "logit_softcap": logit_softcap,
-        "logit_scale": logit_scale,
-    }
-    if implementation != "chunked" or return_statistics or linear_weight.dim() > 2 or input.dim() < 2:
-        return linear_cross_entropy_reference(
-            input,
-            linear_weight,
-            target,
-            reduction=reduction,
-            where=where,
-            sample_weight=sample_weight,
-            return_statistics=return_statistics,
-            **options,
-        )
-    losses = _chunked_losses(input, linear_weight, target, where, chunk_size or 256, options)
-    factor = torch.ones_like(losses) if sample_weight is None else sample_weight
+    has_labels = not target.is_floating_point()
+    valid = torch.ones(input.shape[:-1] + linear_weight.shape[1:-1], dtype=torch.bool)
+    valid = valid if where is None else valid & where
+    if has_labels:
+        valid = valid & (target != (-100 if ignore_index is None else ignore_index))
+
+    def logits_of(input: Tensor) -> Tensor:
+        return head_logits(input, linear_weight, linear_bias, logit_softcap, logit_scale)
+
+    def losses_of(logits: Tensor, target: Tensor) -> Tensor:
+        losses = F.cross_entropy(logits, target, weight, reduction="none", label_smoothing=label_smoothing)
+        return losses + z_loss * logits.logsumexp(-1) ** 2
+
+    chosen = target[valid]
+    if implementation == "chunked" and linear_weight.dim() == 2:
+        size = chunk_size or 256
+        chunks = zip(input[valid].split(size), chosen.split(size), strict=True)
+        parts = [checkpoint(lambda x, t: losses_of(logits_of(x), t), *c, use_reentrant=False) for c in chunks]
+        losses = torch.cat(parts)
+    else:
+        losses = losses_of(logits_of(input)[valid], chosen)
+    factor = torch.ones_like(losses) if sample_weight is None else sample_weight[valid]
+    losses = losses * factor
     if reduction == "none":
-        return losses * factor
-    if where is not None:
-        factor = torch.where(where, factor, 0.0)
-    total = (losses * factor).sum()
-    if reduction == "sum":
-        return total
-    if not target.is_floating_point():
-        kept = target != (-100 if ignore_index is None else ignore_index)
-        factor = torch.where(kept, factor if weight is None else factor * weight[target.where(kept, 0)], 0.0)
-    return total / factor.sum()
-
-
-def _chunked_losses(input, linear_weight, target, where, chunk_size, options) -> Tensor:
-    kept = torch.ones(input.shape[:-1], dtype=torch.bool) if where is None else where
-    chunks = zip(
-        input.flatten(0, -2).split(chunk_size),
-        target.reshape(kept.numel(), *target.shape[input.dim() - 1 :]).split(chunk_size),
-        kept.flatten().split(chunk_size),
-        strict=True,
-    )
-    losses = [
-        checkpoint(
-            lambda x, t, k: linear_cross_entropy_reference(
-                x, linear_weight, t, where=k, reduction="none", **options
-            ),
-            *chunk,
-            use_reentrant=False,
-        )
-        for chunk in chunks
-    ]
-    return torch.cat(losses).reshape(kept.shape)
+        loss = torch.zeros(valid.shape, dtype=losses.dtype).masked_scatter(valid, losses)
+    elif reduction == "sum":
+        loss = losses.sum()
+    else:
+        loss = losses.sum() / (factor * weight[chosen] if has_labels and weight is not None else factor).sum()
+    return (loss, _statistics(logits_of(input).detach(), target, valid)) if return_statistics else loss
 
 
 def linear_log_prob(
@@ -121,3 +121,24 @@ def linear_log_prob(
         axis_name=axis_name,
     )
     return -losses
+
+
+def linear_next_token_loss(input: Tensor, linear_weight: Tensor, target: Tensor, **options):
+    """Cross entropy of the next token from every position: `target[..., t]` follows `input[..., t, :]`."""
+    return linear_cross_entropy(input, linear_weight, target, **options)
+
+
+def linear_final_token_loss(input: Tensor, linear_weight: Tensor, target: Tensor, **options):
+    """Cross entropy of the next token, from the last position only."""
+    for name in ("where", "sample_weight"):
+        if options.get(name) is not None:
+            options[name] = options[name][..., -1]
+    return linear_cross_entropy(input[..., -1, :], linear_weight, target[..., -1], **options)
+
+
+def _statistics(logits: Tensor, target: Tensor, valid: Tensor) -> TokenStatistics:
+    label = target.argmax(-1) if target.is_floating_point() else target.clamp(0, logits.shape[-1] - 1)
+    own = logits.gather(-1, label[..., None])[..., 0]
+    entropy = torch.distributions.Categorical(logits=logits).entropy()
+    values = (logits.logsumexp(-1), own >= logits.amax(-1), entropy)
+    return TokenStatistics(*(torch.where(valid, value, torch.zeros_like(value)) for value in values))

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from torch_ref.fused.reference import _logits
+from torch_ref.fused._head import head_logits
 from torch_ref.losses.distillation import distillation_loss
 
 __all__ = ["linear_distillation_loss", "linear_kl_div"]
@@ -32,8 +32,8 @@ def linear_distillation_loss(
     chunk_size: int | None = None,
 ) -> Tensor:
     """`distillation_loss` of the logits of both heads."""
-    student = _logits(input, linear_weight, linear_bias, logit_softcap, logit_scale)
-    teacher = _logits(
+    student = head_logits(input, linear_weight, linear_bias, logit_softcap, logit_scale)
+    teacher = head_logits(
         teacher_input,
         teacher_linear_weight,
         teacher_linear_bias,

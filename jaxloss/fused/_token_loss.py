@@ -1,0 +1,200 @@
+"""A token's loss from a linear head's product: all that differs between the losses of a head.
+
+Shapes: N tokens, or the C of a chunk, D width, V vocabulary (a device's slice of it, where devices share it).
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxloss._reduction import select
+from jaxloss.numerics.divergence import DIVERGENCES
+from jaxloss.numerics.softmax import (
+    Classes,
+    label_cross_entropy,
+    log_softmax,
+    logsumexp,
+    soft_cross_entropy,
+)
+
+Arrays = dict[str, Any]
+
+_HERE = Classes(axis=1)
+
+
+@dataclass(frozen=True)
+class TokenLoss:
+    """A function of the product [C, V], the shared operands, and the tokens' own: losses [C], statistics.
+
+    `shared` holds the operands of classes and scalars, `rows` those of tokens, each under its name in
+    `Operands`; "scale" [C] has the dtype of the computation. Statistics are a dict of arrays [C], without
+    derivatives. Static, so hashable. Tokens that are not valid have an input of zeros, so that their logits
+    need no mask: on CPU, XLA would write a masked copy of them to memory.
+    """
+
+    classes: Classes = _HERE
+    splits_classes: ClassVar[bool] = True
+
+    def __call__(self, product_CV: jax.Array, shared: Arrays, rows: Arrays) -> tuple[jax.Array, Arrays]:
+        """Each token's loss, and its statistics."""
+        raise NotImplementedError
+
+    def mean_weight(self, scale: jax.Array, shared: Arrays, rows: Arrays) -> jax.Array:
+        """What each token counts for in the denominator of a mean, given its weight."""
+        return scale
+
+
+def token_losses(loss: TokenLoss, shared: Arrays, rows: Arrays) -> tuple[jax.Array, Arrays]:
+    """Each token's loss, 0 for tokens that are not valid, and the statistics, with the logits whole.
+
+    `shared` holds "weight" [V, D]; `rows` holds "input" [N, D], "scale" [N] and "valid" [N]. Both hold
+    whatever else the loss takes.
+    """
+    input_ND = select(rows["valid"][:, None], rows["input"])
+    losses, statistics = loss(product(input_ND, shared["weight"], 1, 1), shared, rows)
+    return select(rows["valid"], losses), lax.stop_gradient(statistics)
+
+
+def sum_dtype(*arrays: jax.Array) -> jnp.dtype:
+    """The dtype that products of these are summed in: at least float32."""
+    return jnp.result_type(jnp.float32, *(a.dtype for a in arrays))
+
+
+def product(a: jax.Array, b: jax.Array, a_axis: int, b_axis: int) -> jax.Array:
+    """The matrix product over one axis of each, summed in at least float32."""
+    dtype = jnp.promote_types(a.dtype, b.dtype)
+    dimensions = (((a_axis,), (b_axis,)), ((), ()))
+    return lax.dot_general(
+        a.astype(dtype), b.astype(dtype), dimensions, preferred_element_type=sum_dtype(a, b)
+    )
+
+
+@dataclass(frozen=True)
+class LogitMap:
+    """The logits, from the product of input and weight: `cap * tanh(scale * (product + bias) / cap)`."""
+
+    softcap: float | None = None
+
+    def __call__(self, product_CV: jax.Array, shared: Arrays) -> jax.Array:
+        """The logits; `shared` may hold "bias" [V] and "logit_scale" []."""
+        logits = product_CV
+        if "bias" in shared:
+            logits = logits + shared["bias"].astype(logits.dtype)
+        if "logit_scale" in shared:
+            logits = logits * shared["logit_scale"].astype(logits.dtype)
+        if self.softcap is not None:
+            logits = self.softcap * jnp.tanh(logits / self.softcap)
+        return logits
+
+
+@dataclass(frozen=True)
+class CrossEntropy(TokenLoss):
+    """Cross entropy with "labels" [C] or "probabilities" [C, V]; `shared` may hold "class_weight" [V]."""
+
+    label_smoothing: float = 0.0
+    z_loss: float = 0.0
+    logit_map: LogitMap = LogitMap()
+    with_statistics: bool = False
+
+    def __call__(self, product_CV, shared, rows):
+        """A loss for each token, and the statistics that were asked for."""
+        logits = self.logit_map(product_CV.astype(rows["scale"].dtype), shared)
+        class_weight = shared.get("class_weight")
+        if "labels" in rows:
+            losses = self._label_losses(logits, class_weight, rows["labels"])
+        else:
+            probabilities = select(rows["valid"][:, None], rows["probabilities"].astype(logits.dtype))
+            losses = self._probability_losses(logits, class_weight, probabilities)
+        if self.z_loss:
+            losses = losses + self.z_loss * jnp.square(logsumexp(logits, self.classes))
+        return losses, self._statistics(logits, rows) if self.with_statistics else {}
+
+    def mean_weight(self, scale, shared, rows):
+        """The token's weight, times that of its label's class."""
+        if "labels" not in rows or "class_weight" not in shared:
+            return scale
+        return scale * select(rows["valid"], self._class_weight(shared["class_weight"], rows["labels"]))
+
+    def _class_weight(self, class_weight, labels):
+        vector = Classes(0, self.classes.axis_name)
+        return vector.pick(class_weight, labels.reshape(-1)).reshape(labels.shape)
+
+    def _label_losses(self, logits, class_weight, labels):
+        losses = label_cross_entropy(logits, labels, jnp.ones(labels.shape, bool), self.classes)
+        if class_weight is not None:
+            losses = self._class_weight(class_weight.astype(logits.dtype), labels) * losses
+        if self.label_smoothing == 0.0:
+            return losses
+        # At 1 the label itself has no share; a product would turn an infinite loss into NaN.
+        own = (1 - self.label_smoothing) * losses if self.label_smoothing < 1.0 else _nan_only(losses)
+        return own + self.label_smoothing * self._uniform_losses(logits, class_weight)
+
+    def _uniform_losses(self, logits, class_weight):
+        """The cross entropy with the uniform distribution, each class with its weight."""
+        nll = logsumexp(logits, self.classes)[:, None] - logits
+        if class_weight is not None:
+            weight = class_weight.astype(logits.dtype)
+            nll = jnp.where(weight == 0.0, 0.0, nll) * weight
+        return self.classes.sum(nll)[:, 0] / self.classes.count(logits)
+
+    def _probability_losses(self, logits, class_weight, probabilities):
+        if self.label_smoothing > 0.0:
+            uniform = self.label_smoothing / self.classes.count(logits)
+            probabilities = probabilities * (1 - self.label_smoothing) + uniform
+        if class_weight is not None:
+            probabilities = probabilities * class_weight.astype(logits.dtype)
+        return soft_cross_entropy(logits, probabilities, self.classes)
+
+    def _statistics(self, logits, rows):
+        """Log-sum-exp, whether no class beats the target's, and the entropy of the prediction."""
+        if "labels" in rows:
+            own = self.classes.pick(logits, rows["labels"][:, None])
+        else:
+            is_target = rows["probabilities"] == self.classes.max(rows["probabilities"])
+            own = self.classes.max(jnp.where(is_target, logits, -jnp.inf))
+        log_probs = log_softmax(logits, self.classes)
+        terms = jnp.where(logits == -jnp.inf, 0.0, jnp.exp(log_probs) * log_probs)
+        return {
+            "logsumexp": logsumexp(logits, self.classes),
+            # A number, since a derivative rule gives every result a tangent, which a boolean cannot have.
+            "is_correct": (own >= self.classes.max(logits))[:, 0].astype(logits.dtype),
+            "entropy": -self.classes.sum(terms)[:, 0],
+        }
+
+
+@dataclass(frozen=True)
+class Distillation(TokenLoss):
+    """A divergence from the teacher, mixed with the cross entropy with "labels" [C].
+
+    The teacher's operands are those of a head, with "teacher_" before their names.
+    """
+
+    temperature: float = 1.0
+    hard_weight: float = 0.0
+    divergence: str = "forward_kl"
+    logit_map: LogitMap = LogitMap()
+    teacher_logit_map: LogitMap = LogitMap()
+    splits_classes: ClassVar[bool] = False
+
+    def __call__(self, product_CV, shared, rows):
+        """A loss for each token, and no statistics."""
+        dtype = rows["scale"].dtype
+        student = self.logit_map(product_CV.astype(dtype), shared)
+        teacher_input = select(rows["valid"][:, None], rows["teacher_input"])
+        teacher = product(teacher_input, shared["teacher_weight"], 1, 1).astype(dtype)
+        of_teacher = {k.removeprefix("teacher_"): a for k, a in shared.items() if k.startswith("teacher_")}
+        teacher = self.teacher_logit_map(teacher, of_teacher)
+        soft = DIVERGENCES[self.divergence](student / self.temperature, teacher / self.temperature, 1)
+        losses = (1 - self.hard_weight) * self.temperature**2 * soft
+        if self.hard_weight > 0.0:
+            everyone = jnp.ones(rows["labels"].shape, bool)
+            losses += self.hard_weight * label_cross_entropy(student, rows["labels"], everyone, self.classes)
+        return losses, {}
+
+
+def _nan_only(losses: jax.Array) -> jax.Array:
+    """NaN where the losses are, 0 elsewhere, even for an infinite loss."""
+    return jnp.where(jnp.isnan(losses), losses, 0.0)
