@@ -35,18 +35,10 @@ from jaxloss.runs.comparison import comparison_table, summarise, write_texts
 from jaxloss.runs.folder import RunFolder
 from jaxloss.runs.plots import plot_losses
 from jaxloss.runs.recorder import Recorder
-from jaxloss.runs.settings import DataConfig, SampleConfig, fit_vocabulary
+from jaxloss.runs.settings import DataConfig, SampleConfig, TrainConfig, fit_vocabulary
 from jaxloss.runs.stopping import EarlyStop
 from jaxloss.runs.text import join_texts, measure_text, wrap
-from jaxloss.training import (
-    TrainConfig,
-    TrainState,
-    evaluate,
-    init_state,
-    make_eval_step,
-    make_optimizer,
-    make_train_step,
-)
+from jaxloss.training import TrainState, evaluate, init_state, make_eval_step, make_optimizer, make_train_step
 
 OBJECTIVES = {"all": (linear_next_token_loss, None), "final": (linear_final_token_loss, 1)}  # loss, positions
 LABELS = {"all": "all tokens", "final": "final token"}

@@ -27,10 +27,10 @@ from jaxloss.model5 import Model5, Model5Config, init_params, to_arrays
 from jaxloss.runs.cli import run_cli
 from jaxloss.runs.folder import RunFolder
 from jaxloss.runs.plots import COLOURS, new_figure
-from jaxloss.runs.settings import DataConfig, fit_vocabulary
+from jaxloss.runs.settings import DataConfig, TrainConfig, fit_vocabulary
 from jaxloss.runs.tables import format_table
 from jaxloss.testing import EPS, inject_masks
-from jaxloss.training import TrainConfig, init_state, make_optimizer, make_train_step
+from jaxloss.training import init_state, make_optimizer, make_train_step
 
 try:
     import torch

@@ -1,4 +1,4 @@
-"""Weights on disk, as Hugging Face stores a GPT-2; free of any framework.
+"""Weights on disk, as Hugging Face stores a GPT-2.
 
 A directory holds `config.json` and `model.safetensors`, or shards with their index; a lone `.safetensors`
 file of ours carries the configuration in its metadata.

@@ -1,4 +1,4 @@
-"""Names, shapes and options of Hugging Face's GPT-2, and what they are called here; free of any framework.
+"""Names, shapes and options of Hugging Face's GPT-2, and what they are called here.
 
 The arrays go by GPT-2's names without the `transformer.` prefix (`wte.weight`, `h.0.attn.c_attn.weight`),
 and kernels are [in, out].

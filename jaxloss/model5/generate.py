@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jaxloss.model5._prompts import check_generation
+from jaxloss._checks import check_integer, check_number
 from jaxloss.model5.config import Model5Config
 from jaxloss.model5.model import Model5, Params
 
@@ -59,7 +59,7 @@ def generate(
     (1, 8)
     """
     prompt = np.asarray(prompt_BT)
-    check_generation(prompt, config, num_tokens, temperature, top_k)
+    _check_request(prompt, config, num_tokens, temperature, top_k)
     window_BP = prompt[:, -config.context_length :]
     stop = window_BP.shape[1] + num_tokens
     stored_BS = np.zeros((len(prompt), -(-stop // config.context_length) * config.context_length), np.int32)
@@ -96,6 +96,25 @@ def sample_token(
     is_greedy = jnp.asarray(temperature) == 0
     drawn_B = jax.random.categorical(key, scores_BV / jnp.where(is_greedy, 1, temperature))
     return jnp.where(is_greedy, scores_BV.argmax(axis=-1), drawn_B).astype(jnp.int32)
+
+
+def _check_request(
+    prompt: np.ndarray, config: Model5Config, num_tokens: int, temperature: float, top_k: int | None
+) -> None:
+    """Raise TypeError or ValueError, naming the argument, unless `generate` can do what is asked."""
+    if prompt.ndim != 2 or 0 in prompt.shape:
+        raise ValueError(f"the prompt must be [B, T] with at least one token; got shape {prompt.shape}")
+    if prompt.dtype.kind not in "iu":
+        raise TypeError(f"the prompt must have an integer dtype; got {prompt.dtype}")
+    outside = (prompt < 0) | (prompt >= config.vocab_size)
+    if outside.any():
+        raise ValueError(
+            f"the prompt must hold ids in [0, {config.vocab_size}), the vocabulary; got {prompt[outside][0]}"
+        )
+    check_integer("num_tokens", num_tokens, low=1)
+    if top_k is not None:
+        check_integer("top_k", top_k, low=1, high=config.vocab_size)
+    check_number("temperature", temperature, low=0, open_high=True)
 
 
 @partial(jax.jit, static_argnames=("config", "top_k"))

@@ -1,6 +1,5 @@
 """Train Model 5 in JAX: optax's AdamW in one compiled step, and the test loss with its error."""
 
-from jaxloss.training.config import TrainConfig
 from jaxloss.training.evaluation import Estimate, evaluate, make_eval_step
 from jaxloss.training.optimizer import make_optimizer
 from jaxloss.training.placement import place_batch, place_params
@@ -9,7 +8,6 @@ from jaxloss.training.step import make_train_step
 
 __all__ = [
     "Estimate",
-    "TrainConfig",
     "TrainState",
     "evaluate",
     "init_state",

@@ -12,9 +12,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxloss._checks import check_choice
-from jaxloss.training.config import COMPUTE_DTYPES
 from jaxloss.training.placement import place_batch
 from jaxloss.training.state import TrainState
+
+COMPUTE_DTYPES = ("bfloat16", "float16", "float32", "float64")
 
 Loss = Callable[..., Float[Array, ""]]
 TrainStep = Callable[..., tuple[TrainState, Float[Array, ""], Float[Array, ""]]]

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from jaxloss import training
+from jaxloss.runs.settings import TrainConfig
 from parity_tests.compare import assert_within
 from torch_ref import training as torch_training
 
@@ -52,7 +53,7 @@ def test_weight_decay_is_a_hundredth_in_both():
 
 
 def test_defaults_are_the_config_defaults():
-    config = training.TrainConfig()
+    config = TrainConfig()
     for make in (training.make_optimizer, torch_training.make_optimizer):
         parameters = inspect.signature(make).parameters
         assert parameters["learning_rate"].default == config.learning_rate == 1e-3

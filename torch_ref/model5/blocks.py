@@ -24,6 +24,10 @@ class Attention(nn.Module):
 
     def __init__(self, config: Model5Config) -> None:
         super().__init__()
+        if config.embed_dim % config.num_heads:
+            raise ValueError(
+                f"embed_dim must be a multiple of num_heads; got {config.embed_dim} and {config.num_heads}"
+            )
         self.config = config
         self.c_attn = nn.Linear(config.embed_dim, 3 * config.embed_dim)
         self.c_proj = nn.Linear(config.embed_dim, config.embed_dim)

@@ -6,7 +6,6 @@ Shapes: B batch, T time, N prompt and new tokens, V vocabulary.
 import torch
 from torch import Generator, Tensor
 
-from jaxloss.model5._prompts import check_generation
 from torch_ref.model5.config import Model5Config
 from torch_ref.model5.model import Model5
 
@@ -39,10 +38,15 @@ def generate(
         Ids [B, T + num_tokens], of the prompt's dtype: the prompts and what follows them.
 
     Raises:
-        TypeError: the prompt is not of an integer dtype, or a count is not an integer.
-        ValueError: the prompt is empty or holds an id outside the vocabulary, or an option is out of range.
+        TypeError: the prompt is not of an integer dtype, or an option is not a number.
+        ValueError: the prompt is empty, or an option too small.
+        IndexError: the prompt holds an id outside the vocabulary.
     """
-    check_generation(prompt_BT.numpy(force=True), config, num_tokens, temperature, top_k)
+    if num_tokens < 1 or temperature < 0 or (top_k is not None and top_k < 1):
+        raise ValueError(
+            "num_tokens and top_k must be at least 1 and temperature at least 0; "
+            f"got {num_tokens}, {top_k} and {temperature}"
+        )
     was_training = model.training
     model.eval()
     ids_BN = prompt_BT

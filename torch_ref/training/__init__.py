@@ -1,6 +1,5 @@
 """Train Model 5 in PyTorch: AdamW in one step, and the test loss with its error."""
 
-from torch_ref.training.config import TrainConfig
 from torch_ref.training.evaluation import Estimate, evaluate, make_eval_step
 from torch_ref.training.optimizer import make_optimizer
 from torch_ref.training.placement import place_batch, place_params
@@ -9,7 +8,6 @@ from torch_ref.training.step import make_train_step
 
 __all__ = [
     "Estimate",
-    "TrainConfig",
     "TrainState",
     "evaluate",
     "init_state",

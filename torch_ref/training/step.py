@@ -9,10 +9,15 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from jaxloss._checks import check_choice
-from torch_ref.training.config import COMPUTE_DTYPES
 from torch_ref.training.placement import place_batch
 from torch_ref.training.state import TrainState
+
+COMPUTE_DTYPES = {
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float32": torch.float32,
+    "float64": torch.float64,
+}
 
 Loss = Callable[..., Tensor]
 TrainStep = Callable[..., tuple[TrainState, Tensor, Tensor]]
@@ -47,8 +52,8 @@ def make_train_step(
     Raises:
         ValueError: `compute_dtype` is none of these.
     """
-    if compute_dtype is not None:
-        check_choice("compute_dtype", compute_dtype, COMPUTE_DTYPES)
+    if compute_dtype is not None and compute_dtype not in COMPUTE_DTYPES:
+        raise ValueError(f"compute_dtype must be one of {', '.join(COMPUTE_DTYPES)}; got {compute_dtype!r}")
 
     def batch_loss(model: Any, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
         targets_BK = targets_BT if logits_to_keep is None else targets_BT[:, -logits_to_keep:]
@@ -70,7 +75,7 @@ def make_train_step(
             if compute_dtype is None:
                 value = batch_loss(state.model, inputs_BT, targets_BT)
             else:
-                dtype = getattr(torch, compute_dtype)
+                dtype = COMPUTE_DTYPES[compute_dtype]
                 cast = {f"model.{name}": p.to(dtype) for name, p in state.model.named_parameters()}
                 whole = _BatchLoss(state.model, batch_loss)
                 value = torch.func.functional_call(whole, cast, (inputs_BT, targets_BT))

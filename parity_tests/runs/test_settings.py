@@ -4,18 +4,13 @@ import re
 
 import pytest
 
-from jaxloss.training import TrainConfig
-from torch_ref.training import TrainConfig as TorchTrainConfig
+from jaxloss.runs.settings import TrainConfig
 
 
 def test_defaults_are_the_articles():
     config = TrainConfig()
     assert (config.steps, config.batch_size, config.eval_every) == (1234, 64, 80)
     assert (config.learning_rate, config.weight_decay) == (1e-3, 0.01)
-
-
-def test_both_frameworks_share_the_settings():
-    assert TorchTrainConfig is TrainConfig
 
 
 @pytest.mark.parametrize(
