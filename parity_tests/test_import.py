@@ -1,4 +1,4 @@
-"""`import jaxloss` is light, and says nothing; no package imports one that is built on it."""
+"""`import jaxloss` and its `testing` are light and silent; no package imports one that is built on it."""
 
 import ast
 import subprocess
@@ -23,11 +23,12 @@ HEAVY = {
     "tqdm",
     "tyro",
     "safetensors",
+    "pytest",
 }
 
 
-def test_import_jaxloss_pulls_in_jax_and_nothing_heavier():
-    program = f"import sys, jaxloss; print(sorted({HEAVY!r} & sys.modules.keys()))"
+def test_import_jaxloss_and_its_testing_pulls_in_jax_and_nothing_heavier():
+    program = f"import sys, jaxloss.testing; print(sorted({HEAVY!r} & sys.modules.keys()))"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (result.stdout, result.stderr) == ("[]\n", "")
 

@@ -1,31 +1,38 @@
-"""Pairs with one planted bug each, as ports from PyTorch have them, and what the report must say of it.
+"""Pairs with one planted bug each, and what the report must say of it.
 
 Shapes: B batch, T time, C classes, D width.
 """
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
+from jax.lax import stop_gradient
 from torch.nn import functional as F
 
-from jaxloss.testing import Pair, integers, log_probabilities, normal, probabilities, uniform
-
-
-def _labels_with_ignored(rng):
-    labels = rng.integers(0, 5, 12, dtype=np.int32)
-    labels[::4] = -100
-    return labels
+from jaxloss import losses
+from jaxloss.testing import Pair, grid, normal, uniform
+from parity_tests.testing.correct_pairs import LABELS, LOG_Q, LOGITS, WEIGHT, P, ignored, kernel_and_bias
 
 
 def _log_likelihood(logits_BC, labels_B):
     return jnp.take_along_axis(jax.nn.log_softmax(logits_BC), labels_B[:, None], axis=1)[:, 0]
 
 
-def _attention(x_TD, scale):
+def _cross_entropy(logits_BC, labels_B):
+    return -jnp.mean(_log_likelihood(logits_BC, labels_B))
+
+
+def _unscaled_attention(x_TD):
     visible_TT = jnp.tril(jnp.ones((len(x_TD), len(x_TD)), bool))
-    scores_TT = jnp.where(visible_TT, x_TD @ x_TD.T * scale, -jnp.inf)
+    scores_TT = jnp.where(visible_TT, x_TD @ x_TD.T, -jnp.inf)
     return jax.nn.softmax(scores_TT) @ x_TD
+
+
+def _torch_attention(x_TD):
+    return F.scaled_dot_product_attention(x_TD, x_TD, x_TD, is_causal=True)
 
 
 def _layer_norm(x, eps):
@@ -38,10 +45,9 @@ def _one_pass_norm(x):
     return (x - mean) / jnp.sqrt((x**2).mean(-1, keepdims=True) - mean**2 + 1e-5)
 
 
+_batchmean = partial(F.kl_div, reduction="batchmean")
 _mlp = torch.nn.Sequential(torch.nn.Linear(6, 6), torch.nn.ReLU(), torch.nn.Linear(6, 6))
-_mlp_params = {
-    str(i): {"kernel": np.random.default_rng(i).standard_normal((6, 6)), "bias": np.zeros(6)} for i in (0, 2)
-}
+_mlp_params = {"0": kernel_and_bias(6, 6), "2": kernel_and_bias(6, 6)}
 
 
 def _run_mlp(params, x):
@@ -50,238 +56,240 @@ def _run_mlp(params, x):
 
 
 def _params_not_transposed(params):
-    return {
-        f"{i}.{name}": params[i][leaf]
-        for i in params
-        for name, leaf in (("weight", "kernel"), ("bias", "bias"))
-    }
+    layers = [{f"{i}.weight": p["kernel"], f"{i}.bias": p["bias"]} for i, p in params.items()]
+    return layers[0] | layers[1]
 
 
-_logits, _labels = normal(12, 5), integers(12, high=5)
-_log_q, _p = log_probabilities(12, 5), probabilities(12, 5)
-_class_weight = np.array([0.5, 1.1, 2.0, 1.7, 0.25])
+def _gradient_only(x):
+    """Zero, with the gradient of `x`."""
+    return x - stop_gradient(x)
 
-# (pair, what the likely cause must contain; None where no known trap fits and detection is enough)
-BROKEN: list[tuple[Pair, str | None]] = [
-    (
-        Pair(
-            "mse over rows",
-            lambda x, y: jnp.sum((x - y) ** 2) / 8,
-            F.mse_loss,
-            [normal(8, 10), normal(8, 10)],
-        ),
-        "wrong reduction denominator",
+
+def _with_gradient(function, gradient):
+    """The function, with a gradient of its own: `gradient(x, cotangent)`."""
+    wrapped = jax.custom_vjp(function)
+    wrapped.defvjp(lambda x: (function(x), x), lambda x, cotangent: (gradient(x, cotangent),))
+    return wrapped
+
+
+_square_without_cotangent = _with_gradient(lambda x: jnp.sum(x**2), lambda x, cotangent: 2 * x)
+_log_cosh_half_gradient = _with_gradient(
+    lambda x: jnp.log(jnp.cosh(x)), lambda x, cotangent: cotangent * jnp.tanh(x) / 2
+)
+
+
+def _bug(cause, name, jax_fn, torch_fn, inputs, **options):
+    return Pair(name, jax_fn, torch_fn, inputs, options), cause
+
+
+def _label_bug(cause, name, jax_fn, torch_fn=F.cross_entropy, labels=LABELS):
+    return _bug(cause, name, jax_fn, torch_fn, [LOGITS, labels])
+
+
+_DENOMINATOR = "wrong reduction denominator"
+
+# Each pair, with what the likely cause must contain; None where no known trap fits and detection is enough.
+BUGS: list[tuple[Pair, str | None]] = [
+    # As ports from PyTorch have them.
+    _bug(
+        _DENOMINATOR, "mse over rows", lambda x, y: jnp.sum((x - y) ** 2) / 8, F.mse_loss, [normal(8, 10)] * 2
     ),
-    (
-        Pair(
-            "sum for mean", lambda z, t: -jnp.sum(_log_likelihood(z, t)), F.cross_entropy, [_logits, _labels]
-        ),
-        "wrong reduction denominator",
+    _label_bug(_DENOMINATOR, "sum for mean", lambda z, t: -jnp.sum(_log_likelihood(z, t))),
+    _bug(
+        _DENOMINATOR, "kl over elements", lambda q, p: jnp.mean(p * (jnp.log(p) - q)), _batchmean, [LOG_Q, P]
     ),
-    (
-        Pair(
-            "kl over elements",
-            lambda q, p: jnp.mean(p * (jnp.log(p) - q)),
-            lambda q, p: F.kl_div(q, p, reduction="batchmean"),
-            [_log_q, _p],
-        ),
-        "wrong reduction denominator",
+    _bug(
+        _DENOMINATOR,
+        "weighted mean over N",
+        lambda z, t, w: -jnp.mean(w[t] * _log_likelihood(z, t)),
+        F.cross_entropy,
+        [LOGITS, LABELS, WEIGHT],
+        wrt=(0,),
     ),
-    (
-        Pair(
-            "weighted mean over N",
-            lambda z, t, w: -jnp.mean(w[t] * _log_likelihood(z, t)),
-            lambda z, t, w: F.cross_entropy(z, t, w),
-            [_logits, _labels, _class_weight],
-            {"wrt": (0,)},
-        ),
-        "wrong reduction denominator",
+    _label_bug(
+        _DENOMINATOR,
+        "ignored rows in the mean",
+        lambda z, t: -jnp.mean(jnp.where(t < 0, 0.0, _log_likelihood(z, jnp.maximum(t, 0)))),
+        labels=ignored,
     ),
-    (
-        Pair(
-            "ignored rows in the mean",
-            lambda z, t: -jnp.mean(jnp.where(t < 0, 0.0, _log_likelihood(z, jnp.maximum(t, 0)))),
-            F.cross_entropy,
-            [_logits, _labels_with_ignored],
-        ),
-        "wrong reduction denominator",
-    ),
-    (
-        Pair("standard deviation", lambda x: x / x.std(), lambda x: x / x.std(), [normal(9)]),
-        "wrong reduction denominator",
-    ),
-    (
-        Pair(
-            "kl reversed",
-            lambda q, p: jnp.sum(jnp.exp(q) * (q - jnp.log(p))) / 12,
-            lambda q, p: F.kl_div(q, p, reduction="batchmean"),
-            [_log_q, _p],
-        ),
+    _bug(_DENOMINATOR, "standard deviation", lambda x: x / x.std(), lambda x: x / x.std(), [normal(9)]),
+    _bug(
         "swapped KL arguments",
+        "kl reversed",
+        lambda q, p: jnp.sum(jnp.exp(q) * (q - jnp.log(p))) / 12,
+        _batchmean,
+        [LOG_Q, P],
     ),
-    (
-        Pair(
-            "kl reversed on logits",
-            lambda a, b: jnp.sum(jax.nn.softmax(a) * (jax.nn.log_softmax(a) - jax.nn.log_softmax(b))),
-            lambda a, b: F.kl_div(a.log_softmax(-1), b.log_softmax(-1), reduction="sum", log_target=True),
-            [normal(12, 5), normal(12, 5)],
-        ),
+    _bug(
         "swapped",
+        "kl reversed on logits",
+        lambda a, b: jnp.sum(jax.nn.softmax(a) * (jax.nn.log_softmax(a) - jax.nn.log_softmax(b))),
+        lambda a, b: F.kl_div(a.log_softmax(-1), b.log_softmax(-1), reduction="sum", log_target=True),
+        [LOGITS, LOGITS],
     ),
-    (Pair("kernel", lambda x, w: x @ w, F.linear, [normal(7, 6), normal(6, 6)]), "transposed kernel"),
-    (
-        Pair("kernel reshaped", lambda x, w: x @ w.reshape(6, 4), F.linear, [normal(7, 6), normal(4, 6)]),
-        "reshaped where it should be transposed",
+    _bug("transposed kernel", "kernel", lambda x, w: x @ w, F.linear, [normal(7, 6), normal(6, 6)]),
+    _bug(
+        "reshaped where it should",
+        "kernel reshaped",
+        lambda x, w: x @ w.reshape(6, 4),
+        F.linear,
+        [normal(7, 6), normal(4, 6)],
     ),
-    (
-        Pair(
-            "kernels of a module",
-            _run_mlp,
-            _mlp,
-            [normal(5, 6)],
-            {"params": _mlp_params, "params_to_torch": _params_not_transposed},
-        ),
-        "transposed kernel",
+    _bug(
+        "transposed kernel: JAX uses params, all of them, transposed",
+        "kernels of a module",
+        _run_mlp,
+        _mlp,
+        [normal(5, 6)],
+        params=_mlp_params,
+        params_to_torch=_params_not_transposed,
     ),
-    (
-        Pair("flax's LayerNorm eps", lambda x: _layer_norm(x, 1e-6), torch.nn.LayerNorm(8), [normal(5, 8)]),
+    _bug(
         "LayerNorm eps: JAX's is 1e-06, torch's 1e-05",
+        "flax's LayerNorm eps",
+        lambda x: _layer_norm(x, 1e-6),
+        torch.nn.LayerNorm(8),
+        [normal(5, 8)],
     ),
-    (
-        Pair(
-            "eps by hand",
-            lambda x: x * jax.lax.rsqrt(jnp.mean(x**2, -1, keepdims=True) + 1e-5),
-            lambda x: x * torch.rsqrt((x**2).mean(-1, keepdim=True) + 1e-6),
-            [normal(5, 8)],
-        ),
+    _bug(
         "epsilon: JAX's is 1e-05, torch's 1e-06",
+        "eps by hand",
+        lambda x: x * jax.lax.rsqrt(jnp.mean(x**2, -1, keepdims=True) + 1e-5),
+        lambda x: x * torch.rsqrt((x**2).mean(-1, keepdim=True) + 1e-6),
+        [normal(5, 8)],
     ),
-    (Pair("jax.nn.gelu's default", jax.nn.gelu, torch.nn.GELU(), [normal(5, 8)]), "GELU variant"),
-    (
-        Pair(
-            "attention not scaled",
-            lambda x: _attention(x, 1.0),
-            lambda x: F.scaled_dot_product_attention(x, x, x, is_causal=True),
-            [normal(6, 8)],
-        ),
+    _bug("GELU variant", "jax.nn.gelu's default", jax.nn.gelu, torch.nn.GELU(), [normal(5, 8)]),
+    _bug("missing scale", "attention not scaled", _unscaled_attention, _torch_attention, [normal(6, 8)]),
+    _bug(
         "missing scale",
+        "logits not scaled",
+        lambda x, e, t: _cross_entropy(x @ e.T, t),
+        lambda x, e, t: F.cross_entropy(x @ e.T / 8**0.5, t),
+        [normal(12, 8), normal(5, 8), LABELS],
     ),
-    (
-        Pair(
-            "logits not scaled",
-            lambda x, e, t: -jnp.mean(_log_likelihood(x @ e.T, t)),
-            lambda x, e, t: F.cross_entropy(x @ e.T / 8**0.5, t),
-            [normal(12, 8), normal(5, 8), _labels],
-        ),
-        "missing scale",
+    _label_bug("bits", "bits", lambda z, t: _cross_entropy(z, t) / jnp.log(2.0).astype(z.dtype)),
+    _label_bug("opposite sign", "log-likelihood", lambda z, t: -_cross_entropy(z, t)),
+    _bug(
+        "wrong axis: JAX's log_softmax is over axis 0",
+        "softmax over the batch",
+        lambda x: jax.nn.log_softmax(x, axis=0),
+        lambda x: F.log_softmax(x, dim=-1),
+        [normal(5, 8)],
     ),
-    (
-        Pair(
-            "bits",
-            lambda z, t: -jnp.mean(_log_likelihood(z, t)) / jnp.log(2.0).astype(z.dtype),
-            F.cross_entropy,
-            [_logits, _labels],
-            {"dtypes": "float64"},
-        ),
-        "bits",
-    ),
-    (
-        Pair(
-            "log-likelihood",
-            lambda z, t: jnp.mean(_log_likelihood(z, t)),
-            F.cross_entropy,
-            [_logits, _labels],
-        ),
-        "opposite sign",
-    ),
-    (
-        Pair(
-            "softmax over the batch",
-            lambda x: jax.nn.log_softmax(x, axis=0),
-            lambda x: F.log_softmax(x, dim=-1),
-            [normal(5, 8)],
-        ),
-        "wrong axis",
-    ),
-    (
-        Pair(
-            "smoothing forgotten",
-            lambda z, t: -jnp.mean(_log_likelihood(z, t)),
-            lambda z, t: F.cross_entropy(z, t, label_smoothing=0.1),
-            [_logits, _labels],
-        ),
+    _label_bug(
         "label_smoothing",
+        "smoothing forgotten",
+        _cross_entropy,
+        partial(F.cross_entropy, label_smoothing=0.1),
     ),
-    (
-        Pair(
-            "labels shifted",
-            lambda z, t: -jnp.mean(_log_likelihood(z, jnp.roll(t, -1))),
-            F.cross_entropy,
-            [_logits, _labels],
-        ),
-        "shifted",
+    _label_bug("labels shifted by one", "labels shifted", lambda z, t: _cross_entropy(z, jnp.roll(t, -1))),
+    _bug(
+        "precision", "one-pass variance", _one_pass_norm, torch.nn.LayerNorm(64), [normal(5, 64, mean=1000.0)]
     ),
-    (
-        Pair("one-pass variance", _one_pass_norm, torch.nn.LayerNorm(64), [normal(5, 64, mean=1000.0)]),
-        "precision",
+    _bug(
+        "computes in float32", "float32 inside", lambda x: jnp.exp(jnp.float32(x)), torch.exp, [normal(5, 8)]
     ),
-    (
-        Pair("float32 inside", lambda x: jnp.exp(x.astype(jnp.float32)), torch.exp, [normal(5, 8)]),
-        "computes in float32",
-    ),
-    (
-        Pair(
-            "sigmoid twice",
-            lambda z, y: (
-                -jnp.mean(
-                    y * jax.nn.log_sigmoid(jax.nn.sigmoid(z))
-                    + (1 - y) * jax.nn.log_sigmoid(-jax.nn.sigmoid(z))
-                )
-            ),
-            F.binary_cross_entropy_with_logits,
-            [normal(9), uniform(9)],
-        ),
+    _bug(
         "extra sigmoid",
+        "sigmoid twice",
+        lambda z, y: losses.binary_cross_entropy_with_logits(jax.nn.sigmoid(z), y),
+        F.binary_cross_entropy_with_logits,
+        [normal(9), uniform(9)],
     ),
-    (
-        Pair(
-            "log-softmax left out",
-            lambda z, t: -jnp.mean(jnp.take_along_axis(z, t[:, None], axis=1)),
-            F.cross_entropy,
-            [_logits, _labels],
-        ),
+    _label_bug(
         "missing log_softmax",
+        "log-softmax left out",
+        lambda z, t: -jnp.mean(jnp.take_along_axis(z, t[:, None], axis=1)),
     ),
-    (
-        Pair(
-            "softmax twice",
-            lambda z, t: -jnp.mean(_log_likelihood(jax.nn.softmax(z), t)),
-            F.cross_entropy,
-            [_logits, _labels],
-        ),
-        "extra softmax",
-    ),
-    (
-        Pair(
-            "huber's delta",
-            lambda x, y: jnp.mean(jnp.where(jnp.abs(x - y) < 1, (x - y) ** 2 / 2, jnp.abs(x - y) - 0.5)),
-            lambda x, y: F.huber_loss(x, y, delta=0.5),
-            [normal(20), normal(20)],
-        ),
-        "delta=1.0",
-    ),
-    (
-        Pair("not reduced", lambda x, y: (x - y) ** 2, F.mse_loss, [normal(8), normal(8)]),
-        "reduction: torch reduces to a scalar and JAX does not",
-    ),
-    (Pair("another threshold", lambda x: x > 0.5, lambda x: x > 0, [normal(9)], {"wrt": ()}), None),
-    (
-        Pair(
-            "mask forgotten",
-            lambda x: jax.nn.softmax(x @ x.T / jnp.sqrt(jnp.asarray(8, x.dtype))) @ x,
-            lambda x: F.scaled_dot_product_attention(x, x, x, is_causal=True),
-            [normal(6, 8)],
-        ),
+    _label_bug("extra softmax", "softmax twice", lambda z, t: _cross_entropy(jax.nn.softmax(z), t)),
+    _bug("delta=1.0", "huber's delta", losses.huber_loss, partial(F.huber_loss, delta=0.5), [normal(20)] * 2),
+    _bug("torch reduces to a scalar", "not reduced", lambda x, y: (x - y) ** 2, F.mse_loss, [normal(8)] * 2),
+    _bug(None, "another threshold", lambda x: x > 0.5, lambda x: x > 0, [normal(9)], wrt=()),
+    _bug(
         None,
+        "mask forgotten",
+        lambda x: jax.nn.softmax(x @ x.T * 8**-0.5) @ x,
+        _torch_attention,
+        [normal(6, 8)],
+    ),
+    # Of the gradient alone.
+    _bug(
+        "stop_gradient",
+        "gradient stopped",
+        lambda x, y: jnp.mean((x - stop_gradient(y)) ** 2),
+        F.mse_loss,
+        [normal(8)] * 2,
+    ),
+    _bug(
+        "incoming cotangent",
+        "cotangent ignored",
+        _square_without_cotangent,
+        lambda x: (x**2).sum(),
+        [normal(8)],
+    ),
+    _bug(
+        "off by a factor", "half the gradient", _log_cosh_half_gradient, lambda x: x.cosh().log(), [normal(8)]
+    ),
+    # A gradient this small beside the value is still a gradient, not rounding noise.
+    _bug(
+        "off by a factor",
+        "tiny gradient doubled",
+        lambda x: 1e10 + jnp.sum(2e-8 * _gradient_only(x) + 1e-8 * stop_gradient(x)),
+        lambda x: 1e10 + 1e-8 * x.sum(),
+        [normal(8)],
+    ),
+    _bug("kink", "kink", lambda x: jnp.maximum(x, 0.0), torch.relu, [grid(30, high=2)]),
+    _label_bug(
+        None,
+        "one row's gradient",
+        lambda z, t: losses.cross_entropy(z.at[3].add(1e-5 * _gradient_only(z[3])), t),
+    ),
+    _bug(
+        None,
+        "gradient that should be zero",
+        lambda x: 1e10 + 1e-5 * jnp.sum(_gradient_only(x)),
+        lambda x: 1e10 + 0 * x.sum(),
+        [normal(8)],
+    ),
+    # So small that a careless harness takes them for rounding. In a narrow dtype alone: float64 would tell.
+    _bug(
+        None,
+        "factor where the mean cancels",
+        lambda x: 1.0001 * _layer_norm(x, 1e-5),
+        torch.nn.LayerNorm(8),
+        [normal(5, 8, mean=1000.0)],
+        dtypes="float32",
+    ),
+    _bug(
+        None,
+        "constant where a sum cancels",
+        lambda x: jnp.sum(x) - 8e4 + 5e-3,
+        lambda x: x.sum() - 8e4,
+        [normal(8, mean=1e4)],
+        dtypes="float32",
+    ),
+    _bug(
+        None,
+        "factor where torch loses digits",
+        lambda z, t: 1.001 * losses.cross_entropy(z, t),
+        F.cross_entropy,
+        [12 * np.eye(5), np.arange(5)],
+        dtypes="float32",
+    ),
+    _bug(
+        None,
+        "gradient at ties",
+        lambda x: jnp.sum(jnp.maximum(x, 0.0) + 1e-4 * _gradient_only(jnp.maximum(x - 1.0, 0.0))),
+        lambda x: x.relu().sum(),
+        [grid(40)],
+        dtypes="float32",
+    ),
+    _bug(
+        None,
+        "count off by one",
+        lambda x: (jnp.sum(x), jnp.asarray(301)),
+        lambda x: (x.sum(), torch.tensor(300)),
+        [normal(8)],
+        dtypes="bfloat16",
     ),
 ]
