@@ -18,9 +18,11 @@ from jaxloss.testing._result import Leaves, Result
 from jaxloss.testing.inputs import cast, is_floating
 from jaxloss.testing.measure import (
     EPS,
+    GRADIENT_EPS_OF_MAX,
     MOST_EPS_ALLOWED,
     TIMES_CONDITION,
     TIMES_TORCH_ERROR,
+    VALUE_EPS_OF_MAX,
     difference,
 )
 from jaxloss.testing.report import Comparison
@@ -42,19 +44,21 @@ _NOISE_CHANGES_BY = 1e-2
 
 
 def judge(
-    evidence: Evidence, value_eps: float, gradient_eps: float, allow_nonfinite: bool
+    evidence: Evidence, value_eps: float | None, gradient_eps: float | None, allow_nonfinite: bool
 ) -> list[Comparison]:
     """Compare each output and each gradient.
 
     Args:
         evidence: both results.
-        value_eps: what is allowed for outputs, in eps of max.
-        gradient_eps: what is allowed for gradients.
+        value_eps: what is allowed for outputs, in eps of max; None for the usual.
+        gradient_eps: what is allowed for gradients; None for the usual.
         allow_nonfinite: whether NaN and infinities may appear on both sides.
 
     Raises:
         ValueError: the results would agree about nothing.
     """
+    value_eps = VALUE_EPS_OF_MAX[evidence.dtype] if value_eps is None else value_eps
+    gradient_eps = GRADIENT_EPS_OF_MAX[evidence.dtype] if gradient_eps is None else gradient_eps
     if evidence.mismatch is not None:
         return [Comparison("value", evidence.dtype, np.inf, value_eps, mismatch=evidence.mismatch)]
     _check_meaning(evidence.ours, evidence.theirs, allow_nonfinite)

@@ -11,7 +11,7 @@ from jaxloss.interop import to_numpy
 from jaxloss.testing._jax import JaxSide, make_converter
 from jaxloss.testing._result import Arrays, Leaves, OutputMismatchError, Result, shape_text
 from jaxloss.testing._torch import TorchSide
-from jaxloss.testing.inputs import cast, is_floating, label
+from jaxloss.testing.inputs import cast, check_finite, draw_inputs, is_array, is_floating, label
 from jaxloss.testing.measure import dtype_name
 
 
@@ -114,14 +114,21 @@ def make_problem(
     jit: bool,
     device: str | None,
     matmul_precision: str,
+    allow_nan: bool,
     seed: int,
 ) -> Problem:
     """Check that the two can be compared, and prepare it; the arguments are those of `assert_parity`.
 
     Raises:
-        TypeError: a parameter, an output or `wrt` has a type that cannot be compared.
-        ValueError: parameters do not correspond, or torch's results are random.
+        TypeError: an input, a parameter, an output or `wrt` has a type that cannot be compared.
+        ValueError: there is no array, or a NaN, among the inputs; parameters do not correspond; or torch's
+            results are random.
     """
+    inputs = cast(draw_inputs(inputs, seed), "float64")
+    if not any(map(is_array, jax.tree.leaves((inputs, params)))):
+        raise ValueError("inputs must hold at least one array or spec: there is nothing to compare")
+    if not allow_nan:
+        check_finite(inputs)
     params = jax.tree.map(lambda leaf: np.array(to_numpy(leaf)), params)
     converter = None
     if params is not None:

@@ -4,15 +4,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import jax
 import numpy as np
 
 from jaxloss.interop import is_module
 from jaxloss.testing._judge import judge
 from jaxloss.testing._problem import gather_evidence, make_problem
 from jaxloss.testing.diagnosis import likely_cause
-from jaxloss.testing.inputs import cast, check_finite, draw_inputs, is_array
-from jaxloss.testing.measure import EPS, GRADIENT_EPS_OF_MAX, VALUE_EPS_OF_MAX
+from jaxloss.testing.measure import EPS
 from jaxloss.testing.report import Comparison, ParityReport, Table, table_of
 
 
@@ -46,21 +44,17 @@ def check_parity(
     """
     names = _dtype_names(dtypes)
     _check_options(jax_fn, torch_fn, params, value_eps, gradient_eps)
-    drawn = cast(draw_inputs(inputs, seed), "float64")
-    if not any(map(is_array, jax.tree.leaves((drawn, params)))):
-        raise ValueError("inputs must hold at least one array or spec: there is nothing to compare")
-    if not allow_nonfinite:
-        check_finite(drawn)
     problem = make_problem(
         jax_fn,
         torch_fn,
-        drawn,
+        inputs,
         wrt=wrt,
         params=params,
         params_to_torch=params_to_torch,
         jit=jit,
         device=device,
         matmul_precision=matmul_precision,
+        allow_nan=allow_nonfinite,
         seed=seed,
     )
 
@@ -69,14 +63,9 @@ def check_parity(
     l2: dict[str, tuple[float, float | None]] = {}
     for dtype in sorted(names, key=lambda dtype: EPS[dtype]):
         evidence = gather_evidence(problem, dtype)
-        found = judge(
-            evidence,
-            VALUE_EPS_OF_MAX[dtype] if value_eps is None else value_eps,
-            GRADIENT_EPS_OF_MAX[dtype] if gradient_eps is None else gradient_eps,
-            allow_nonfinite,
-        )
+        found = judge(evidence, value_eps, gradient_eps, allow_nonfinite)
         if all(c.passed for c in comparisons) and not all(c.passed for c in found):
-            cause = likely_cause(evidence, found, agreed_in_wider=bool(comparisons))
+            cause = likely_cause(evidence, found, comparisons[-1].dtype if comparisons else None)
         comparisons += found
         if evidence.ours.gradients:
             l2[dtype] = evidence.gradient_l2()

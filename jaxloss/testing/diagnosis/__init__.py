@@ -6,19 +6,19 @@ from jaxloss.testing.diagnosis.values import value_cause
 from jaxloss.testing.report import Comparison
 
 
-def likely_cause(evidence: Evidence, comparisons: list[Comparison], *, agreed_in_wider: bool) -> str | None:
+def likely_cause(evidence: Evidence, comparisons: list[Comparison], agreed_in: str | None) -> str | None:
     """The first known trap that explains the failed comparisons, in words; None when none does.
 
     Args:
         evidence: of both sides.
         comparisons: the verdict on it.
-        agreed_in_wider: whether a wider dtype was compared before and all was well.
+        agreed_in: a wider dtype in which all was well; None where none was compared.
     """
     if evidence.mismatch is not None:
         return _of_shapes(evidence)
-    if agreed_in_wider:
+    if agreed_in is not None:
         return (
-            "precision: the two agree in float64, so the formula is right, but JAX loses digits in "
+            f"precision: the two agree in {agreed_in}, so the formula is right, but JAX loses digits in "
             f"{evidence.dtype} (cancellation, as in mean(x^2) - mean(x)^2 or log(softmax(x)), or an "
             "intermediate in a narrower dtype)"
         )
