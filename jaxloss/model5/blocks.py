@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxloss._barriers import kept_in_memory
 from jaxloss.model5.config import Model5Config
 from jaxloss.model5.dropout import Dropout
 
@@ -142,10 +143,8 @@ class Block(nn.Module):
         """Apply the block; only to the last `num_queries` positions, which still see all, if it is given."""
         length = x_BSD.shape[1]
         x_BTD = x_BSD[:, length - (num_queries or length) :]
-        # Each sum, and each sum of gradients on the way back, is in memory once: XLA for CPU would otherwise
-        # work those of all blocks above out again for every product that takes them.
-        x_BTD = jax.lax.optimization_barrier(x_BTD + self.attn(self.ln_1(x_BSD), deterministic, num_queries))
-        return jax.lax.optimization_barrier(x_BTD + self.mlp(self.ln_2(x_BTD), deterministic, length))
+        x_BTD = kept_in_memory(x_BTD + self.attn(self.ln_1(x_BSD), deterministic, num_queries))
+        return kept_in_memory(x_BTD + self.mlp(self.ln_2(x_BTD), deterministic, length))
 
     def extend(
         self, x_BTD: Float[Array, "B T D"], cache: KeyValue, start: Int[Array, ""]

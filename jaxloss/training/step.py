@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jaxloss._barriers import jit_with_barriers
 from jaxloss._checks import check_choice
 from jaxloss.training.placement import place_batch
 from jaxloss.training.state import TrainState
@@ -64,15 +65,13 @@ def make_train_step(
         kept = jax.lax.cond(finite, lambda: state.apply_gradients(grads=grads), lambda: state)
         return kept, value, grad_norm
 
-    alone = jax.jit(update, donate_argnames="state", compiler_options=_compiler_options())
-    inside = jax.jit(update, donate_argnames="state")  # another jit takes no options within it
+    compiled_update = jit_with_barriers(update, donate_argnames="state")
 
     def train_step(
         state: TrainState, inputs_BT: Int[Array, "B T"], targets_BT: Int[Array, "B T"], key: jax.Array
     ) -> tuple[TrainState, Float[Array, ""], Float[Array, ""]]:
         inputs_BT, targets_BT, key = place_batch((inputs_BT, targets_BT, key), state.params)
-        compiled = inside if isinstance(inputs_BT, jax.core.Tracer) else alone
-        return compiled(state, inputs_BT, targets_BT, key)
+        return compiled_update(state, inputs_BT, targets_BT, key)
 
     return train_step
 
@@ -105,8 +104,3 @@ def _make_batch_loss(
         return loss(apply(method="hidden"), head_VD, targets_BK, logit_scale=logit_scale)
 
     return batch_loss
-
-
-def _compiler_options() -> dict[str, str]:
-    # On CPU, XLA takes barriers out before it fuses operations, and Model 5's are there to keep it from that.
-    return {"xla_disable_hlo_passes": "cse_barrier_expander"} if jax.default_backend() == "cpu" else {}
