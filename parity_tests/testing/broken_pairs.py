@@ -112,7 +112,7 @@ BUGS: list[tuple[Pair, str | None]] = [
         lambda z, t: -jnp.mean(jnp.where(t < 0, 0.0, _log_likelihood(z, jnp.maximum(t, 0)))),
         labels=ignored,
     ),
-    _bug(_DENOMINATOR, "standard deviation", lambda x: x / x.std(), lambda x: x / x.std(), [normal(9)]),
+    _bug(_DENOMINATOR, "standard deviation", lambda x: x / x.std(), lambda x: x / x.std(0), [normal(9)]),
     _bug(
         "swapped KL arguments",
         "kl reversed",

@@ -71,14 +71,12 @@ def _correction(call: Call) -> Iterator[Edit]:
         options = {name: kwargs[name] for name in ("dim", "keepdim") if name in kwargs}
         if len(args) > 1 and not isinstance(args[1], bool):
             options["dim"] = args[1]
-        is_biased = (
-            kwargs.get("correction", 1) == 0 or kwargs.get("unbiased", True) is False or False in args[1:3]
-        )
-        return function(args[0], correction=1 if is_biased else 0, **{"dim": None, **options})
+        return function(args[0], correction=int(is_biased), **{"dim": None, **options})
 
-    words = (
-        f"wrong reduction denominator: torch's {call.name} divides by N - 1 unless told otherwise, JAX's by N"
-    )
+    flags = [a for a in call.args[1:3] if isinstance(a, bool)]
+    is_biased = call.kwargs.get("correction", 1) == 0 or not call.kwargs.get("unbiased", all(flags))
+    torchs, ours = ("N", "N - 1") if is_biased else ("N - 1", "N")
+    words = f"wrong reduction denominator: torch's {call.name} divides by {torchs} here, JAX's by {ours}"
     yield Edit(call.name, rewrite, words)
 
 
