@@ -1,20 +1,28 @@
-"""What every loss promises beyond parity, as assertions: masks delete, precision, accuracy against mpmath."""
+"""What every loss promises, as assertions: torch's numbers, transforms, masks, precision, accuracy."""
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import mpmath
 import numpy as np
+import torch
 
-from parity_tests.compare import assert_same, assert_within
-from parity_tests.losses.harness import cast, run_jax, run_torch
+from parity_tests.compare import assert_within, to_numpy
 from parity_tests.tolerances import EPS, GRADIENT_EPS_OF_MAX, VALUE_EPS_OF_MAX
+
+Arrays = dict[str, Any]
+Cases = Sequence[dict[str, Any]]
 
 # Compiling takes nearly all the time of these tests, and half of that is optimisation.
 compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+REDUCTIONS = ("mean", "sum", "none")
+EACH_REDUCTION = [{"reduction": reduction} for reduction in REDUCTIONS]
+OUT_OF_RANGE = 10**6
 
 
 def as_a_whole(loss: Callable) -> Callable:
@@ -25,45 +33,112 @@ def as_a_whole(loss: Callable) -> Callable:
     )
 
 
-REDUCTIONS = ("mean", "sum", "none")
-OUT_OF_RANGE = 10**6
+def run_jax(loss: Callable, arrays: Arrays, options: dict, wrt: Sequence[str], cotangent=None):
+    """The value, and the gradients with respect to the arrays named in `wrt`."""
+    arrays = {name: jnp.asarray(a) if isinstance(a, np.ndarray) else a for name, a in arrays.items()}
+
+    def of_wrt(*chosen):
+        return loss(**(arrays | dict(zip(wrt, chosen, strict=True))), **options)
+
+    value, pullback = jax.vjp(of_wrt, *(arrays[name] for name in wrt))
+    cotangent = np.ones(value.shape) if cotangent is None else cotangent
+    return value, pullback(jnp.asarray(cotangent, value.dtype))
 
 
-def assert_masking_deletes(loss: Callable, arrays: dict, mask: np.ndarray, options=None, *, wrt=("input",)):
-    """Masked rows hold NaN and labels out of range; the others' values and gradients are as if alone.
+def run_torch(loss: Callable, arrays: Arrays, options: dict, wrt: Sequence[str], cotangent=None):
+    """The same, in torch."""
+    tensors = {name: torch.tensor(a) if isinstance(a, np.ndarray) else a for name, a in arrays.items()}
+    for name in wrt:
+        tensors[name].requires_grad_()
+    value = loss(**tensors, **options)
+    cotangent = np.ones(tuple(value.shape)) if cotangent is None else cotangent
+    gradients = torch.autograd.grad(
+        value,
+        [tensors[name] for name in wrt],
+        torch.tensor(cotangent, dtype=value.dtype),
+        materialize_grads=True,
+    )
+    return value, gradients
 
-    Rows do not depend on each other, so what deletion leaves is known from the rows of an unmasked call; each
-    has the weight given by `sample_weight`.
+
+def assert_matches_torch(
+    loss: Callable, torch_loss: Callable, arrays: Arrays, cases: Cases = ({},), *, wrt=("input",)
+):
+    """Value and gradients are torch's in each case of options, in float64 and float32, at a random cotangent.
+
+    The truth for both is torch's float64 on the same numbers, since torch's own float32 cancels.
     """
-    poisoned = {}
-    for name, array in arrays.items():
-        nothing = np.nan if array.dtype.kind == "f" else OUT_OF_RANGE
-        keep = mask.reshape(mask.shape + (1,) * (array.ndim - mask.ndim))
-        poisoned[name] = np.where(keep, array, nothing).astype(array.dtype)
-
-    @compiled
-    def run(arrays):
-        given = options or {}
-        return [run_jax(loss, arrays, given | {"reduction": each}, wrt) for each in ("none", "mean")]
-
-    (rows, row_gradients), _ = run(_as_jax(arrays | {"where": np.ones_like(mask)}))
-    (value, gradients), (mean, mean_gradients) = run(_as_jax(poisoned | {"where": mask}))
-    assert_same(value, np.where(mask, rows, 0.0))
-    total = np.sum(arrays.get("sample_weight", np.ones(mask.shape))[mask])
-    assert_within(mean, np.sum(np.asarray(rows)[mask]) / total, VALUE_EPS_OF_MAX)
-    for name, gradient, row_gradient, mean_gradient in zip(
-        wrt, gradients, row_gradients, mean_gradients, strict=True
-    ):
-        keep = mask.reshape(mask.shape + (1,) * (gradient.ndim - mask.ndim))
-        expected = np.where(keep, row_gradient, 0.0)
-        assert_same(gradient, expected, what=name)
-        if name == "sample_weight":
-            expected = np.where(keep, expected - mean, 0.0)
-        assert_within(mean_gradient, expected / total, GRADIENT_EPS_OF_MAX, what=name)
+    wrt = tuple(wrt)
+    for dtype in ("float64", "float32"):
+        typed = _cast(arrays, dtype)
+        truths = [_truth(torch_loss, _cast(typed, "float64"), options, wrt) for options in cases]
+        results = _run_cases(
+            loss, tuple(tuple(c.items()) for c in cases), wrt, typed, [truth[0] for truth in truths]
+        )
+        for options, (value, gradients), (_, expected, expected_gradients) in zip(
+            cases, results, truths, strict=True
+        ):
+            what = f"{options} {dtype}"
+            assert value.dtype == dtype, what
+            assert_within(value, expected, VALUE_EPS_OF_MAX, dtype, what=what)
+            for name, ours, theirs in zip(wrt, gradients, expected_gradients, strict=True):
+                assert ours.dtype == dtype, what
+                assert_within(ours, theirs, GRADIENT_EPS_OF_MAX, dtype, what=f"{what}, d/d{name}")
 
 
-def _as_jax(arrays: dict) -> dict:
-    return {name: jnp.asarray(array) for name, array in arrays.items()}
+@functools.partial(compiled, static_argnums=(0, 1, 2))
+def _run_cases(loss, cases, wrt, arrays, cotangents):
+    pairs = zip(cases, cotangents, strict=True)
+    return [run_jax(loss, arrays, dict(options), wrt, cotangent) for options, cotangent in pairs]
+
+
+def _truth(torch_loss: Callable, arrays: Arrays, options: dict, wrt):
+    """A cotangent that float32 holds exactly, and torch's value and gradients."""
+    shape = tuple(run_torch(torch_loss, arrays, options, wrt[:1])[0].shape)
+    cotangent = np.random.default_rng(7).standard_normal(shape).astype("float32").astype("float64")
+    return cotangent, *run_torch(torch_loss, arrays, options, wrt, cotangent)
+
+
+def _cast(arrays: Arrays, dtype: str) -> Arrays:
+    """Floating-point arrays in `dtype`; the others as they are."""
+    return {name: a.astype(dtype) if a.dtype.kind == "f" else a for name, a in arrays.items()}
+
+
+def assert_masking_deletes(
+    loss: Callable, torch_loss: Callable, arrays: Arrays, mask: np.ndarray, options=None, *, wrt=("input",)
+):
+    """Masking is deletion: value and gradients are torch's of the rows or elements left, and 0 at the others.
+
+    Masked places hold NaN and labels out of range. Torch's twin with `where`, given no NaN, must agree.
+    """
+    of_rows = {name for name, a in arrays.items() if a.shape[: mask.ndim] == mask.shape}
+    deleted = {name: a[mask] if name in of_rows else a for name, a in arrays.items()}
+    poisoned = {name: _poison(a, mask) if name in of_rows else a for name, a in arrays.items()}
+    cases = [(options or {}) | case for case in EACH_REDUCTION]
+    hashable = tuple(tuple(case.items()) for case in cases)
+    results = _run_cases(loss, hashable, tuple(wrt), poisoned | {"where": mask}, [None] * len(cases))
+    for case, ours in zip(cases, results, strict=True):
+        expected, expected_gradients = run_torch(torch_loss, deleted, case, wrt)
+        if expected.ndim:
+            expected = _put_back(expected, mask)
+        for value, gradients in (ours, run_torch(torch_loss, arrays | {"where": mask}, case, wrt)):
+            assert_within(value, expected, VALUE_EPS_OF_MAX, what=f"{case}")
+            for name, gradient, wanted in zip(wrt, gradients, expected_gradients, strict=True):
+                if name in of_rows:
+                    assert not np.any(to_numpy(gradient)[~mask]), name
+                    wanted = _put_back(wanted, mask)
+                assert_within(gradient, wanted, GRADIENT_EPS_OF_MAX, what=f"{case}, d/d{name}")
+
+
+def _poison(array: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    keep = mask.reshape(mask.shape + (1,) * (array.ndim - mask.ndim))
+    return np.where(keep, array, np.nan if array.dtype.kind == "f" else OUT_OF_RANGE).astype(array.dtype)
+
+
+def _put_back(rows: torch.Tensor, mask: np.ndarray) -> np.ndarray:
+    whole = np.zeros(mask.shape + tuple(rows.shape[1:]))
+    whole[mask] = rows.detach().numpy()
+    return whole
 
 
 def assert_class_axis_is_free(loss: Callable, input: np.ndarray, *rest, **options):
@@ -79,66 +154,37 @@ def assert_class_axis_is_free(loss: Callable, input: np.ndarray, *rest, **option
 
 
 def assert_transforms(loss: Callable, input: np.ndarray, *rest, **options):
-    """vmap, checkpoint, forward mode and second derivatives, under jit, give what differencing gives.
+    """vmap and checkpoint = one by one, forward = reverse mode, a Hessian that is the gradient's derivative.
 
-    `loss` maps `input` and `rest` to a scalar. All is compiled as one, since compiling is what takes time.
+    `loss` maps `input` and `rest` to a scalar. Everything runs under `jit`.
     """
-    x, rest = jnp.asarray(input), tuple(map(jnp.asarray, rest))
-    direction, step = jnp.asarray(np.random.default_rng(3).standard_normal(x.shape), x.dtype), 1e-5
+    direction, step = np.random.default_rng(3).standard_normal(input.shape), 1e-5
+    turned = [a[..., ::-1] if np.ndim(a) else a for a in (input, *rest)]
+    points = [[input + sign * step * direction, *rest] for sign in (0, 1, -1)] + [turned]
 
-    def scalar(x):
+    def scalar(x, *rest):
         return loss(x, *rest, **options)
 
     @compiled
-    def everything(x):
-        points = jnp.stack([x, x + step * direction, x - step * direction])
-        batched = jax.vmap(jax.value_and_grad(jax.checkpoint(scalar)))(points)
-        return batched, jax.jvp(jax.value_and_grad(scalar), (x,), (direction,))
+    def everything(x, *stacked):
+        batched = jax.vmap(jax.value_and_grad(jax.checkpoint(scalar)))(*stacked)
+        return (
+            batched,
+            jax.jvp(lambda x: scalar(x, *rest), (x,), (direction,))[1],
+            jax.hessian(scalar)(x, *rest),
+        )
 
-    (values, gradients), ((value, gradient), (value_dot, gradient_dot)) = everything(x)
-    assert_within(values[0], value, GRADIENT_EPS_OF_MAX)
-    assert_within(gradients[0], gradient, GRADIENT_EPS_OF_MAX)
-    scale = float(jnp.sum(jnp.abs(gradient * direction)))
-    assert_within(value_dot, jnp.vdot(gradient, direction), GRADIENT_EPS_OF_MAX, scale=scale)
-    np.testing.assert_allclose(value_dot, (values[1] - values[2]) / (2 * step), atol=1e-8, rtol=1e-6)
-    np.testing.assert_allclose(gradient_dot, (gradients[1] - gradients[2]) / (2 * step), atol=1e-8, rtol=1e-6)
-
-
-def assert_parity(
-    jax_loss: Callable, torch_loss: Callable, arrays: dict, cases: list[dict], *, wrt=("input",)
-):
-    """Value and gradients are torch's in each case of options, in float64 and float32, at a random cotangent.
-
-    The truth for both is torch's float64 on the same numbers, since torch's own float32 cancels.
-    """
-    for dtype in ("float64", "float32"):
-        typed = cast(arrays, dtype)
-        # One case says what float32 adds, which is rounding.
-        chosen = cases if dtype == "float64" else cases[:1]
-        truths = [_truth(torch_loss, cast(typed, "float64"), options, wrt) for options in chosen]
-
-        @compiled
-        def run_all(typed, chosen=chosen, truths=truths):
-            pairs = zip(chosen, truths, strict=True)
-            return [run_jax(jax_loss, typed, options, wrt, cotangent) for options, (cotangent, *_) in pairs]
-
-        results = run_all(jax.tree.map(jnp.asarray, typed))
-        for options, (value, gradients), (_, expected, expected_gradients) in zip(
-            chosen, results, truths, strict=True
-        ):
-            what = f"{jax_loss.__name__} {options} {dtype}"
-            assert value.dtype == dtype, what
-            assert_within(value, expected, VALUE_EPS_OF_MAX, dtype, what=what)
-            for name, ours, theirs in zip(wrt, gradients, expected_gradients, strict=True):
-                assert ours.dtype == dtype, what
-                assert_within(ours, theirs, GRADIENT_EPS_OF_MAX, dtype, what=f"{what}, d/d{name}")
-
-
-def _truth(torch_loss: Callable, arrays: dict, options: dict, wrt):
-    """A cotangent that float32 holds exactly, and torch's value and gradients."""
-    shape = tuple(run_torch(torch_loss, arrays, options, wrt[:1], None)[0].shape)
-    cotangent = np.random.default_rng(7).standard_normal(shape).astype("float32").astype("float64")
-    return cotangent, *run_torch(torch_loss, arrays, options, wrt, cotangent)
+    (values, gradients), forward, hessian = everything(input, *map(np.stack, zip(*points, strict=True)))
+    one_by_one = compiled(jax.value_and_grad(scalar))
+    for point, value, gradient in zip(points, values, gradients, strict=True):
+        alone, alone_gradient = one_by_one(*point)
+        assert_within(value, alone, GRADIENT_EPS_OF_MAX)
+        assert_within(gradient, alone_gradient, GRADIENT_EPS_OF_MAX)
+    product = gradients[0] * direction
+    assert_within(forward, jnp.sum(product), GRADIENT_EPS_OF_MAX, scale=float(jnp.sum(jnp.abs(product))))
+    np.testing.assert_allclose(forward, (values[1] - values[2]) / (2 * step), atol=1e-8, rtol=1e-6)
+    along = jnp.tensordot(hessian, direction, input.ndim)
+    np.testing.assert_allclose(along, (gradients[1] - gradients[2]) / (2 * step), atol=1e-8, rtol=1e-6)
 
 
 def assert_half_precision_is_rounded_once(loss: Callable, *arrays, num_floats: int = 1):

@@ -3,6 +3,7 @@
 Rows that take no part are in test_rows.py, arguments that are refused in test_checks.py.
 """
 
+import functools
 import itertools
 
 import jax
@@ -15,13 +16,18 @@ from jax.sharding import PartitionSpec as P
 
 from jaxloss.losses import cross_entropy, nll_loss
 from parity_tests.compare import assert_same, assert_within
-from parity_tests.losses.harness import assert_parity, assert_transforms, run_jax, run_torch
-from parity_tests.tolerances import GRADIENT_EPS_OF_MAX, VALUE_EPS_OF_MAX
+from parity_tests.losses.promises import (
+    EACH_REDUCTION,
+    assert_masking_deletes,
+    assert_matches_torch,
+    assert_transforms,
+    run_jax,
+    run_torch,
+)
+from parity_tests.tolerances import VALUE_EPS_OF_MAX
 from torch_ref.losses import cross_entropy as torch_cross_entropy
 from torch_ref.losses import nll_loss as torch_nll_loss
 
-DTYPES = ["float64", "float32"]
-REDUCTIONS = ["mean", "sum", "none"]
 N, C = 7, 5
 rng = np.random.default_rng(0)
 WEIGHT = np.array([0.5, 1.0, 0.0, 2.0, 1.5])
@@ -46,74 +52,53 @@ def log_softmax(x):
 
 
 @pytest.mark.parametrize("scale", LOGITS)
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_cross_entropy_of_labels_matches_torch(scale, dtype):
+def test_cross_entropy_of_labels_matches_torch(scale):
     # Smoothed to the uniform distribution, near-uniform logits leave a gradient of nothing but rounding.
     smoothings = [0.0, 0.1] if scale == "near-uniform" else [0.0, 0.1, 1.0]
-    for weight, smoothing, reduction in itertools.product([None, WEIGHT], smoothings, REDUCTIONS):
-        arrays = {"input": LOGITS[scale], "target": LABELS, "weight": weight}
-        if dtype == "float32" and scale == "confident":
-            continue  # Below 1e-7 float32 torch itself is wrong; test_accuracy compares with mpmath.
-        options = {"label_smoothing": smoothing, "reduction": reduction}
-        assert_parity(cross_entropy, torch_cross_entropy, arrays, options, dtype=dtype)
+    cases = [{"label_smoothing": s} | each for s, each in itertools.product(smoothings, EACH_REDUCTION)]
+    for weighted in ({}, {"weight": WEIGHT}):
+        arrays = {"input": LOGITS[scale], "target": LABELS} | weighted
+        assert_matches_torch(cross_entropy, torch_cross_entropy, arrays, cases)
 
 
 @pytest.mark.parametrize("scale", LOGITS)
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_cross_entropy_of_probabilities_matches_torch(scale, dtype):
-    for weight, smoothing, reduction in itertools.product([None, WEIGHT], [0.0, 0.1], REDUCTIONS):
-        arrays = {"input": LOGITS[scale], "target": PROBABILITIES, "weight": weight}
-        options = {"label_smoothing": smoothing, "reduction": reduction}
-        assert_parity(
-            cross_entropy, torch_cross_entropy, arrays, options, wrt=("input", "target"), dtype=dtype
-        )
+def test_cross_entropy_of_probabilities_matches_torch(scale):
+    cases = [{"label_smoothing": s} | each for s, each in itertools.product([0.0, 0.1], EACH_REDUCTION)]
+    for weighted in ({}, {"weight": WEIGHT}):
+        arrays = {"input": LOGITS[scale], "target": PROBABILITIES} | weighted
+        assert_matches_torch(cross_entropy, torch_cross_entropy, arrays, cases, wrt=("input", "target"))
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_nll_loss_matches_torch(dtype):
-    for weight, reduction in itertools.product([None, WEIGHT], REDUCTIONS):
-        arrays = {"input": log_softmax(LOGITS["confident"]), "target": LABELS, "weight": weight}
-        assert_parity(nll_loss, torch_nll_loss, arrays, {"reduction": reduction}, dtype=dtype)
+def test_nll_loss_matches_torch():
+    for weighted in ({}, {"weight": WEIGHT}):
+        arrays = {"input": log_softmax(LOGITS["confident"]), "target": LABELS} | weighted
+        assert_matches_torch(nll_loss, torch_nll_loss, arrays, EACH_REDUCTION)
 
 
 # 3 is a class of its own; 2**40 fits no int32 label.
 @pytest.mark.parametrize("ignore_index", [3, -1, 2**40])
 def test_ignore_index_matches_torch(ignore_index):
     arrays = {"input": LOGITS["grid"], "target": np.where(LABELS == -100, min(ignore_index, 3), LABELS)}
-    for reduction in REDUCTIONS:
-        options = {"ignore_index": ignore_index, "reduction": reduction}
-        assert_parity(cross_entropy, torch_cross_entropy, arrays, options)
-        assert_parity(nll_loss, torch_nll_loss, arrays, options)
+    cases = [{"ignore_index": ignore_index} | each for each in EACH_REDUCTION]
+    assert_matches_torch(cross_entropy, torch_cross_entropy, arrays, cases)
+    assert_matches_torch(nll_loss, torch_nll_loss, arrays, cases)
 
 
-@pytest.mark.parametrize("loss", ["cross_entropy", "nll_loss"])
-@pytest.mark.parametrize("reduction", REDUCTIONS)
-def test_class_axis_one_is_torchs_layout(loss, reduction):
-    ours, theirs = {
-        "cross_entropy": (cross_entropy, torch.nn.functional.cross_entropy),
-        "nll_loss": (nll_loss, torch.nn.functional.nll_loss),
-    }[loss]
+@pytest.mark.parametrize(
+    ("ours", "torchs", "twin"),
+    [
+        (cross_entropy, torch.nn.functional.cross_entropy, torch_cross_entropy),
+        (nll_loss, torch.nn.functional.nll_loss, torch_nll_loss),
+    ],
+)
+def test_class_axis_one_is_torchs_layout(ours, torchs, twin):
     images = np.random.default_rng(1).standard_normal((2, C, 3, 2))
     labels = np.random.default_rng(2).integers(0, C, (2, 3, 2))
     for input, target in ((images, labels), (images[0, :, 0, 0], labels[0, 0, 0])):
         arrays = {"input": input, "target": np.asarray(target), "weight": WEIGHT}
-        assert_parity(_with(ours, axis=1), theirs, arrays, {"reduction": reduction})
+        assert_matches_torch(functools.partial(ours, axis=1), torchs, arrays, EACH_REDUCTION)
         moved = arrays | {"input": np.moveaxis(input, min(1, input.ndim - 1), -1)}
-        assert_parity(ours, getattr(_torch_ref(), loss), moved, {"reduction": reduction})
-
-
-def _with(function, **options):
-    def call(*args, **kwargs):
-        return function(*args, **options, **kwargs)
-
-    call.__name__ = function.__name__
-    return call
-
-
-def _torch_ref():
-    import torch_ref.losses
-
-    return torch_ref.losses
+        assert_matches_torch(ours, twin, moved, EACH_REDUCTION)
 
 
 @pytest.mark.parametrize("axis", [1, -1])
@@ -126,9 +111,8 @@ def test_probabilities_along_either_axis_match_torch(axis):
     if axis == -1:
         arrays = {name: array.swapaxes(1, 2) for name, array in arrays.items()}
     arrays["weight"] = WEIGHT
-    for reduction in REDUCTIONS:
-        options = {"axis": axis, "reduction": reduction, "label_smoothing": 0.2}
-        assert_parity(cross_entropy, torch_cross_entropy, arrays, options, wrt=("input", "target"))
+    cases = [{"axis": axis, "label_smoothing": 0.2} | each for each in EACH_REDUCTION]
+    assert_matches_torch(cross_entropy, torch_cross_entropy, arrays, cases, wrt=("input", "target"))
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -144,25 +128,15 @@ def test_half_precision_is_computed_in_float32_and_its_gradient_rounded_once(dty
     assert_same(gradient, wide_gradient.astype(dtype))
 
 
-@pytest.mark.parametrize("target", ["labels", "probabilities"])
-@pytest.mark.parametrize("reduction", REDUCTIONS)
-def test_where_equals_deletion_and_keeps_nan_out(target, reduction):
-    arrays = {
-        "input": LOGITS["grid"],
-        "target": LABELS if target == "labels" else PROBABILITIES,
-        "weight": WEIGHT,
-    }
-    options = {"reduction": reduction, "label_smoothing": 0.1}
-    torch_options = options | {"where": torch.tensor(MASK)}
-    value, (gradient,) = run_torch(torch_cross_entropy, arrays, torch_options, ["input"])
-    poisoned = arrays | {"input": np.where(MASK[:, None], LOGITS["grid"], np.nan)}
-    if target == "probabilities":
-        poisoned["target"] = np.where(MASK[:, None], PROBABILITIES, np.nan)
-    ours, (our_gradient,) = run_jax(
-        cross_entropy, poisoned, options | {"where": jnp.asarray(MASK)}, ["input"]
-    )
-    assert_within(ours, value, VALUE_EPS_OF_MAX)
-    assert_within(our_gradient, gradient, GRADIENT_EPS_OF_MAX)
+@pytest.mark.parametrize("target", [LABELS, PROBABILITIES], ids=["labels", "probabilities"])
+def test_where_equals_deletion_and_keeps_nan_out(target):
+    arrays = {"input": LOGITS["grid"], "target": target, "weight": WEIGHT}
+    assert_masking_deletes(cross_entropy, torch_cross_entropy, arrays, MASK, {"label_smoothing": 0.1})
+
+
+def test_where_equals_deletion_in_nll_loss():
+    arrays = {"input": LOGITS["grid"], "target": LABELS, "weight": WEIGHT}
+    assert_masking_deletes(nll_loss, torch_nll_loss, arrays, MASK)
 
 
 # Invariants

@@ -8,7 +8,12 @@ import pytest
 import torch_ref.losses
 from jaxloss import losses
 from parity_tests.compare import assert_same
-from parity_tests.losses.harness import assert_parity, assert_transforms, assert_where_deletes
+from parity_tests.losses.promises import (
+    EACH_REDUCTION,
+    assert_masking_deletes,
+    assert_matches_torch,
+    assert_transforms,
+)
 
 rng = np.random.default_rng(0)
 A, B, C = (rng.integers(-2, 3, (6, 4)).astype(np.float64) for _ in range(3))
@@ -18,45 +23,35 @@ SIGNS = np.array([1.0, -1.0, 1.0, -1.0, 1.0, -1.0])
 MASK = np.array([True, False, True, True, False, True])
 PAIR = {"input1": A, "input2": B, "target": SIGNS}
 TRIPLET = {"anchor": A, "positive": B, "negative": C}
-REDUCTIONS = ["mean", "sum", "none"]
 
 
 @pytest.mark.parametrize("margin", [0, 0.5, -1.0])
 def test_cosine_matches_torch(margin):
-    for reduction in REDUCTIONS:
-        options = {"margin": margin, "reduction": reduction}
-        assert_parity(
-            losses.cosine_embedding_loss,
-            torch_ref.losses.cosine_embedding_loss,
-            PAIR,
-            options,
-            wrt=["input1", "input2"],
-        )
+    ours, theirs = losses.cosine_embedding_loss, torch_ref.losses.cosine_embedding_loss
+    cases = [{"margin": margin} | each for each in EACH_REDUCTION]
+    assert_matches_torch(ours, theirs, PAIR, cases, wrt=("input1", "input2"))
 
 
 @pytest.mark.parametrize("p", [0.0, 0.5, 1.0, 1.5, 2, 3.0, float("inf")])
 @pytest.mark.parametrize("swap", [False, True])
 def test_triplet_matches_torch_in_every_norm(p, swap):
-    for eps in (0.0, 1e-6):
-        if p in (0.5, 1.5, 3.0) and eps:
-            continue
-        options = {"p": p, "swap": swap, "eps": eps, "margin": 3.0}
-        ours, theirs = losses.triplet_margin_loss, torch_ref.losses.triplet_margin_loss
-        assert_parity(ours, theirs, TRIPLET, options, wrt=list(TRIPLET))
+    epsilons = (0.0,) if p in (0.5, 1.5, 3.0) else (0.0, 1e-6)
+    cases = [{"p": p, "swap": swap, "eps": eps, "margin": 3.0} for eps in epsilons]
+    ours, theirs = losses.triplet_margin_loss, torch_ref.losses.triplet_margin_loss
+    assert_matches_torch(ours, theirs, TRIPLET, cases, wrt=TRIPLET)
 
 
-@pytest.mark.parametrize("reduction", REDUCTIONS)
-def test_triplet_with_distance_matches_torch(reduction):
+def test_triplet_with_distance_matches_torch():
     name = "triplet_margin_with_distance_loss"
-    ours, theirs = getattr(losses, name), getattr(torch_ref.losses, name)
-    assert_parity(ours, theirs, TRIPLET, {"reduction": reduction, "swap": True}, wrt=list(TRIPLET))
+    cases = [{"swap": True} | each for each in EACH_REDUCTION]
+    assert_matches_torch(getattr(losses, name), getattr(torch_ref.losses, name), TRIPLET, cases, wrt=TRIPLET)
 
 
 def test_where_equals_deletion_and_keeps_nan_out():
     ours, theirs = losses.cosine_embedding_loss, torch_ref.losses.cosine_embedding_loss
-    assert_where_deletes(ours, theirs, PAIR, MASK, wrt=["input1", "input2"])
+    assert_masking_deletes(ours, theirs, PAIR, MASK, wrt=("input1", "input2"))
     ours, theirs = losses.triplet_margin_loss, torch_ref.losses.triplet_margin_loss
-    assert_where_deletes(ours, theirs, TRIPLET, MASK, wrt=list(TRIPLET))
+    assert_masking_deletes(ours, theirs, TRIPLET, MASK, wrt=TRIPLET)
 
 
 def test_coinciding_vectors_have_a_finite_gradient():

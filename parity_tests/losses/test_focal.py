@@ -18,7 +18,7 @@ from parity_tests.losses.promises import (
     assert_class_axis_is_free,
     assert_half_precision_is_rounded_once,
     assert_masking_deletes,
-    assert_parity,
+    assert_matches_torch,
     assert_transforms,
     exact_softmax,
 )
@@ -51,12 +51,12 @@ def test_losses_of_labels_match_torch(loss, scale):
     # Near-uniform rows lose nearly the same: a mean's gradient by their weights is a difference of equals.
     reductions = REDUCTIONS if scale == "spread" else ("sum",)
     cases = [options | {"reduction": reduction} for options in OPTIONS[loss] for reduction in reductions]
-    assert_parity(loss, TORCH[loss], arrays, cases, wrt=("input", "sample_weight"))
+    assert_matches_torch(loss, TORCH[loss], arrays, cases, wrt=("input", "sample_weight"))
 
 
 @pytest.mark.parametrize("loss", OPTIONS)
 def test_unweighted_losses_match_torch(loss):
-    assert_parity(loss, TORCH[loss], {"input": LOGITS["grid"], "target": LABELS}, [{}])
+    assert_matches_torch(loss, TORCH[loss], {"input": LOGITS["grid"], "target": LABELS}, [{}])
 
 
 @pytest.mark.parametrize("loss", [focal_loss, poly_loss])
@@ -66,7 +66,7 @@ def test_class_axis_may_be_any(loss):
 
 def test_poly_loss_coefficients_are_differentiable():
     arrays = {"input": LOGITS["spread"], "target": LABELS, "epsilon": np.array([2.0, -0.5, 0.25])}
-    assert_parity(poly_loss, torch_focal.poly_loss, arrays, [{}], wrt=("input", "epsilon"))
+    assert_matches_torch(poly_loss, torch_focal.poly_loss, arrays, [{}], wrt=("input", "epsilon"))
 
 
 @pytest.mark.parametrize("target", ["hard", "soft"])
@@ -79,22 +79,30 @@ def test_sigmoid_focal_loss_matches_torch(target):
         {"alpha": 0.0, "gamma": 0.0, "reduction": "none"},
     ]
     wrt = ("input", "target", "sample_weight")
-    assert_parity(sigmoid_focal_loss, torch_focal.sigmoid_focal_loss, arrays, cases, wrt=wrt)
+    assert_matches_torch(sigmoid_focal_loss, torch_focal.sigmoid_focal_loss, arrays, cases, wrt=wrt)
 
 
 @pytest.mark.parametrize("loss", [focal_loss, poly_loss])
 def test_where_equals_deletion_and_keeps_nan_out(loss):
     arrays = {"input": LOGITS["grid"], "target": LABELS, "sample_weight": SAMPLE_WEIGHT}
     arrays["target"] = np.abs(LABELS) % C
-    assert_masking_deletes(loss, arrays, MASK, wrt=("input", "sample_weight"))
+    assert_masking_deletes(loss, TORCH[loss], arrays, MASK, wrt=("input", "sample_weight"))
 
 
 def test_where_equals_deletion_of_elements():
     mask = np.resize(MASK, N * C)
     arrays = {"input": LOGITS["spread"].ravel(), "target": np.abs(LOGITS["grid"]).ravel()}
-    assert_masking_deletes(sigmoid_focal_loss, arrays, mask, wrt=("input", "target"))
+    assert_masking_deletes(
+        sigmoid_focal_loss, torch_focal.sigmoid_focal_loss, arrays, mask, wrt=("input", "target")
+    )
     arrays["sample_weight"] = rng.uniform(size=N * C)
-    assert_masking_deletes(sigmoid_focal_loss, arrays, mask, wrt=("input", "target", "sample_weight"))
+    assert_masking_deletes(
+        sigmoid_focal_loss,
+        torch_focal.sigmoid_focal_loss,
+        arrays,
+        mask,
+        wrt=("input", "target", "sample_weight"),
+    )
 
 
 def test_half_precision_is_computed_in_float32_and_its_gradient_rounded_once():

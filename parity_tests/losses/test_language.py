@@ -4,16 +4,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 
 import torch_ref.losses
 from jaxloss import losses
 from parity_tests.compare import assert_same, assert_within
-from parity_tests.losses.harness import assert_parity, assert_transforms, run_jax, run_torch
-from parity_tests.tolerances import GRADIENT_EPS_OF_MAX, VALUE_EPS_OF_MAX
+from parity_tests.losses.promises import (
+    EACH_REDUCTION,
+    assert_masking_deletes,
+    assert_matches_torch,
+    assert_transforms,
+)
 
 LOSSES = ["next_token_loss", "final_token_loss"]
-REDUCTIONS = ["mean", "sum", "none"]
 B, T, V = 3, 4, 11
 rng = np.random.default_rng(0)
 LOGITS = rng.standard_normal((B, T, V))
@@ -24,29 +26,30 @@ MASK[:, 0] = ~MASK[:, -1]
 
 
 @pytest.mark.parametrize("name", LOSSES)
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize("reduction", REDUCTIONS)
-def test_matches_torch(name, dtype, reduction):
-    for options in ({}, {"label_smoothing": 0.1}):
-        for weight in (None, rng.random(V)):
-            arrays = {"logits": LOGITS, "target": TARGET, "weight": weight}
-            ours, theirs = getattr(losses, name), getattr(torch_ref.losses, name)
-            assert_parity(
-                ours, theirs, arrays, options | {"reduction": reduction}, wrt=["logits"], dtype=dtype
-            )
+def test_matches_torch(name):
+    cases = [smoothing | each for smoothing in ({}, {"label_smoothing": 0.1}) for each in EACH_REDUCTION]
+    for weighted in ({}, {"weight": rng.random(V)}):
+        arrays = {"logits": LOGITS, "target": TARGET} | weighted
+        ours, theirs = getattr(losses, name), getattr(torch_ref.losses, name)
+        assert_matches_torch(ours, theirs, arrays, cases, wrt=("logits",))
 
 
-@pytest.mark.parametrize("name", LOSSES)
-@pytest.mark.parametrize("reduction", REDUCTIONS)
-def test_where_equals_deletion_and_keeps_nan_out(name, reduction):
-    arrays, options = {"logits": LOGITS, "target": TARGET}, {"reduction": reduction}
-    theirs = options | {"where": torch.tensor(MASK)}
-    value, (gradient,) = run_torch(getattr(torch_ref.losses, name), arrays, theirs, ["logits"])
-    poisoned = arrays | {"logits": np.where(MASK[..., None], LOGITS, np.nan)}
-    ours = options | {"where": jnp.asarray(MASK)}
-    our_value, (our_gradient,) = run_jax(getattr(losses, name), poisoned, ours, ["logits"])
-    assert_within(our_value, value, VALUE_EPS_OF_MAX)
-    assert_within(our_gradient, gradient, GRADIENT_EPS_OF_MAX)
+def test_where_equals_deletion_and_keeps_nan_out():
+    arrays = {"logits": LOGITS, "target": TARGET}
+    ours, theirs = losses.next_token_loss, torch_ref.losses.next_token_loss
+    assert_masking_deletes(ours, theirs, arrays, MASK, wrt=("logits",))
+    # Of a mask of whole sequences, the final token's loss looks at the last column.
+    ours, theirs = (_where_of_sequences(side.final_token_loss) for side in (losses, torch_ref.losses))
+    assert_masking_deletes(ours, theirs, arrays, MASK[:, -1], wrt=("logits",))
+
+
+def _where_of_sequences(loss):
+    def call(logits, target, where=None, **options):
+        if where is not None:
+            where = where[:, None] & (target == target)
+        return loss(logits, target, where=where, **options)
+
+    return call
 
 
 def test_sum_is_the_negative_log_likelihood_of_the_sequence():

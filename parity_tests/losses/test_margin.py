@@ -7,7 +7,12 @@ import pytest
 
 import torch_ref.losses
 from jaxloss import losses
-from parity_tests.losses.harness import assert_parity, assert_transforms, assert_where_deletes
+from parity_tests.losses.promises import (
+    EACH_REDUCTION,
+    assert_masking_deletes,
+    assert_matches_torch,
+    assert_transforms,
+)
 
 rng = np.random.default_rng(0)
 GRID = rng.integers(-1, 2, (6, 4)).astype(np.float64)
@@ -36,16 +41,16 @@ def wrt(arrays):
 
 @pytest.mark.parametrize(("name", "arrays", "options"), CASES)
 def test_matches_torch(name, arrays, options):
-    for reduction in ("mean", "sum", "none"):
-        ours, theirs = getattr(losses, name), getattr(torch_ref.losses, name)
-        assert_parity(ours, theirs, arrays, options | {"reduction": reduction}, wrt=wrt(arrays))
+    ours, theirs = getattr(losses, name), getattr(torch_ref.losses, name)
+    cases = [options | each for each in EACH_REDUCTION]
+    assert_matches_torch(ours, theirs, arrays, cases, wrt=wrt(arrays))
 
 
 @pytest.mark.parametrize(("name", "arrays", "options"), CASES)
 def test_where_equals_deletion_and_keeps_nan_out(name, arrays, options):
     mask = MASK[:, 0] if name in ROWS else MASK
     ours, theirs = getattr(losses, name), getattr(torch_ref.losses, name)
-    assert_where_deletes(ours, theirs, arrays, mask, options, wrt(arrays))
+    assert_masking_deletes(ours, theirs, arrays, mask, options, wrt=wrt(arrays))
 
 
 def test_gradient_at_the_margin_is_torchs():

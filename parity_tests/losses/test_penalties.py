@@ -11,12 +11,13 @@ from jaxloss.losses import penalties as sources
 from jaxloss.losses.classification import cross_entropy
 from parity_tests.compare import assert_same, assert_within
 from parity_tests.losses.promises import (
+    EACH_REDUCTION,
     as_a_whole,
     assert_accurate,
     assert_class_axis_is_free,
     assert_half_precision_is_rounded_once,
     assert_masking_deletes,
-    assert_parity,
+    assert_matches_torch,
     assert_transforms,
     exact_softmax,
 )
@@ -38,7 +39,6 @@ SETS = rng.integers(0, 2, (N, V)).astype(bool)
 SETS[:, :2] = [True, False]
 SAMPLE_WEIGHT = np.array([1.0, 0.5, 2.0, 1.0, 3.0, 0.0, 0.25])
 MASK = np.array([True, False, True, True, True, False, True])
-REDUCTIONS = [{"reduction": reduction} for reduction in ("mean", "sum", "none")]
 
 
 # Values and gradients
@@ -47,16 +47,16 @@ REDUCTIONS = [{"reduction": reduction} for reduction in ("mean", "sum", "none")]
 def test_penalties_match_torch():
     arrays = {"input": LOGITS, "sample_weight": SAMPLE_WEIGHT}
     wrt = ("input", "sample_weight")
-    assert_parity(z_loss, torch_side.z_loss, arrays, REDUCTIONS, wrt=wrt)
+    assert_matches_torch(z_loss, torch_side.z_loss, arrays, EACH_REDUCTION, wrt=wrt)
     arrays |= {"input": GRID, "target": AVOID}
-    assert_parity(unlikelihood_loss, torch_side.unlikelihood_loss, arrays, REDUCTIONS, wrt=wrt)
+    assert_matches_torch(unlikelihood_loss, torch_side.unlikelihood_loss, arrays, EACH_REDUCTION, wrt=wrt)
 
 
 def test_token_set_loss_matches_torch():
     arrays = {"input": LOGITS, "sample_weight": SAMPLE_WEIGHT, "token_set": SETS}
     cases = [{"mass": 0.3, "reduction": "none"}, {"mass": 1.0}, {"mass": 0.0}]
     wrt = ("input", "sample_weight")
-    assert_parity(token_set_loss, torch_side.token_set_loss, arrays, cases, wrt=wrt)
+    assert_matches_torch(token_set_loss, torch_side.token_set_loss, arrays, cases, wrt=wrt)
 
 
 def test_previous_tokens_match_torch():
@@ -73,9 +73,10 @@ def test_z_loss_takes_any_class_axis():
 @pytest.mark.parametrize("loss", [z_loss, unlikelihood_loss, token_set_loss])
 def test_where_equals_deletion_and_keeps_nan_out(loss):
     arrays = {"input": LOGITS, "sample_weight": SAMPLE_WEIGHT}
-    arrays |= {z_loss: {}, unlikelihood_loss: {"target": AVOID}, token_set_loss: {}}[loss]
-    options = {"token_set": jnp.asarray(SET)} if loss is token_set_loss else {}
-    assert_masking_deletes(loss, arrays, MASK, options, wrt=("input", "sample_weight"))
+    arrays |= {"target": AVOID} if loss is unlikelihood_loss else {}
+    arrays |= {"token_set": SET} if loss is token_set_loss else {}
+    theirs = getattr(torch_side, loss.__name__)
+    assert_masking_deletes(loss, theirs, arrays, MASK, wrt=("input", "sample_weight"))
 
 
 def test_half_precision_is_computed_in_float32_and_its_gradient_rounded_once():
