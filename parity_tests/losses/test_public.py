@@ -4,6 +4,7 @@ import doctest
 import importlib
 import inspect
 import re
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -16,14 +17,13 @@ from beartype import beartype
 import jaxloss.losses
 import torch_ref.losses
 from parity_tests import divergences
+from parity_tests.cases import CASES
 from parity_tests.compare import assert_within
 from parity_tests.divergences import DIVERGENCES
 from parity_tests.tolerances import EPS, GRADIENT_EPS_OF_MAX, VALUE_EPS_OF_MAX
 
 PUBLIC = {name: getattr(jaxloss.losses, name) for name in jaxloss.losses.__all__}
 MODULES = [importlib.import_module(name) for name in sorted({loss.__module__ for loss in PUBLIC.values()})]
-# These return functions or parameters, not losses.
-MAKERS = {name for name in PUBLIC if name.startswith(("make_", "init_"))}
 SECTIONS = ["Args:", "Returns:", "Raises:", "Differs from torch:", "Reference:", ">>> "]
 
 
@@ -81,103 +81,56 @@ def test_doctests_run(module):
     assert result.failed == 0
 
 
-LABELS = jnp.array([0, 2])
-F32 = jnp.array([[0.2, 0.5, 0.3], [0.6, 0.1, 0.3]], jnp.float32)
-G32 = jnp.array([[0.7, 0.2, 0.1], [0.3, 0.4, 0.3]], jnp.float32)
+CHECKED = SimpleNamespace(
+    __name__="jaxloss.losses",
+    **{name: jaxtyping.jaxtyped(loss, typechecker=beartype) for name, loss in PUBLIC.items()},
+)
 CALLS = [
-    ("cross_entropy", (F32, LABELS, jnp.ones(3))),
-    ("cross_entropy", (F32, G32)),
-    ("nll_loss", (F32, LABELS, jnp.ones(3))),
-    ("kl_div", (F32, G32)),
-    ("l1_loss", (F32, G32, "none", F32)),
-    ("mse_loss", (F32, G32, "sum", F32)),
-    ("smooth_l1_loss", (F32, G32, "none", 0.5)),
-    ("huber_loss", (F32, G32, "mean", 0.5, F32)),
-    ("poisson_nll_loss", (F32, G32, False, True)),
-    ("binary_cross_entropy", (F32, G32, F32[0])),
-    ("binary_cross_entropy_with_logits", (F32, G32, None, "none", F32[0])),
-    ("soft_margin_loss", (F32, jnp.array([[1, -1, 1]] * 2))),
-    ("multilabel_soft_margin_loss", (F32, G32, F32[0])),
-    ("margin_ranking_loss", (F32[:, 0], F32[:, 1], LABELS - 1)),
-    ("hinge_embedding_loss", (F32, G32)),
-    ("multi_margin_loss", (F32, LABELS, 2)),
-    ("multilabel_margin_loss", (F32, jnp.array([[0, 2, -1]] * 2))),
-    ("cosine_embedding_loss", (F32, G32, LABELS - 1)),
-    ("triplet_margin_loss", (F32, G32, G32[::-1])),
-    ("triplet_margin_with_distance_loss", (F32, G32, G32[::-1])),
-    ("ctc_loss", (jnp.log(F32[:, None]), LABELS[None, :1] + 1, (2,), (1,))),
-    ("gaussian_nll_loss", (F32, G32, F32[:, 0])),
-    ("next_token_loss", (F32, LABELS)),
-    ("final_token_loss", (jnp.ones((5, 2, 3)), jnp.zeros((5, 2), int))),
-    ("focal_loss", (F32, LABELS)),
-    ("poly_loss", (F32, LABELS)),
-    ("sigmoid_focal_loss", (F32, G32)),
-    ("forward_kl_div", (F32, G32)),
-    ("reverse_kl_div", (F32, G32)),
-    ("jensen_shannon_div", (F32, G32)),
-    ("total_variation_div", (F32, G32)),
-    ("distillation_loss", (F32, G32, LABELS)),
-    ("z_loss", (F32,)),
-    ("unlikelihood_loss", (F32, LABELS[:, None])),
-    ("previous_tokens", (LABELS,)),
-    ("token_set_loss", (F32, F32[0] > 0)),
-    ("token_set_loss", (F32, F32 > 0)),
-    ("correlation_loss", (F32, G32)),
-    ("group_gap_penalty", (F32, jnp.zeros((2, 3), int), 2)),
+    pytest.param(name, sample, id=f"{name} {sample.case}".strip())
+    for name in PUBLIC
+    for sample in CASES.get(name, ())
 ]
 
 
-def test_every_public_loss_is_called_with_checked_annotations():
-    assert {name for name, _ in CALLS} == set(PUBLIC) - MAKERS
+def _value_and_gradient(name, sample, side, arguments):
+    """The loss and its gradient by the first argument, as a function of all arrays; and those arrays."""
+    leaves, tree = jax.tree.flatten(arguments)
+
+    def of_arrays(arrays):
+        def loss(x):
+            filled = [(arrays | {0: x}).get(i, leaf) for i, leaf in enumerate(leaves)]
+            return jnp.sum(sample.loss(name, side)(*jax.tree.unflatten(tree, filled)))
+
+        return jax.value_and_grad(loss)(arrays[0])
+
+    return of_arrays, {i: leaf for i, leaf in enumerate(leaves) if isinstance(leaf, jax.Array)}
 
 
-@pytest.mark.parametrize(("name", "arguments"), CALLS)
-def test_annotations_accept_valid_input(name, arguments):
-    checked = jaxtyping.jaxtyped(PUBLIC[name], typechecker=beartype)
-    assert np.isfinite(np.sum(checked(*arguments)))
-
-
-@pytest.mark.parametrize(("name", "arguments"), CALLS)
-def test_jit_gives_the_value_and_gradient_of_a_call_without(name, arguments):
-    which = [i for i, argument in enumerate(arguments) if isinstance(argument, jnp.ndarray)]
-
-    def loss(*arrays):
-        filled = dict(zip(which, arrays, strict=True))
-        return jnp.sum(PUBLIC[name](*(filled.get(i, argument) for i, argument in enumerate(arguments))))
-
-    def value_and_gradient(*arrays):
-        if not jnp.issubdtype(arrays[0].dtype, jnp.floating):
-            return loss(*arrays), jnp.zeros(())
-        return jax.value_and_grad(loss)(*arrays)
-
-    arrays = [arguments[i] for i in which]
-    value, gradient = value_and_gradient(*arrays)
-    jitted_value, jitted_gradient = jax.jit(value_and_gradient)(*arrays)
-    assert jitted_value.dtype == value.dtype
+@pytest.mark.parametrize(("name", "sample"), CALLS)
+def test_annotations_accept_the_call_and_jit_gives_its_value_and_gradient(name, sample):
+    checked, arrays = _value_and_gradient(name, sample, CHECKED, sample.arguments("float32"))
+    value, gradient = checked(arrays)
+    unchecked, _ = _value_and_gradient(name, sample, jaxloss.losses, sample.arguments("float32"))
+    jitted_value, jitted_gradient = jax.jit(unchecked)(arrays)
+    assert np.isfinite(value)
+    assert jitted_value.dtype == value.dtype == jnp.float32
     assert_within(jitted_value, value, VALUE_EPS_OF_MAX)
     assert_within(jitted_gradient, gradient, GRADIENT_EPS_OF_MAX)
 
 
 @pytest.mark.parametrize("dtypes", [("bfloat16", "float32"), ("float64", "float64")])
 def test_strict_dtype_promotion_finds_nothing_to_promote(dtypes):
-    for name, arguments in CALLS:
-        is_float = [hasattr(a, "dtype") and a.dtype.kind == "f" for a in arguments]
-        which = [i for i, floating in enumerate(is_float) if floating]
-        if not which:
-            continue
-        typed = dict(zip(which, [dtypes[0]] + [dtypes[1]] * (len(which) - 1), strict=True))
-        filled = [a.astype(typed[i]) if i in typed else a for i, a in enumerate(arguments)]
-
-        def loss(x, name=name, filled=filled, place=which[0]):
-            return jnp.sum(PUBLIC[name](*filled[:place], x, *filled[place + 1 :]))
-
+    for name, sample in (call.values for call in CALLS):
+        arguments = sample.arguments(dtypes[1])
+        arguments[0] = arguments[0].astype(dtypes[0])
+        loss, arrays = _value_and_gradient(name, sample, jaxloss.losses, arguments)
         with jax.numpy_dtype_promotion("strict"):
-            value, gradient = jax.eval_shape(jax.value_and_grad(loss), filled[which[0]])
+            value, gradient = jax.eval_shape(loss, arrays)
         assert value.dtype == dtypes[1], name
         assert gradient.dtype == dtypes[0], name
 
 
 def test_annotations_refuse_what_the_loss_refuses():
-    checked = jaxtyping.jaxtyped(jaxloss.losses.mse_loss, typechecker=beartype)
     with pytest.raises(jaxtyping.TypeCheckError):
-        checked(F32, F32[:1])
+        CHECKED.mse_loss(jnp.ones((2, 3)), jnp.ones((1, 3)))
+    assert CHECKED.previous_tokens(jnp.zeros(2, int)).shape == (2, 1)

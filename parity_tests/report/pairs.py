@@ -3,9 +3,8 @@
 Shapes: B batch, T time, D width, V vocabulary.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -21,7 +20,7 @@ import torch_ref.model5
 from jaxloss.model5 import Model5Config
 from jaxloss.testing import Pair, draw_masks, inject_masks, integers, normal
 from jaxloss.testing.measure import GRADIENT_EPS_OF_MAX, VALUE_EPS_OF_MAX
-from parity_tests.report.samples import FUSED_SAMPLES, NO_LOSSES, SAMPLES, Sample
+from parity_tests.cases import CASES, NOT_LOSSES, Sample
 
 SMALL = Model5Config(vocab_size=61, context_length=16, embed_dim=32, num_heads=4, num_blocks=4)
 _BATCH = 3
@@ -30,7 +29,7 @@ _MASKS_KEY = 3
 
 def public_losses(package: ModuleType) -> list[str]:
     """The public losses of a package, whatever is public when this is called."""
-    return [name for name in package.__all__ if name not in NO_LOSSES]
+    return [name for name in package.__all__ if name not in NOT_LOSSES]
 
 
 def loss_pairs() -> list[Pair]:
@@ -39,12 +38,15 @@ def loss_pairs() -> list[Pair]:
     Raises:
         ValueError: a public loss has no sample.
     """
-    return _pairs_of(jaxloss.losses, torch_ref.losses, SAMPLES)
+    return _pairs_of(jaxloss.losses, torch_ref.losses)
 
 
 def fused_pairs() -> list[Pair]:
-    """The same for the losses that take in the head."""
-    return _pairs_of(jaxloss.fused, torch_ref.fused, FUSED_SAMPLES, implementation="chunked", chunk_size=8)
+    """The same for the losses that take in the head.
+
+    JAX goes through its chunks, of which the last is not full; torch makes the logits whole.
+    """
+    return _pairs_of(jaxloss.fused, torch_ref.fused, implementation="chunked", chunk_size=8)
 
 
 def layer_pairs() -> list[Pair]:
@@ -103,26 +105,22 @@ def coarse_model_pairs() -> list[Pair]:
     ]
 
 
-def _pairs_of(
-    ours: ModuleType, theirs: ModuleType, samples: Mapping[str, list[Sample]], **jax_options: Any
-) -> list[Pair]:
+def _pairs_of(ours: ModuleType, theirs: ModuleType, **jax_options: Any) -> list[Pair]:
     names = public_losses(ours)
-    missing = [name for name in names if name not in samples]
+    missing = [name for name in names if name not in CASES]
     if missing:
-        raise ValueError(f"add sample inputs to parity_tests/report/samples.py for {', '.join(missing)}")
-    return [_loss_pair(name, sample, ours, theirs, jax_options) for name in names for sample in samples[name]]
+        raise ValueError(f"add sample inputs to parity_tests/cases.py for {', '.join(missing)}")
+    return [_loss_pair(name, sample, ours, theirs, jax_options) for name in names for sample in CASES[name]]
 
 
 def _loss_pair(name: str, sample: Sample, ours: ModuleType, theirs: ModuleType, jax_options: Any) -> Pair:
-    def of(side: ModuleType, **more: Any) -> Callable[..., Any]:
-        loss = getattr(side, name) if sample.make is None else sample.make(side)
-        return partial(loss, **sample.options, **more)
-
     title = f"{name} ({sample.case})" if sample.case else name
     options: dict[str, Any] = {} if sample.wrt is None else {"wrt": sample.wrt}
     if sample.dtypes is not None:
         options["dtypes"] = sample.dtypes
-    return Pair(title, of(ours, **jax_options), of(theirs), sample.inputs, options)
+    return Pair(
+        title, sample.loss(name, ours, **jax_options), sample.loss(name, theirs), sample.inputs, options
+    )
 
 
 def varied_params(config: Model5Config, scale: float = 0.1) -> Any:

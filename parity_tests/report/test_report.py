@@ -8,11 +8,11 @@ import torch
 
 from jaxloss import fused, losses
 from jaxloss.testing import Pair, normal
+from parity_tests.cases import CASES, NOT_LOSSES
 from parity_tests.report import __main__ as command
 from parity_tests.report import pairs
 from parity_tests.report.pairs import coarse_model_pairs, fused_pairs, loss_pairs, public_losses
 from parity_tests.report.runs import training_runs
-from parity_tests.report.samples import FUSED_SAMPLES, NO_LOSSES, SAMPLES
 from parity_tests.runs_parity import paired
 from parity_tests.runs_parity.paired import Run
 
@@ -20,7 +20,7 @@ from parity_tests.runs_parity.paired import Run
 def test_every_public_loss_is_in_the_report():
     for package, pairs_of in ((losses, loss_pairs), (fused, fused_pairs)):
         named = {pair.name.split(" (")[0] for pair in pairs_of()}
-        assert named == set(package.__all__) - NO_LOSSES.keys()
+        assert named == set(package.__all__) - NOT_LOSSES.keys()
 
 
 def test_a_loss_without_sample_inputs_is_named(monkeypatch):
@@ -31,7 +31,7 @@ def test_a_loss_without_sample_inputs_is_named(monkeypatch):
 
 
 def test_sample_names_are_unique():
-    names = [(name, sample.case) for name, samples in (SAMPLES | FUSED_SAMPLES).items() for sample in samples]
+    names = [(name, sample.case) for name, samples in CASES.items() for sample in samples]
     assert len(set(names)) == len(names)
 
 

@@ -1,13 +1,17 @@
-"""What each public loss is called with in the report: a loss without an entry here fails a test.
+"""What each public loss is called with in tests of all losses, in the report, and on several devices.
+
+A loss without an entry here fails a test.
 
 Shapes: N examples, C classes, B batch, T time, V vocabulary, D width.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import torch
 
@@ -21,6 +25,7 @@ from jaxloss.testing import (
     signs,
     uniform,
 )
+from jaxloss.testing.inputs import draw_inputs
 
 
 @dataclass(frozen=True)
@@ -43,11 +48,34 @@ class Sample:
     dtypes: tuple[str, ...] | None = None
     make: Callable[[Any], Callable[..., Any]] | None = None
 
+    def loss(self, name: str, side: Any, **options: Any) -> Callable[..., Any]:
+        """The loss as either framework has it, with the options filled in."""
+        loss = getattr(side, name) if self.make is None else self.make(side)
+        return partial(loss, **self.options, **options)
+
+    def arguments(self, dtype: str = "float64") -> list[Any]:
+        """The inputs as arrays of JAX, floating point in `dtype`; settings among them as they are."""
+
+        def as_jax(leaf: Any) -> Any:
+            is_array = isinstance(leaf, np.ndarray)
+            return jnp.asarray(leaf, dtype if leaf.dtype.kind == "f" else None) if is_array else leaf
+
+        return jax.tree.map(as_jax, list(draw_inputs(tuple(self.inputs), seed=0)))
+
 
 def _ignored(rng):
     labels = rng.integers(0, 5, 12, dtype=np.int32)
     labels[::4] = -100
     return labels
+
+
+def _counts(rng):
+    return rng.poisson(2.0, (6, 5)).astype(np.float64)
+
+
+def _sets(rng):
+    """Neither empty nor full."""
+    return np.concatenate([rng.random((12, 3)) < 0.5, np.ones((12, 1), bool), np.zeros((12, 1), bool)], 1)
 
 
 def _label_sets(rng):
@@ -63,6 +91,8 @@ _real = [normal(6, 5), normal(6, 5)]
 _margins = [normal(20), signs(20)]
 _class_weight = np.array([0.5, 1.1, 2.0, 1.7, 0.25])
 _terms = {"mse": 0.25, "l1": 2.0}
+_hidden, _head, _tokens = normal(2, 6, 4), normal(9, 4), integers(2, 6, high=9)
+_heads = [normal(12, 4), normal(9, 4), normal(12, 6), normal(9, 6)]
 
 
 def _hybrid(losses):
@@ -90,9 +120,13 @@ def _ctc_of_logits(losses):
 # Where torch has no kernel for bfloat16 on the CPU.
 _NO_BFLOAT16 = ("float64", "float32")
 
-SAMPLES: dict[str, list[Sample]] = {
-    "binary_cross_entropy": [Sample([uniform(6, 5, low=0.05, high=0.95), uniform(6, 5)], wrt=(0,))],
-    "binary_cross_entropy_with_logits": [Sample([normal(6, 5), uniform(6, 5)])],
+CASES: dict[str, list[Sample]] = {
+    "binary_cross_entropy": [
+        Sample([uniform(6, 5, low=0.05, high=0.95), uniform(6, 5), uniform(5)], wrt=(0,))
+    ],
+    "binary_cross_entropy_with_logits": [
+        Sample([normal(6, 5), uniform(6, 5), uniform(6, 5), "mean", uniform(5)], wrt=(0, 1))
+    ],
     "correlation_loss": [Sample(_real)],
     "cosine_embedding_loss": [Sample([normal(6, 5), normal(6, 5), signs(6)], wrt=(0, 1))],
     "cross_entropy": [
@@ -118,51 +152,47 @@ SAMPLES: dict[str, list[Sample]] = {
     "final_token_loss": [Sample([normal(2, 6, 7), integers(2, 6, high=7)])],
     "focal_loss": [Sample([_logits, _labels])],
     "forward_kl_div": [Sample(_real)],
-    "gaussian_nll_loss": [Sample([normal(6, 5), normal(6, 5), uniform(6, 5, low=0.1, high=2.0)])],
+    "gaussian_nll_loss": [Sample([normal(6, 5), normal(6, 5), uniform(6, low=0.1, high=2.0)])],
     "group_gap_penalty": [Sample([normal(20), integers(20, high=3), 3])],
     "hinge_embedding_loss": [Sample(_margins, wrt=(0,))],
-    "huber_loss": [Sample(_real)],
+    "huber_loss": [Sample([*_real, "mean", 0.5, uniform(6, 5)])],
     "jensen_shannon_div": [Sample(_real)],
     "kl_div": [
         Sample([log_probabilities(12, 5), probabilities(12, 5)], {"reduction": "batchmean"}),
         Sample([log_probabilities(12, 5), log_probabilities(12, 5)], {"log_target": True}, case="log target"),
     ],
-    "l1_loss": [Sample(_real), Sample([grid(40), grid(40)], case="ties")],
+    "l1_loss": [Sample(_real), Sample([grid(40), grid(40), "none", uniform(40)], case="ties, weights")],
     "make_hybrid_loss": [Sample(_real, make=_hybrid)],
     "make_uncertainty_weighted_loss": [
         Sample([*_real, {"mse": np.array(0.3), "l1": np.array(-0.2)}], make=_uncertainty_weighted)
     ],
     "margin_ranking_loss": [Sample([normal(20), normal(20), signs(20)], wrt=(0, 1))],
     "mse_loss": [Sample(_real), Sample([*_real, "none"], case="none")],
-    "multi_margin_loss": [Sample([_logits, _labels], dtypes=_NO_BFLOAT16)],
+    "multi_margin_loss": [Sample([_logits, _labels, 2], dtypes=_NO_BFLOAT16)],
     "multilabel_margin_loss": [Sample([normal(6, 5), _label_sets], dtypes=_NO_BFLOAT16)],
-    "multilabel_soft_margin_loss": [Sample([normal(6, 5), uniform(6, 5)])],
+    "multilabel_soft_margin_loss": [Sample([normal(6, 5), uniform(6, 5), uniform(5)], wrt=(0, 1))],
     "next_token_loss": [
         Sample([normal(2, 6, 7), integers(2, 6, high=7)]),
         Sample([normal(2, 6, 7), integers(2, 6, high=7)], {"reduction": "sum"}, case="sum"),
     ],
-    "nll_loss": [Sample([log_probabilities(12, 5), _labels])],
-    "poisson_nll_loss": [Sample([normal(6, 5), lambda rng: rng.poisson(2.0, (6, 5)).astype(np.float64)])],
+    "nll_loss": [Sample([log_probabilities(12, 5), _ignored, _class_weight], wrt=(0,))],
+    "poisson_nll_loss": [Sample([uniform(6, 5, low=0.1, high=3.0), _counts, False, True], wrt=(0,))],
     "poly_loss": [Sample([_logits, _labels])],
     "reverse_kl_div": [Sample(_real)],
     "sigmoid_focal_loss": [
         Sample([normal(6, 5), lambda rng: booleans(6, 5)(rng).astype(np.float64)], wrt=(0,))
     ],
-    "smooth_l1_loss": [Sample(_real)],
+    "smooth_l1_loss": [Sample([*_real, "mean", 0.5])],
     "soft_margin_loss": [Sample(_margins, wrt=(0,))],
-    "token_set_loss": [Sample([_logits, np.array([True, False, True, False, False])])],
+    "token_set_loss": [
+        Sample([_logits, np.array([True, False, True, False, False])]),
+        Sample([_logits, _sets], case="a set for each row"),
+    ],
     "total_variation_div": [Sample(_real)],
     "triplet_margin_loss": [Sample([normal(6, 5), normal(6, 5), normal(6, 5)])],
     "triplet_margin_with_distance_loss": [Sample([normal(6, 5), normal(6, 5), normal(6, 5)])],
     "unlikelihood_loss": [Sample([_logits, integers(12, 2, high=5)])],
     "z_loss": [Sample([_logits])],
-}
-
-_hidden, _head, _tokens = normal(2, 6, 4), normal(9, 4), integers(2, 6, high=9)
-_heads = [normal(12, 4), normal(9, 4), normal(12, 6), normal(9, 6)]
-
-# JAX goes through its chunks, of which the last is not full; torch makes the logits whole.
-FUSED_SAMPLES: dict[str, list[Sample]] = {
     "linear_cross_entropy": [
         Sample([normal(12, 4), normal(5, 4), _labels]),
         Sample([normal(12, 4), normal(5, 4), _labels], {"z_loss": 1e-2, "logit_scale": 0.5}, case="z-loss"),
@@ -176,8 +206,8 @@ FUSED_SAMPLES: dict[str, list[Sample]] = {
     "linear_next_token_loss": [Sample([_hidden, _head, _tokens])],
 }
 
-# Public names that are no losses, with the reason.
-NO_LOSSES = {
+# Public names that are not losses, with the reason.
+NOT_LOSSES = {
     "TokenStatistics": "what linear_cross_entropy returns besides",
     "init_log_variances": "starting values",
     "make_checked": "the loss itself, with errors for labels out of range",
