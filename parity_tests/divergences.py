@@ -1,18 +1,10 @@
 """Where the losses differ from torch's on purpose: one table, which the README shows and the docstrings name.
 
-    python -m parity_tests.divergences            print the README's table
-    python -m parity_tests.divergences --write    put it between the README's markers
-
 `docstrings` are the clauses of "Differs from torch" that stand for the row; test_public.py fails for a clause
 that is in none.
 """
 
-import sys
-from pathlib import Path
 from typing import NamedTuple
-
-README = Path(__file__).parents[1] / "README.md"
-START, END = "<!-- python -m parity_tests.divergences --write -->", "<!-- end -->"
 
 
 class Divergence(NamedTuple):
@@ -156,23 +148,3 @@ DIVERGENCES = [
     ),
     Divergence("`size_average`, `reduce`", 'deprecated, as is `reduction="elementwise_mean"`', "left out"),
 ]
-
-
-def table() -> str:
-    """The README's table, in Markdown."""
-    rows = [f"| {row.what} | {row.torch} | {row.jaxloss} |" for row in DIVERGENCES]
-    return "\n".join(["| | torch | jaxloss |", "| --- | --- | --- |", *rows])
-
-
-def shown() -> str | None:
-    """The table that the README shows, or None without its markers."""
-    text = README.read_text()
-    return text.partition(START)[2].partition(END)[0].strip() if START in text else None
-
-
-if __name__ == "__main__":
-    if "--write" in sys.argv:
-        before, _, rest = README.read_text().partition(START)
-        README.write_text(f"{before}{START}\n{table()}\n{END}{rest.partition(END)[2]}")
-    else:
-        print(table())

@@ -1,20 +1,11 @@
 """A linear head and its loss in one: the logits, a language model's largest array, are never whole."""
 
-from jaxloss.fused.api import (
-    TokenStatistics,
-    linear_cross_entropy,
-    linear_final_token_loss,
-    linear_log_prob,
-    linear_next_token_loss,
-)
-from jaxloss.fused.distillation import linear_distillation_loss, linear_kl_div
+from jaxloss.fused.api import TokenStatistics as TokenStatistics
+from jaxloss.fused.api import linear_cross_entropy as linear_cross_entropy
+from jaxloss.fused.api import linear_final_token_loss as linear_final_token_loss
+from jaxloss.fused.api import linear_log_prob as linear_log_prob
+from jaxloss.fused.api import linear_next_token_loss as linear_next_token_loss
+from jaxloss.fused.distillation import linear_distillation_loss as linear_distillation_loss
+from jaxloss.fused.distillation import linear_kl_div as linear_kl_div
 
-__all__ = [
-    "TokenStatistics",
-    "linear_cross_entropy",
-    "linear_distillation_loss",
-    "linear_final_token_loss",
-    "linear_kl_div",
-    "linear_log_prob",
-    "linear_next_token_loss",
-]
+__all__ = [name for name in dir() if callable(globals()[name])]

@@ -1,109 +1,45 @@
 """The losses: pure functions of predictions and targets, with torch's names, arguments and numbers."""
 
-from jaxloss.losses.binary import (
-    binary_cross_entropy,
-    binary_cross_entropy_with_logits,
-    multilabel_soft_margin_loss,
-    soft_margin_loss,
-)
-from jaxloss.losses.checked import make_checked
-from jaxloss.losses.classification import (
-    cross_entropy,
-    nll_loss,
-)
-from jaxloss.losses.compose import (
-    init_log_variances,
-    make_hybrid_loss,
-    make_uncertainty_weighted_loss,
-)
-from jaxloss.losses.correlation import correlation_loss
-from jaxloss.losses.ctc import ctc_loss
-from jaxloss.losses.distillation import distillation_loss
-from jaxloss.losses.divergence import kl_div
-from jaxloss.losses.embedding import (
-    cosine_embedding_loss,
-    triplet_margin_loss,
-    triplet_margin_with_distance_loss,
-)
-from jaxloss.losses.fairness import group_gap_penalty
-from jaxloss.losses.focal import (
-    focal_loss,
-    poly_loss,
-    sigmoid_focal_loss,
-)
-from jaxloss.losses.language import (
-    final_token_loss,
-    next_token_loss,
-)
-from jaxloss.losses.likelihood import (
-    gaussian_nll_loss,
-    poisson_nll_loss,
-)
-from jaxloss.losses.margin import (
-    hinge_embedding_loss,
-    margin_ranking_loss,
-    multi_margin_loss,
-    multilabel_margin_loss,
-)
-from jaxloss.losses.penalties import (
-    previous_tokens,
-    token_set_loss,
-    unlikelihood_loss,
-    z_loss,
-)
-from jaxloss.losses.regression import (
-    huber_loss,
-    l1_loss,
-    mse_loss,
-    smooth_l1_loss,
-)
-from jaxloss.losses.softmax_divergence import (
-    forward_kl_div,
-    jensen_shannon_div,
-    reverse_kl_div,
-    total_variation_div,
-)
+from jaxloss.losses.binary import binary_cross_entropy as binary_cross_entropy
+from jaxloss.losses.binary import binary_cross_entropy_with_logits as binary_cross_entropy_with_logits
+from jaxloss.losses.binary import multilabel_soft_margin_loss as multilabel_soft_margin_loss
+from jaxloss.losses.binary import soft_margin_loss as soft_margin_loss
+from jaxloss.losses.checked import make_checked as make_checked
+from jaxloss.losses.classification import cross_entropy as cross_entropy
+from jaxloss.losses.classification import nll_loss as nll_loss
+from jaxloss.losses.compose import init_log_variances as init_log_variances
+from jaxloss.losses.compose import make_hybrid_loss as make_hybrid_loss
+from jaxloss.losses.compose import make_uncertainty_weighted_loss as make_uncertainty_weighted_loss
+from jaxloss.losses.correlation import correlation_loss as correlation_loss
+from jaxloss.losses.ctc import ctc_loss as ctc_loss
+from jaxloss.losses.distillation import distillation_loss as distillation_loss
+from jaxloss.losses.divergence import kl_div as kl_div
+from jaxloss.losses.embedding import cosine_embedding_loss as cosine_embedding_loss
+from jaxloss.losses.embedding import triplet_margin_loss as triplet_margin_loss
+from jaxloss.losses.embedding import triplet_margin_with_distance_loss as triplet_margin_with_distance_loss
+from jaxloss.losses.fairness import group_gap_penalty as group_gap_penalty
+from jaxloss.losses.focal import focal_loss as focal_loss
+from jaxloss.losses.focal import poly_loss as poly_loss
+from jaxloss.losses.focal import sigmoid_focal_loss as sigmoid_focal_loss
+from jaxloss.losses.language import final_token_loss as final_token_loss
+from jaxloss.losses.language import next_token_loss as next_token_loss
+from jaxloss.losses.likelihood import gaussian_nll_loss as gaussian_nll_loss
+from jaxloss.losses.likelihood import poisson_nll_loss as poisson_nll_loss
+from jaxloss.losses.margin import hinge_embedding_loss as hinge_embedding_loss
+from jaxloss.losses.margin import margin_ranking_loss as margin_ranking_loss
+from jaxloss.losses.margin import multi_margin_loss as multi_margin_loss
+from jaxloss.losses.margin import multilabel_margin_loss as multilabel_margin_loss
+from jaxloss.losses.penalties import previous_tokens as previous_tokens
+from jaxloss.losses.penalties import token_set_loss as token_set_loss
+from jaxloss.losses.penalties import unlikelihood_loss as unlikelihood_loss
+from jaxloss.losses.penalties import z_loss as z_loss
+from jaxloss.losses.regression import huber_loss as huber_loss
+from jaxloss.losses.regression import l1_loss as l1_loss
+from jaxloss.losses.regression import mse_loss as mse_loss
+from jaxloss.losses.regression import smooth_l1_loss as smooth_l1_loss
+from jaxloss.losses.softmax_divergence import forward_kl_div as forward_kl_div
+from jaxloss.losses.softmax_divergence import jensen_shannon_div as jensen_shannon_div
+from jaxloss.losses.softmax_divergence import reverse_kl_div as reverse_kl_div
+from jaxloss.losses.softmax_divergence import total_variation_div as total_variation_div
 
-__all__ = [
-    "binary_cross_entropy",
-    "binary_cross_entropy_with_logits",
-    "correlation_loss",
-    "cosine_embedding_loss",
-    "cross_entropy",
-    "ctc_loss",
-    "distillation_loss",
-    "final_token_loss",
-    "focal_loss",
-    "forward_kl_div",
-    "gaussian_nll_loss",
-    "group_gap_penalty",
-    "hinge_embedding_loss",
-    "huber_loss",
-    "init_log_variances",
-    "jensen_shannon_div",
-    "kl_div",
-    "l1_loss",
-    "make_checked",
-    "make_hybrid_loss",
-    "make_uncertainty_weighted_loss",
-    "margin_ranking_loss",
-    "mse_loss",
-    "multi_margin_loss",
-    "multilabel_margin_loss",
-    "multilabel_soft_margin_loss",
-    "next_token_loss",
-    "nll_loss",
-    "poisson_nll_loss",
-    "poly_loss",
-    "previous_tokens",
-    "reverse_kl_div",
-    "sigmoid_focal_loss",
-    "smooth_l1_loss",
-    "soft_margin_loss",
-    "token_set_loss",
-    "total_variation_div",
-    "triplet_margin_loss",
-    "triplet_margin_with_distance_loss",
-    "unlikelihood_loss",
-    "z_loss",
-]
+__all__ = [name for name in dir() if callable(globals()[name])]

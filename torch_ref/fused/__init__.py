@@ -1,20 +1,11 @@
 """A linear head and its loss, in plain PyTorch: the logits are made whole, or checkpointed by chunks."""
 
-from torch_ref.fused.api import (
-    TokenStatistics,
-    linear_cross_entropy,
-    linear_final_token_loss,
-    linear_log_prob,
-    linear_next_token_loss,
-)
-from torch_ref.fused.distillation import linear_distillation_loss, linear_kl_div
+from torch_ref.fused.api import TokenStatistics as TokenStatistics
+from torch_ref.fused.api import linear_cross_entropy as linear_cross_entropy
+from torch_ref.fused.api import linear_final_token_loss as linear_final_token_loss
+from torch_ref.fused.api import linear_log_prob as linear_log_prob
+from torch_ref.fused.api import linear_next_token_loss as linear_next_token_loss
+from torch_ref.fused.distillation import linear_distillation_loss as linear_distillation_loss
+from torch_ref.fused.distillation import linear_kl_div as linear_kl_div
 
-__all__ = [
-    "TokenStatistics",
-    "linear_cross_entropy",
-    "linear_distillation_loss",
-    "linear_final_token_loss",
-    "linear_kl_div",
-    "linear_log_prob",
-    "linear_next_token_loss",
-]
+__all__ = [name for name in dir() if callable(globals()[name])]
