@@ -38,6 +38,10 @@ NEAREST = {
     "numerics/divergence.py": ["losses/test_softmax_divergence.py"],
     "numerics/two_sum.py": ["losses/test_divergence.py", "losses/test_distillation.py"],
     "numerics/log_odds.py": ["losses/test_penalties.py"],
+    "fused/_arguments.py": ["fused/test_api.py"],
+    "fused/_evaluate.py": ["fused/test_api.py"],
+    "fused/_opaque.py": ["fused/test_api.py"],
+    "fused/_token_loss.py": ["fused/test_api.py", "fused/test_distillation.py"],
 }
 
 
@@ -66,7 +70,9 @@ def sample(candidates: list[Mutant], count: int, seed: int) -> list[Mutant]:
 def nearest_tests(file: str) -> list[str]:
     """The files of tests to try first, by their names."""
     room, _, name = file.rpartition("/")
-    named = [path for path in (f"{room}/test_{name}",) if (ROOT / "parity_tests" / path).exists()]
+    named = [
+        path for path in (f"{room}/test_{name.removeprefix('_')}",) if (ROOT / "parity_tests" / path).exists()
+    ]
     return [f"parity_tests/{path}" for path in NEAREST.get(file, named)]
 
 
@@ -125,10 +131,11 @@ class Run:
 
     def _trial(self, mutant: Mutant, tests: list[str], only_entering: bool) -> Trial:
         """The tests that enter the mistaken function come first, of those the likeliest and the cheapest."""
-        costs, entering = {}, set()
-        for file in tests:
-            costs |= self.results.costs(file)
-            entering |= self.results.entering(file, mutant)
+        costs = {name: cost for file in tests for name, cost in self.results.costs(file).items()}
+        entering = {t for file in tests for t in self.results.entering(file, mutant.file, mutant.function)}
+        if not entering:
+            # What a module or a class holds belongs to no function.
+            entering = {t for file in tests for t in self.results.entering(file, mutant.file)}
         killers = self.killers[f"{mutant.file} {mutant.function}"]
         names = sorted(
             entering if only_entering else costs, key=lambda t: (t not in entering, -killers[t], costs[t])

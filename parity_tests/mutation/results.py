@@ -64,21 +64,13 @@ class Results:
         """The tests of a file, each with its processor time in seconds."""
         return self.of_tests[test_file]["costs"]
 
-    def entering(self, test_file: str, mutant: Mutant) -> set[str]:
-        """The tests that enter the mutant's function; any function of the file, where it is outside all."""
-        record, whole = self.of_tests[test_file], f"{mutant.file} {mutant.function}"
-
-        def enters(functions: list[str]) -> bool:
-            if mutant.function == "module":
-                return any(function.startswith(f"{mutant.file} ") for function in functions)
-            return whole in functions
-
+    def entering(self, test_file: str, file: str, function: str = "") -> set[str]:
+        """The tests that enter a function of a file of the library; without a name, any of its functions."""
+        record = self.of_tests[test_file]
+        entered, names = record["entered"], set(record["costs"])
+        found = {t for t, all_of in entered.items() if any(_is_function(e, file, function) for e in all_of)}
         # What importing the tests enters may serve each of them.
-        if enters(record["entered"].get("collection", [])):
-            return set(record["costs"])
-        return {test for test, functions in record["entered"].items() if enters(functions)} & set(
-            record["costs"]
-        )
+        return names if "collection" in found else found & names
 
     def add_mutant(self, mutant: Mutant, tests: list[str], outcome: Outcome) -> None:
         """The verdict of all these files of tests, or of one test that failed."""
@@ -103,3 +95,7 @@ class Results:
         if record is None or not self._is_as_it_was(record["depends"]):
             return None
         return "killed" if record["killer"] else "survived"
+
+
+def _is_function(entry: str, file: str, function: str) -> bool:
+    return entry == f"{file} {function}" if function else entry.startswith(f"{file} ")
