@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxloss import _checks
+from jaxloss._reduction import compute_dtype
 
 __all__ = ["init_log_variances", "make_hybrid_loss", "make_uncertainty_weighted_loss"]
 
@@ -65,7 +66,7 @@ def make_hybrid_loss(
                 raise ValueError(f"step must be given: the weight of {name!r} depends on it.")
         used = {name: loss for name, loss in losses.items() if not _is_zero(weights[name])}
         terms = _terms(used, y_hat, y, options)
-        total = jnp.zeros((), jnp.float32)
+        total = jnp.zeros((), compute_dtype(*terms.values()))
         for name, term in terms.items():
             weight = weights[name]
             total = total + (weight(step) if callable(weight) else weight) * term
@@ -120,10 +121,13 @@ def make_uncertainty_weighted_loss(
     def hybrid(y_hat: Any, y: Any, log_variances: Mapping, *, return_terms: bool = False, **options):
         _check_names("log_variances", log_variances, losses)
         terms = _terms(losses, y_hat, y, options)
-        total = jnp.zeros((), jnp.float32)
+        given = {name: jnp.asarray(log_variances[name]) for name in terms}
+        dtype = compute_dtype(*terms.values(), *given.values())
+        total = jnp.zeros((), dtype)
         for name, term in terms.items():
             scale = 0.5 if likelihoods[name] == "gaussian" else 1.0
-            total = total + scale * jnp.exp(-log_variances[name]) * term + log_variances[name] / 2
+            log_variance = given[name].astype(dtype)
+            total = total + scale * jnp.exp(-log_variance) * term.astype(dtype) + log_variance / 2
         return (total, terms) if return_terms else total
 
     return hybrid
