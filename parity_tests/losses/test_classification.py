@@ -75,6 +75,11 @@ def test_nll_loss_matches_torch():
         assert_matches_torch(nll_loss, torch_nll_loss, arrays, EACH_REDUCTION)
 
 
+def test_the_only_class_has_its_weight():
+    value = nll_loss(np.array([[-2.0], [-3.0]]), np.zeros(2, int), np.array([4.0]), reduction="sum")
+    assert value == 20.0
+
+
 # 3 is a class of its own; 2**40 fits no int32 label.
 @pytest.mark.parametrize("ignore_index", [3, -1, 2**40])
 def test_ignore_index_matches_torch(ignore_index):
