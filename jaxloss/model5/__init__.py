@@ -1,27 +1,18 @@
 """Model 5 in Flax: GPT-2 small written out, with explicit dropout keys and a `deterministic` flag."""
 
-from jaxloss.model5.blocks import MLP, Attention, Block
-from jaxloss.model5.config import GPT2, MODEL5, Model5Config
-from jaxloss.model5.convert import from_arrays, load_weights, save_weights, to_arrays
-from jaxloss.model5.dropout import Dropout
-from jaxloss.model5.generate import generate, sample_token
-from jaxloss.model5.model import Model5, init_params, num_params
-
-__all__ = [
-    "GPT2",
-    "MLP",
-    "MODEL5",
-    "Attention",
-    "Block",
-    "Dropout",
-    "Model5",
-    "Model5Config",
-    "from_arrays",
-    "generate",
-    "init_params",
-    "load_weights",
-    "num_params",
-    "sample_token",
-    "save_weights",
-    "to_arrays",
-]
+from jaxloss.model5.blocks import MLP as MLP
+from jaxloss.model5.blocks import Attention as Attention
+from jaxloss.model5.blocks import Block as Block
+from jaxloss.model5.config import GPT2 as GPT2
+from jaxloss.model5.config import MODEL5 as MODEL5
+from jaxloss.model5.config import Model5Config as Model5Config
+from jaxloss.model5.convert import from_arrays as from_arrays
+from jaxloss.model5.convert import load_weights as load_weights
+from jaxloss.model5.convert import save_weights as save_weights
+from jaxloss.model5.convert import to_arrays as to_arrays
+from jaxloss.model5.dropout import Dropout as Dropout
+from jaxloss.model5.generate import generate as generate
+from jaxloss.model5.generate import sample_token as sample_token
+from jaxloss.model5.model import Model5 as Model5
+from jaxloss.model5.model import init_params as init_params
+from jaxloss.model5.model import num_params as num_params

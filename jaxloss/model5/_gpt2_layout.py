@@ -5,19 +5,35 @@ and kernels are [in, out].
 """
 
 import dataclasses
+import functools
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxloss.model5.config import GPT2, Activation, Model5Config
+from jaxloss.model5.model import Params, init_params
 
 Arrays = dict[str, np.ndarray]
 
 _PREFIX = "transformer."
 _CAUSAL_MASKS = re.compile(r"h\.\d+\.attn\.(masked_)?bias")
 
+_SIZES = {
+    "vocab_size": "vocab_size",
+    "n_positions": "context_length",
+    "n_embd": "embed_dim",
+    "n_layer": "num_blocks",
+    "n_head": "num_heads",
+}
+_FIELDS = _SIZES | {
+    "embd_pdrop": "dropout",
+    "layer_norm_epsilon": "layer_norm_eps",
+    # Not an option of GPT-2's: transformers keeps it and does not apply it.
+    "logit_scale": "logit_scale",
+}
 _ACTIVATIONS: dict[str, Activation] = {
     "gelu": "gelu",
     "gelu_python": "gelu",
@@ -35,30 +51,23 @@ _FIXED_OPTIONS = {
 }
 
 
+@functools.cache
+def param_shapes(config: Model5Config) -> Params:
+    """The parameters of a model, as shapes and dtypes."""
+    return jax.eval_shape(functools.partial(init_params, config), jax.random.key(0))
+
+
+def array_name(path: tuple[Any, ...]) -> str:
+    """GPT-2's name of the parameter at a path: `h.0.attn.c_attn.weight` for `h_0/attn/c_attn/kernel`."""
+    *modules, leaf_name = (str(entry.key) for entry in path)
+    name = ".".join([*modules, "bias" if leaf_name == "bias" else "weight"])
+    return re.sub(r"^h_(\d+)", r"h.\1", name)
+
+
 def array_shapes(config: Model5Config) -> dict[str, tuple[int, ...]]:
     """Name and shape of every array of a model."""
-    width = config.embed_dim
-    block = {
-        "ln_1.weight": (width,),
-        "ln_1.bias": (width,),
-        "attn.c_attn.weight": (width, 3 * width),
-        "attn.c_attn.bias": (3 * width,),
-        "attn.c_proj.weight": (width, width),
-        "attn.c_proj.bias": (width,),
-        "ln_2.weight": (width,),
-        "ln_2.bias": (width,),
-        "mlp.c_fc.weight": (width, 4 * width),
-        "mlp.c_fc.bias": (4 * width,),
-        "mlp.c_proj.weight": (4 * width, width),
-        "mlp.c_proj.bias": (width,),
-    }
-    shapes: dict[str, tuple[int, ...]] = {
-        "wte.weight": (config.vocab_size, width),
-        "wpe.weight": (config.context_length, width),
-    }
-    for i in range(config.num_blocks):
-        shapes |= {f"h.{i}.{name}": shape for name, shape in block.items()}
-    return shapes | {"ln_f.weight": (width,), "ln_f.bias": (width,)}
+    leaves = jax.tree_util.tree_leaves_with_path(param_shapes(config))
+    return {array_name(path): leaf.shape for path, leaf in leaves}
 
 
 def clean_arrays(arrays: Mapping[str, Any], config: Model5Config | None, source: str = "arrays") -> Arrays:
@@ -88,21 +97,13 @@ def to_hugging_face(config: Model5Config) -> dict[str, Any]:
     return {
         "architectures": ["GPT2LMHeadModel"],
         **_FIXED_OPTIONS,
-        "vocab_size": config.vocab_size,
-        "n_positions": config.context_length,
-        "n_embd": config.embed_dim,
-        "n_layer": config.num_blocks,
-        "n_head": config.num_heads,
+        **{name: getattr(config, field) for name, field in _FIELDS.items()},
         "n_inner": None,
         "activation_function": activation,
-        "embd_pdrop": config.dropout,
         "attn_pdrop": config.dropout,
         "resid_pdrop": config.dropout,
-        "layer_norm_epsilon": config.layer_norm_eps,
         "bos_token_id": end_of_text,
         "eos_token_id": end_of_text,
-        # Not an option of GPT-2's: transformers keeps it and does not apply it.
-        "logit_scale": config.logit_scale,
     }
 
 
@@ -115,8 +116,7 @@ def from_hugging_face(options: dict[str, Any], source: str) -> Model5Config:
     for name, expected in _FIXED_OPTIONS.items():
         if options.get(name, expected) != expected:
             raise ValueError(f"{source}: {name} must be {expected!r} for Model 5; got {options[name]!r}")
-    sizes = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head")
-    missing = [name for name in sizes if name not in options]
+    missing = [name for name in _SIZES if name not in options]
     if missing:
         raise ValueError(f"{source} lacks {listing(missing)}")
     if options.get("n_inner") not in (None, 4 * options["n_embd"]):
@@ -126,24 +126,15 @@ def from_hugging_face(options: dict[str, Any], source: str) -> Model5Config:
         raise ValueError(
             f"{source}: activation_function must be one of {', '.join(_ACTIVATIONS)}; got {activation!r}"
         )
-    dropouts = {options.get(f"{place}_pdrop", 0.1) for place in ("embd", "attn", "resid")}
+    dropouts = {options.get(f"{place}_pdrop", GPT2.dropout) for place in ("embd", "attn", "resid")}
     if len(dropouts) > 1:
         raise ValueError(
             f"{source}: Model 5 has one dropout rate, and embd_pdrop, attn_pdrop and resid_pdrop differ "
             f"({', '.join(map(str, sorted(dropouts)))}): pass config with the one to use"
         )
     try:
-        return Model5Config(
-            vocab_size=options["vocab_size"],
-            context_length=options["n_positions"],
-            embed_dim=options["n_embd"],
-            num_heads=options["n_head"],
-            num_blocks=options["n_layer"],
-            dropout=dropouts.pop(),
-            activation=_ACTIVATIONS[activation],
-            logit_scale=options.get("logit_scale", 1.0),
-            layer_norm_eps=options.get("layer_norm_epsilon", 1e-5),
-        )
+        given = {field: options[name] for name, field in _FIELDS.items() if name in options}
+        return dataclasses.replace(GPT2, **given, activation=_ACTIVATIONS[activation])
     except (TypeError, ValueError) as error:
         raise type(error)(f"{source}: {error}") from error
 

@@ -5,7 +5,6 @@ PyTorch by `torch_ref.model5.from_arrays(jaxloss.model5.to_arrays(params), confi
 """
 
 import os
-import re
 from collections.abc import Mapping
 
 import jax
@@ -13,13 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxloss.model5._gpt2_files import read_weights, write_weights
-from jaxloss.model5._gpt2_layout import clean_arrays
+from jaxloss.model5._gpt2_layout import array_name, clean_arrays, param_shapes
 from jaxloss.model5.config import Model5Config
 from jaxloss.model5.model import Params
-
-_LEAF_NAMES = {"embedding": "weight", "kernel": "weight", "scale": "weight", "bias": "bias"}
-_BLOCK_IN_FLAX, _BLOCK_IN_GPT2 = re.compile(r"^h_(\d+)"), re.compile(r"^h\.(\d+)")
-_KERNELS = ("c_attn", "c_proj", "c_fc")
 
 
 def to_arrays(params: Params) -> dict[str, np.ndarray]:
@@ -31,13 +26,9 @@ def to_arrays(params: Params) -> dict[str, np.ndarray]:
     Returns:
         GPT-2's names without the `transformer.` prefix; 16-bit floats come widened to float32.
     """
-    arrays = {}
-    for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
-        *modules, leaf_name = (str(entry.key) for entry in path)
-        name = ".".join([*modules, _LEAF_NAMES[leaf_name]])
-        # A copy: a view would be of memory that a training step can be given to reuse.
-        arrays[_BLOCK_IN_FLAX.sub(r"h.\1", name)] = np.array(leaf)
-    return clean_arrays(arrays, None)
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    # Copies: a view would be of memory that a training step can be given to reuse.
+    return clean_arrays({array_name(path): np.array(leaf) for path, leaf in leaves}, None)
 
 
 def from_arrays(arrays: Mapping[str, np.ndarray], config: Model5Config) -> Params:
@@ -51,14 +42,10 @@ def from_arrays(arrays: Mapping[str, np.ndarray], config: Model5Config) -> Param
     Raises:
         ValueError: an array is missing, unexpected or of the wrong shape, or the head is not tied.
     """
-    params: Params = {}
-    for name, array in clean_arrays(arrays, config).items():
-        *modules, kind = _BLOCK_IN_GPT2.sub(r"h_\1", name).split(".")
-        node = params
-        for module in modules:
-            node = node.setdefault(module, {})
-        node[_leaf_name(modules[-1], kind)] = jnp.array(array)
-    return params
+    cleaned = clean_arrays(arrays, config)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: jnp.array(cleaned[array_name(path)]), param_shapes(config)
+    )
 
 
 def save_weights(path: str | os.PathLike[str], params: Params, config: Model5Config) -> None:
@@ -98,11 +85,3 @@ def load_weights(
     """
     arrays, config = read_weights(path, config)
     return from_arrays(arrays, config), config
-
-
-def _leaf_name(module: str, kind: str) -> str:
-    if kind == "bias":
-        return "bias"
-    if module in ("wte", "wpe"):
-        return "embedding"
-    return "kernel" if module in _KERNELS else "scale"

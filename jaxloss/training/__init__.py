@@ -1,19 +1,11 @@
 """Train Model 5 in JAX: optax's AdamW in one compiled step, and the test loss with its error."""
 
-from jaxloss.training.evaluation import Estimate, evaluate, make_eval_step
-from jaxloss.training.optimizer import make_optimizer
-from jaxloss.training.placement import place_batch, place_params
-from jaxloss.training.state import TrainState, init_state
-from jaxloss.training.step import make_train_step
-
-__all__ = [
-    "Estimate",
-    "TrainState",
-    "evaluate",
-    "init_state",
-    "make_eval_step",
-    "make_optimizer",
-    "make_train_step",
-    "place_batch",
-    "place_params",
-]
+from jaxloss.training.evaluation import Estimate as Estimate
+from jaxloss.training.evaluation import evaluate as evaluate
+from jaxloss.training.evaluation import make_eval_step as make_eval_step
+from jaxloss.training.optimizer import make_optimizer as make_optimizer
+from jaxloss.training.placement import place_batch as place_batch
+from jaxloss.training.placement import place_params as place_params
+from jaxloss.training.state import TrainState as TrainState
+from jaxloss.training.state import init_state as init_state
+from jaxloss.training.step import make_train_step as make_train_step

@@ -172,7 +172,7 @@ def test_wrong_arrays_are_named():
         RuntimeError, match=r'(?s)Missing.*"h\.1\.ln_2\.bias".*Unexpected.*mismatch for ln_f\.weight'
     ):
         torch_side.from_arrays(wrong, TINY)
-    with pytest.raises(ValueError, match=r"missing h\.0\.ln_1\.weight, .* and 8 more$"):
+    with pytest.raises(ValueError, match=r"missing h\.0\.attn\.c_attn\.bias, .* and 8 more$"):
         jax_side.from_arrays({n: a for n, a in arrays.items() if not n.startswith("h.0")}, TINY)
     integers = arrays | {"ln_f.bias": np.zeros(32, np.int64)}
     with pytest.raises(ValueError, match=r"ln_f\.bias must be floating point; got int64"):
