@@ -87,13 +87,12 @@ def train_jax(config: Config, starts: list, batches: list, key: jax.Array, name:
 def train_torch(config: Config, params: Any, batches: list, draw: Any, name: str) -> np.ndarray:
     """Losses of the same run in PyTorch, with the masks that `draw(step)` gives."""
     _, loss, positions = OBJECTIVES[name]
-    model = torch_ref.model5.from_arrays(to_arrays(params), config.model)
+    model = torch_ref.model5.from_arrays(to_arrays(params), config.model).train()
     optimizer = torch_ref.training.make_optimizer(config.train.learning_rate, config.train.weight_decay)
     state = torch_ref.training.init_state(model, optimizer, batch_size=config.train.batch_size)
     train_step = torch_ref.training.make_train_step(loss, logits_to_keep=positions)
     generator, losses = torch.Generator(), []
     for step, batch in enumerate(batches):
-        state.model.train()
         with inject_masks(state.model, draw(step)):
             state, value, _ = train_step(state, *(torch.tensor(ids).long() for ids in batch), generator)
         losses.append(value.item())
@@ -106,8 +105,7 @@ def make_draw_masks(config: Config, params: Any, inputs_BT: np.ndarray, key: jax
     @jax.jit
     def draw(step):
         options = {"rngs": {"dropout": jax.random.fold_in(key, step)}, "mutable": ["dropout_masks"]}
-        variables = {"params": params}
-        return Model5(config.model).apply(variables, inputs_BT, deterministic=False, **options)[1]
+        return Model5(config.model).apply({"params": params}, inputs_BT, deterministic=False, **options)[1]
 
     def of_step(step):
         # The masks are the same with float64 on, and this compiles once.
@@ -119,16 +117,15 @@ def make_draw_masks(config: Config, params: Any, inputs_BT: np.ndarray, key: jax
 
 def move_by_one_eps(params: Any) -> Any:
     """Each weight one float32 eps up or down."""
-    rng = np.random.default_rng(0)
-    factor = np.float32(EPS["float32"])
-    return jax.tree.map(lambda x: x * (1 + factor * rng.choice([-1, 1], x.shape).astype(np.float32)), params)
+    rng, eps = np.random.default_rng(0), np.float32(EPS["float32"])
+    return jax.tree.map(lambda x: x * (1 + eps * rng.choice([-1, 1], x.shape).astype(np.float32)), params)
 
 
 def train_all(config: Config, params: Any, batches: list, key: jax.Array, name: str) -> dict[str, np.ndarray]:
     """Loss curves of one objective: both frameworks in both dtypes, and JAX from moved weights."""
     draw = make_draw_masks(config, params, batches[0][0], key)
-    starts = [params, move_by_one_eps(params)]
-    curves = dict(zip(("JAX", "moved"), train_jax(config, starts, batches, key, name), strict=True))
+    in_jax = train_jax(config, [params, move_by_one_eps(params)], batches, key, name)
+    curves = dict(zip(("JAX", "moved"), in_jax, strict=True))
     curves["PyTorch"] = train_torch(config, params, batches, draw, name)
     with jax.enable_x64(True):
         wide = jax.tree.map(lambda leaf: leaf.astype("float64"), params)
@@ -150,15 +147,13 @@ def gaps(curves: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def plot(path: Path, curves: dict[str, dict[str, np.ndarray]], corpus: str) -> None:
     """Both frameworks' curves above, and the differences on an axis of their own below."""
-    figure, axes = new_figure(
-        len(curves), title=f"The same training run in JAX and in PyTorch, dropout on: {corpus}"
-    )
+    title = f"The same training run in JAX and in PyTorch, dropout on: {corpus}"
+    figure, axes = new_figure(len(curves), title=title)
     for axis, (name, runs) in zip(axes, curves.items(), strict=True):
         steps = np.arange(1, len(runs["JAX"]) + 1)
         axis.plot(steps, runs["JAX"], color=COLOURS[0], linewidth=2.2, alpha=0.7, label="JAX, float32")
-        axis.plot(
-            steps, runs["PyTorch"], color=COLOURS[1], linewidth=1, linestyle="--", label="PyTorch, float32"
-        )
+        dashed = {"color": COLOURS[1], "linewidth": 1, "linestyle": "--"}
+        axis.plot(steps, runs["PyTorch"], **dashed, label="PyTorch, float32")
         low, high = runs["JAX"].min(), runs["JAX"].max()
         axis.set(title=name, xlabel="step", ylim=(low - 1.3 * (high - low), high + 0.1 * (high - low)))
         axis.set_yticks([tick for tick in axis.get_yticks() if low - 0.2 < tick < high + 0.2])
@@ -183,18 +178,16 @@ def main(config: Config) -> int:
     folder.create()
     folder.write_json("config.json", dataclasses.asdict(config))
     print(describe(data))
-    sizes = {"batch_size": config.train.batch_size, "context_length": config.model.context_length}
-    batches = [
-        sample_batch(data.train, **sizes, seed=config.train.seed, step=step)
-        for step in range(config.train.steps)
-    ]
-    init_key, key = jax.random.split(jax.random.key(config.train.seed))
+    steps, seed, batch_size = config.train.steps, config.train.seed, config.train.batch_size
+    size = {"batch_size": batch_size, "context_length": config.model.context_length}
+    batches = [sample_batch(data.train, **size, seed=seed, step=step) for step in range(steps)]
+    init_key, key = jax.random.split(jax.random.key(seed))
     params = init_params(config.model, init_key)
     curves = {name: train_all(config, params, batches, key, name) for name in OBJECTIVES}
     found = [gaps(runs) for runs in curves.values()]
     rows = [[label, *(f"{gap[label].max():.1e}" for gap in found)] for label in found[0]]
     table = format_table(["JAX against", *curves], rows)
-    print(f"\nlargest relative difference of the loss over {config.train.steps} steps\n\n{table}")
+    print(f"\nlargest relative difference of the loss over {steps} steps\n\n{table}")
     print(f"\nwritten to {folder.path}/")
     folder.write_text("table.md", table)
     folder.write_json("losses.json", {n: {k: v.tolist() for k, v in r.items()} for n, r in curves.items()})

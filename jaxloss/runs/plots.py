@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from jaxloss.runs.measures import smooth
-
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
 """Okabe and Ito's palette, which colour-blind readers can tell apart."""
 
@@ -88,6 +86,12 @@ def plot_losses(
             axis.legend(frameon=False)
     test_axis.sharey(train_axis)
     figure.savefig(path)
+
+
+def smooth(values: Sequence[float], window: int) -> np.ndarray:
+    """Centred moving average; near the ends, over the values that there are."""
+    kernel = np.ones(min(window, len(values)))
+    return np.convolve(values, kernel, "same") / np.convolve(np.ones(len(values)), kernel, "same")
 
 
 def _draw_test_loss(axis: Any, records: Sequence[Mapping[str, Any]], name: str, **style: Any) -> None:

@@ -25,7 +25,7 @@ def measure_text(decode: Callable[[Sequence[int]], str], ids_NT: np.ndarray) -> 
         that have occurred before in their text.
 
     >>> measure_text(lambda ids: "".join(" x" if i else "y" for i in ids), np.array([[0, 1, 0, 1, 0, 1]]))
-    {'tokens_with_space': 0.5, 'word_length': 1.75, 'repeated_ngrams': 0.3333333333333333}
+    {'tokens_with_space': 0.5, 'word_length': 1.5, 'repeated_ngrams': 0.3333333333333333}
     """
     starts = {int(token): decode([int(token)])[:1].isspace() for token in np.unique(ids_NT)}
     words = [word for ids in ids_NT for word in decode(ids.tolist()).split()]

@@ -236,7 +236,7 @@ WRONG_DIRECTORIES = {
         lambda path: (path / "model.safetensors").rename(path / "pytorch_model.bin"),
         r"pytorch_model\.bin is a PyTorch pickle, and reading one can run any code",
     ),
-    "other sizes": (edit_config(n_embd=64), r"wte\.weight must have shape \(61, 64\); got \(61, 32\)"),
+    "other sizes": (edit_config(n_embd=64), r"c_attn\.bias must have shape \(192,\); got \(96,\)"),
     "other depth": (edit_config(n_layer=1), r"does not hold this model: unexpected h\.1\."),
     "other model": (edit_config(model_type="bert"), r"config\.json: model_type must be 'gpt2'.*got 'bert'"),
     "other option": (

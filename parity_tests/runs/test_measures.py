@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from jaxloss.runs.measures import first_step_below, fluctuation, smooth
+from jaxloss.runs.comparison import first_step_below, fluctuation
+from jaxloss.runs.plots import smooth
 from jaxloss.runs.tables import format_table
 from jaxloss.runs.text import measure_text, wrap
 
