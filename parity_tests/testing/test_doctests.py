@@ -1,4 +1,4 @@
-"""The examples in the harness's docstrings run."""
+"""The examples in docstrings run; those of the losses run in test_public."""
 
 import doctest
 import importlib
@@ -6,9 +6,15 @@ import pkgutil
 
 import pytest
 
-import jaxloss.testing
-
-MODULES = [module.name for module in pkgutil.iter_modules(jaxloss.testing.__path__, "jaxloss.testing.")]
+ROOMS = [
+    *("jaxloss.testing", "jaxloss.model5", "jaxloss.training", "jaxloss.runs", "jaxloss.data"),
+    *("torch_ref.model5", "torch_ref.training"),
+]
+MODULES = [
+    module.name
+    for room in ROOMS
+    for module in pkgutil.iter_modules(importlib.import_module(room).__path__, f"{room}.")
+]
 
 
 @pytest.mark.parametrize("module", MODULES)
