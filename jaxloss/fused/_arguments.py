@@ -61,6 +61,7 @@ def check_operands(
     where=None,
     sample_weight=None,
     logit_scale=None,
+    axis_name=None,
 ) -> Operands:
     """Check everything that has a shape; small operands take the dtype of the computation."""
     input, linear_weight, bias = check_head(input, linear_weight, linear_bias)
@@ -73,6 +74,10 @@ def check_operands(
         tokens |= _target(target, shape, num_classes, ignore_index)
     if where is not None:
         tokens["where"] = _checks.as_mask("where", where, shape, "one value for each token")
+    # Within a split vocabulary the labels count the classes of all devices.
+    if "labels" in tokens and axis_name is None:
+        valid = tokens["valid"] & tokens.get("where", True)
+        _checks.check_labels("target", target, valid, num_classes)
     sample_weight = _checks.as_sample_weight(sample_weight, shape, "one number for each token")
     logit_scale = check_logit_scale("logit_scale", logit_scale)
     scale = logit_scale if isinstance(logit_scale, jax.Array) else None

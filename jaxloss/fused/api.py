@@ -134,6 +134,7 @@ def linear_cross_entropy(
         where=where,
         sample_weight=sample_weight,
         logit_scale=logit_scale,
+        axis_name=axis_name,
     )
     check_axis_name(axis_name, operands.classes["weight"])
     value, statistics = evaluate(loss, operands, options)
@@ -186,7 +187,7 @@ def linear_log_prob(
     losses: Any = linear_cross_entropy(
         input,
         linear_weight,
-        _checks.unwrapped(target),
+        _checks.labels_as_given(target),
         linear_bias=linear_bias,
         reduction="none",
         ignore_index=ignore_index,
@@ -237,7 +238,7 @@ def linear_next_token_loss(
     """
     hidden = _check_positions(input, linear_weight)
     _checks.as_labels("target", target)
-    return linear_cross_entropy(hidden, linear_weight, _checks.unwrapped(target), **options)
+    return linear_cross_entropy(hidden, linear_weight, _checks.labels_as_given(target), **options)
 
 
 def linear_final_token_loss(
@@ -287,7 +288,7 @@ def linear_final_token_loss(
     return linear_cross_entropy(
         hidden[..., -1, :],
         linear_weight,
-        _checks.unwrapped(target)[..., -1],
+        _checks.labels_as_given(target)[..., -1],
         where=None if where is None else where[..., -1],
         sample_weight=None if sample_weight is None else sample_weight[..., -1],
         **options,

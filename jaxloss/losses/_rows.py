@@ -62,6 +62,7 @@ def label_rows(input, target, weight, ignore_index, where, sample_weight, axis) 
     kept = _checks.not_ignored(target, ignore_index)
     kept = kept if where is None else kept & where
     in_range = (labels >= 0) & (labels < num_classes)
+    _checks.check_labels("target", target, kept, num_classes)
     if weight is None or num_classes == 0:
         label_weight = jnp.ones(rows, dtype)
     else:

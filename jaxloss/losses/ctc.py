@@ -82,13 +82,19 @@ def ctc_loss(
         raise ValueError(f"blank must be in [0, {num_classes}), a class of log_probs; got {blank}.")
     frames_N = _lengths("input_lengths", input_lengths, num_sequences)
     labels_N = _lengths("target_lengths", target_lengths, num_sequences)
-    y_NS, is_split = _padded(targets, labels_N, num_sequences, batched=bool(batch))
     kept_N = None if where is None else where.reshape(num_sequences)
+    y_NS, is_split = _padded(targets, labels_N, kept_N, num_sequences, batched=bool(batch))
     x_TNC = select(None if kept_N is None else kept_N[:, None], x_TNC.astype(compute_dtype(log_probs)))
 
     is_label = jnp.arange(y_NS.shape[1], dtype=labels_N.dtype) < labels_N[:, None]
+    longest = y_NS.shape[1]
+    _checks.check_labels("input_lengths", frames_N, kept_N, x_TNC.shape[0] + 1, what="lengths")
+    _checks.check_labels("target_lengths", labels_N, kept_N, longest + 1, what="lengths")
+    _checks.check_labels(
+        "targets", y_NS, is_label if kept_N is None else is_label & kept_N[:, None], num_classes
+    )
     good_N = is_split & (frames_N >= 0) & (frames_N <= x_TNC.shape[0])
-    good_N &= (labels_N >= 0) & (labels_N <= y_NS.shape[1])
+    good_N &= (labels_N >= 0) & (labels_N <= longest)
     good_N &= jnp.all(~is_label | ((y_NS >= 0) & (y_NS < num_classes)), 1)
     labels_N = jnp.clip(labels_N, 0, y_NS.shape[1])
     y_NS = jnp.where(is_label, jnp.clip(y_NS, 0, num_classes - 1), blank)
@@ -175,11 +181,11 @@ def _lengths(name: str, value, num_sequences: int) -> jax.Array:
     return array.reshape(num_sequences)
 
 
-def _padded(targets, lengths_N: jax.Array, num_sequences: int, *, batched: bool):
-    """Targets as `[N, S]`, from that or from the labels of all sequences in one row, and whether they are.
+def _padded(targets, lengths_N: jax.Array, valid_N, num_sequences: int, *, batched: bool):
+    """Targets as `[N, S]`, from that or from all sequences' labels in one row, and whether the lengths fit.
 
-    Lengths that do not split the row, which are an error where they are known, say of no sequence where it
-    begins.
+    If the lengths do not sum to the row's length, nothing is known about where a sequence begins: an error if
+    they are concrete, NaN if traced.
     """
     labels = _checks.as_labels("targets", targets)
     if labels.ndim == 2 and labels.shape[0] == num_sequences:
@@ -205,6 +211,8 @@ def _padded(targets, lengths_N: jax.Array, num_sequences: int, *, batched: bool)
     is_split = jnp.all(possible_N == lengths_N) & (jnp.sum(possible_N) == labels.size)
     # Not cumsum, which does not take an array that is split over a mesh.
     starts_N = jnp.sum(jnp.where(np.tri(num_sequences, k=-1, dtype=bool), possible_N, 0), 1)
+    ends_N = starts_N + lengths_N
+    _checks.check_labels("cumsum(target_lengths)", ends_N, valid_N, labels.size + 1, what="lengths")
     index = jnp.clip(
         starts_N[:, None] + jnp.arange(longest, dtype=starts_N.dtype), 0, max(labels.size - 1, 0)
     )

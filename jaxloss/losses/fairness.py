@@ -75,6 +75,7 @@ def group_gap_penalty(
     kept = _checks.not_ignored(group, ignore_index)
     kept = kept if where is None else kept & where
     in_range = (groups >= 0) & (groups < num_groups)
+    _checks.check_labels("group", group, kept, num_groups, what="groups")
     losses = select(kept, losses.astype(dtype))
     weight = jnp.ones(losses.shape, dtype) if sample_weight is None else sample_weight.astype(dtype)
     # A product, so that a group that is none poisons the gradients too, whatever the weight.

@@ -138,4 +138,4 @@ def _check_tokens(logits, target) -> tuple[jax.Array, Any]:
         raise ValueError(f"logits must have shape [..., T, V]; got {_checks.describe(logits)}.")
     _checks.check_shape("target", labels, logits.shape[:-1], "one token for each position of logits")
     # As they came: of converted ones, `ignore_index` may be another.
-    return logits, _checks.unwrapped(target)
+    return logits, _checks.labels_as_given(target)

@@ -158,6 +158,7 @@ def multi_margin_loss(
     dtype = compute_dtype(x, weight)
     x = select(None if where is None else where[..., None], x.astype(dtype))
     in_range = (labels >= 0) & (labels < x.shape[-1])
+    _checks.check_labels("target", labels, where, x.shape[-1])
     index = jnp.where(in_range, labels, 0)
     own = jnp.take_along_axis(x, index[..., None], -1, mode="promise_in_bounds")
     others = jnp.arange(x.shape[-1], dtype=labels.dtype) != labels[..., None]
@@ -216,6 +217,7 @@ def multilabel_margin_loss(
     num_classes = x.shape[-1]
     x = select(None if where is None else where[..., None], x.astype(compute_dtype(x)))
     listed = jnp.cumsum(labels < 0, -1) == 0
+    _checks.check_labels("target", labels, where, num_classes, low=-1)
     in_range = jnp.all((labels >= -1) & (labels < num_classes), -1)
     loss = _listed_hinge(x, jnp.clip(labels, 0, num_classes - 1), listed) / num_classes
     # Of the scores, so that the NaN reaches the gradient of rows without a pair as well.

@@ -122,6 +122,7 @@ def unlikelihood_loss(
     kept = _checks.not_ignored(target, ignore_index)
     kept = kept if row_mask is None else kept & row_mask
     in_range = (labels >= 0) & (labels < logits.shape[-1])
+    _checks.check_labels("target", target, kept, logits.shape[-1])
     margins = label_margins(select(row_mask, logits), jnp.where(kept & in_range, labels, 0))
     # Ignored before the softplus, whose gradient at an infinite margin is not 0.
     terms = jax.nn.softplus(jnp.where(kept, margins, 0.0)) * jnp.where(in_range, 1.0, jnp.nan).astype(
