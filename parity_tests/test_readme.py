@@ -1,4 +1,4 @@
-"""What the README says can be run, runs; what it points to exists."""
+"""What the README and the pages in docs/ say can be run, runs; what the README points to exists."""
 
 import re
 import subprocess
@@ -11,12 +11,16 @@ from parity_tests import readme
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-PROGRAMS = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+PROGRAMS = [
+    program
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+    for program in re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+]
 SHOWN = re.compile(r"print\(.*\)  # (.*)$", re.MULTILINE)
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=range(len(PROGRAMS)))
-def test_programs_in_the_readme_print_what_it_says(program):
+def test_programs_print_what_the_page_says(program):
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines() == SHOWN.findall(program)

@@ -1,4 +1,8 @@
-"""The losses: pure functions of predictions and targets, with torch's names, arguments and numbers."""
+"""The losses: pure functions of predictions and targets, with torch's names, arguments and numbers.
+
+What holds for all of them (`reduction`, `where`, `sample_weight`, `axis`, empty input, dtypes, labels out of
+range, errors, units) is in docs/conventions.md; a docstring says what is special about its loss.
+"""
 
 from jaxloss.losses.binary import binary_cross_entropy as binary_cross_entropy
 from jaxloss.losses.binary import binary_cross_entropy_with_logits as binary_cross_entropy_with_logits

@@ -24,7 +24,7 @@ def binary_cross_entropy(
     *,
     where: Bool[Array, "*dims"] | None = None,
 ) -> Float[Array, "..."]:
-    r"""Cross entropy of a yes-or-no target from a predicted probability.
+    r"""Cross entropy of a predicted probability with a yes-or-no target.
 
     $$\ell_i = -w_i\, \bigl( y_i \max(\log p_i, -100) + (1 - y_i) \max(\log(1 - p_i), -100) \bigr)$$
 
@@ -34,16 +34,7 @@ def binary_cross_entropy(
         input: probabilities $p$ in [0, 1].
         target: $y$ in [0, 1], of the same shape.
         weight: factors $w$, of a shape that broadcasts to that of `input`.
-        reduction: "mean" (divides by the number of elements, whatever their weights), "sum" or "none".
-        where: elements that take part; the others count as deleted.
-
-    Returns:
-        The loss in nats, at least float32: a scalar, or the shape of `input` with "none". Without any
-        element, "mean" gives NaN and "sum" 0.
-
-    Raises:
-        TypeError: an array has the wrong dtype.
-        ValueError: a shape or option is wrong.
+        reduction: the mean divides by the number of elements, whatever their weights.
 
     Differs from torch: a probability or target outside [0, 1] gives NaN, in value and gradients, since under
     `jit` nothing can be raised; the gradient of the target stays within 100 at probabilities of 0 and 1, like
@@ -86,7 +77,7 @@ def _bounded_logs(p: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _poison(value: jax.Array, p: jax.Array, y: jax.Array) -> jax.Array:
-    """`value`, NaN where either is no probability."""
+    """`value`; NaN where `p` or `y` is outside [0, 1]."""
     return jnp.where((p >= 0.0) & (p <= 1.0) & (y >= 0.0) & (y <= 1.0), value, jnp.nan)
 
 
@@ -99,7 +90,7 @@ def binary_cross_entropy_with_logits(
     *,
     where: Bool[Array, "*dims"] | None = None,
 ) -> Float[Array, "..."]:
-    r"""Cross entropy of a yes-or-no target from a logit, exact for confident ones.
+    r"""Cross entropy of a logit with a yes-or-no target, exact for confident logits.
 
     $$\ell_i = w_i\, \bigl( q_i\, y_i \log(1 + e^{-x_i}) + (1 - y_i) \log(1 + e^{x_i}) \bigr)$$
 
@@ -107,17 +98,8 @@ def binary_cross_entropy_with_logits(
         input: logits $x$.
         target: $y$ in [0, 1], of the same shape.
         weight: factors $w$, of a shape that broadcasts to that of `input`.
-        reduction: "mean" (divides by the number of elements, whatever their weights), "sum" or "none".
+        reduction: the mean divides by the number of elements, whatever their weights.
         pos_weight: factors $q$ of the positive part, of a shape that broadcasts to that of `input`.
-        where: elements that take part; the others count as deleted.
-
-    Returns:
-        The loss in nats, at least float32: a scalar, or the shape of `input` with "none". Without any
-        element, "mean" gives NaN and "sum" 0.
-
-    Raises:
-        TypeError: an array has the wrong dtype.
-        ValueError: a shape or option is wrong.
 
     Differs from torch: confident negatives do not cancel (at a logit of -40 torch's float32 gives 0); an
     infinite logit on the right side costs 0, where torch gives NaN.
@@ -153,16 +135,6 @@ def soft_margin_loss(
     Args:
         input: scores $x$.
         target: $y$, 1 or -1, of the same shape; integers serve as well.
-        reduction: "mean", "sum" or "none".
-        where: elements that take part; the others count as deleted.
-
-    Returns:
-        The loss in nats, at least float32: a scalar, or the shape of `input` with "none". Without any
-        element, "mean" gives NaN and "sum" 0.
-
-    Raises:
-        TypeError: an array has the wrong dtype.
-        ValueError: a shape or option is wrong.
 
     Differs from torch: a score of -100 for a positive target costs 100, where torch's float32 overflows to
     inf.
@@ -189,7 +161,7 @@ def multilabel_soft_margin_loss(
     *,
     where: Bool[Array, "*B"] | None = None,
 ) -> Float[Array, "..."]:
-    r"""Mean over the classes of the logistic loss of each class's own yes-or-no target.
+    r"""Logistic losses of a yes-or-no target for each class, averaged over the classes.
 
     $$\ell_n = \frac1C \sum_c w_c\, \bigl( y_{nc} \log(1 + e^{-x_{nc}}) + (1 - y_{nc}) \log(1 + e^{x_{nc}})
     \bigr)$$
@@ -198,16 +170,6 @@ def multilabel_soft_margin_loss(
         input: logits $x$, classes along the last axis.
         target: $y$ in [0, 1], of the same shape; integers serve as well.
         weight: factors $w$, of a shape that broadcasts to that of `input`; mostly one for each class.
-        reduction: "mean" (over the rows), "sum" or "none".
-        where: rows that take part; the others count as deleted.
-
-    Returns:
-        The loss in nats, at least float32: a scalar, or one value for each row with "none". Without any
-        row, "mean" gives NaN and "sum" 0.
-
-    Raises:
-        TypeError: an array has the wrong dtype.
-        ValueError: a shape or option is wrong.
 
     Differs from torch: an infinite logit on the right side costs 0, where torch gives NaN.
 

@@ -24,35 +24,23 @@ def cross_entropy(
     sample_weight: Float[Array, "..."] | None = None,
     axis: int = -1,
 ) -> Float[Array, "..."]:
-    r"""Penalise the surprise, in nats, at the true class under the softmax of the logits.
+    r"""Negative log-probability of the true class under the softmax of the logits.
 
     $$\ell_n = -\sum_c w_c\, y_{nc} \log \frac{\exp z_{nc}}{\sum_j \exp z_{nj}}, \qquad
     y_{nc} = (1 - \varepsilon)\, t_{nc} + \varepsilon / C$$
 
-    with $t_n$ the one-hot label or the given probabilities. Exact for confident logits: the value is within a
-    few ULP where `logsumexp(z) - z_t` would cancel to 0, and so is the gradient.
+    with $t_n$ the one-hot label or the given probabilities. Value and gradient are within a few ULP even for
+    confident logits, where `logsumexp(z) - z_t` cancels to 0.
 
     Args:
         input: logits $z$, classes along `axis`. `[C]` is a single example.
         target: integer labels in `[0, C)`, of the shape of `input` without `axis`; or class probabilities,
             floating point, of the shape of `input`.
         weight: a factor $w_c \ge 0$ for each class.
-        ignore_index: rows with this label take no part. Has no effect on probabilities, where it must be
-            negative.
-        reduction: "mean", "sum" or "none". The mean divides by the sum of the labels' weights; with
-            probabilities, by the number of rows.
+        ignore_index: without effect on probabilities, where it must be negative.
+        reduction: the mean divides by the sum of the labels' weights; with probabilities, by the number of
+            rows.
         label_smoothing: $\varepsilon$ in [0, 1].
-        where: rows (shape of `input` without `axis`) that take part; the others count as deleted.
-        sample_weight: a factor for each row (each token), also in the denominator of the mean.
-        axis: the class axis; 1 for torch's layout `[N, C, d_1, ...]`.
-
-    Returns:
-        The loss in nats, at least float32: a scalar, or one value for each row with "none". Without any row,
-        "mean" gives NaN and "sum" 0. A label outside `[0, C)` gives NaN, in value and gradient.
-
-    Raises:
-        TypeError: `input` is not floating point, or `target`'s dtype does not go with its shape.
-        ValueError: a shape, option or range is wrong.
 
     Differs from torch: `axis=-1`; any integer dtype serves as a label; a label out of range gives NaN, not an
     abort; ignored rows may hold NaN; a probability of 0 contributes 0 even where the logit is -inf; `weight`
@@ -83,7 +71,7 @@ def cross_entropy(
     if label_smoothing == 0.0:
         loss = label_cross_entropy(rows.logits, rows.labels, rows.kept, Classes(rows.axis))
         return _rows.reduce_weighted(loss, reduction, rows.kept, rows.weight)
-    # The classes' weights are in the smoothed rows, where each class has its own.
+    # Each class has its own weight in the smoothed rows, so the loss is not multiplied by the label's.
     logits = select(jnp.expand_dims(rows.kept, rows.axis), rows.logits)
     loss = soft_cross_entropy(logits, _smooth(rows, weight, label_smoothing), Classes(rows.axis))
     if rows.sample_weight is not None:
@@ -113,19 +101,6 @@ def nll_loss(
         input: log-probabilities $x$, classes along `axis`. `[C]` is a single example.
         target: integer labels in `[0, C)`, of the shape of `input` without `axis`.
         weight: a factor $w_c \ge 0$ for each class.
-        ignore_index: rows with this label take no part.
-        reduction: "mean" (divides by the sum of the labels' weights), "sum" or "none".
-        where: rows (the shape of `target`) that take part; the others count as deleted.
-        sample_weight: a factor for each row (each token), also in the denominator of the mean.
-        axis: the class axis; 1 for torch's layout `[N, C, d_1, ...]`.
-
-    Returns:
-        The loss in nats, at least float32: a scalar, or the shape of `target` with "none". Without any row,
-        "mean" gives NaN and "sum" 0. A label outside `[0, C)` gives NaN, in value and gradient.
-
-    Raises:
-        TypeError: `input` is not floating point or `target` not integer.
-        ValueError: a shape or option is wrong.
 
     Differs from torch: as for `cross_entropy`.
 
@@ -160,7 +135,7 @@ def _along(weight: jax.Array, ndim: int, axis: int) -> jax.Array:
 
 
 def _smooth(rows: _rows.LabelRows, weight, label_smoothing: float) -> jax.Array:
-    """Weighted, smoothed one-hot rows; the NaN of a label out of range is in all of its row."""
+    """Weighted, smoothed one-hot rows; a label out of range has a row of NaN."""
     dtype, shape = rows.label_weight.dtype, rows.input.shape
     spread = jnp.full((shape[rows.axis],), label_smoothing / max(shape[rows.axis], 1), dtype)
     spread = spread if weight is None else spread * jnp.asarray(weight).astype(dtype)

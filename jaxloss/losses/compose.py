@@ -36,13 +36,6 @@ def make_hybrid_loss(
         `where=`, go to every loss. With `return_terms` it returns the sum and a dict of the losses before
         weighting, for `jax.value_and_grad(..., has_aux=True)`.
 
-    Raises:
-        TypeError: a loss is not callable, or a weight neither a number, an array nor callable.
-        ValueError: the names differ or there are none; when called, a weight needs a step, or a loss is no
-            scalar.
-
-    Differs from torch: torch has no such function.
-
     Reference: Goodfellow et al. 2016, "Deep Learning", equation 7.1, for a loss with a weighted penalty.
 
     >>> import jax.numpy as jnp
@@ -78,12 +71,12 @@ def make_hybrid_loss(
 def make_uncertainty_weighted_loss(
     losses: Mapping[str, Callable], likelihoods: Mapping[str, str]
 ) -> Callable:
-    r"""Make a sum of losses whose weights are learnt: each is scaled by its own noise, as the data shows it.
+    r"""Make a sum of losses with learnt weights: each loss is scaled by its own noise, learnt from the data.
 
     $$L = \sum_k c_k\, e^{-s_k} L_k(\hat y, y) + \tfrac12 s_k, \qquad s_k = \log \sigma_k^2$$
 
     with $c_k = \tfrac12$ for a squared error (Gaussian likelihood) and $1$ for a cross entropy (softmax
-    likelihood). At the optimum, $e^{-s_k} = 1 / (2 c_k L_k)$: a loss weighs the less, the larger it stays.
+    likelihood). At the optimum, $e^{-s_k} = 1 / (2 c_k L_k)$: the larger a loss stays, the less it weighs.
 
     Args:
         losses: functions of `(y_hat, y)` that return a scalar, by name.
@@ -93,13 +86,6 @@ def make_uncertainty_weighted_loss(
         `hybrid(y_hat, y, log_variances, *, return_terms=False, **options)`. `log_variances` is a dict of the
         $s_k$ by name, from `init_log_variances`, to be trained with the model's parameters and without weight
         decay. `options` and `return_terms` are as for `make_hybrid_loss`.
-
-    Raises:
-        TypeError: a loss is not callable.
-        ValueError: names differ or there are none, or a likelihood is unknown; when called, a loss is no
-            scalar.
-
-    Differs from torch: torch has no such function.
 
     Reference: Kendall et al. 2018, "Multi-Task Learning Using Uncertainty to Weigh Losses for Scene Geometry
     and Semantics" (https://arxiv.org/abs/1705.07115).
@@ -143,11 +129,6 @@ def init_log_variances(losses: Mapping[str, Callable]) -> dict:
 
     Returns:
         A dict of float32 scalars by name.
-
-    Raises:
-        TypeError: `losses` has no names to go through.
-
-    Differs from torch: torch has no such function.
 
     Reference: Kendall et al. 2018 (https://arxiv.org/abs/1705.07115), which trains the log-variances too.
 

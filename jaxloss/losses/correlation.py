@@ -27,28 +27,23 @@ def correlation_loss(
     $$\ell = 1 - r, \qquad r = \frac{\sum_i w_i (x_i - \bar x)(y_i - \bar y)}
     {\sqrt{\sum_i w_i (x_i - \bar x)^2}\, \sqrt{\sum_i w_i (y_i - \bar y)^2}}$$
 
-    0 for a perfect, 1 for no, 2 for a perfectly inverse linear relation. Computed as half the squared
-    distance of the standardised series, which does not cancel near 0; neither a large mean nor a huge or tiny
+    0 for a perfect linear relation, 1 for none, 2 for a perfectly inverse one. Computed as half the squared
+    distance of the standardised series, which does not cancel near 0. Neither a large mean nor a huge or tiny
     scale costs accuracy.
 
     Args:
         input: predictions $x$.
         target: true values $y$, of the same shape.
-        reduction: "mean" (over the series), "sum" or "none".
-        where: elements that take part; the others count as deleted, and a series without any element as well.
+        reduction: over the series.
+        where: elements that take part; a series without any counts as deleted too.
         sample_weight: a factor $w_i \ge 0$ for each element.
         axis: the axis, or axes, along which a series runs; None for all, a single series.
 
     Returns:
-        The loss in [0, 2], without a unit, at least float32: a scalar, or one value for each series with
-        "none". A series whose input or target has no variance (a single element, a constant) has no
-        correlation: its loss is 1 and its gradient 0. Without any series, "mean" gives NaN and "sum" 0.
+        The loss, in [0, 2]. A series whose input or target has no variance (a single element, a constant) has
+        no correlation: its loss is 1 and its gradient 0.
 
-    Raises:
-        TypeError: an argument is not floating point.
-        ValueError: shapes differ, or an option is wrong.
-
-    Differs from torch: torch has no such function; `torch.corrcoef` gives NaN without variance.
+    Differs from torch: `torch.corrcoef` gives NaN without variance.
 
     Reference: Pearson 1896, "Mathematical Contributions to the Theory of Evolution. III. Regression,
     Heredity, and Panmixia" (https://doi.org/10.1098/rsta.1896.0007).
@@ -78,11 +73,11 @@ def correlation_loss(
 def _standardise(series: jax.Array, weight: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
     """The series with weighted mean 0 and norm 1, and whether it has any variance."""
     counts = weight > 0.0
-    # So that neither a difference overflows nor its reciprocal, by which XLA may divide, underflows; what is
-    # below the largest by 1e38 is lost anyway.
+    # Scaled down so that no difference overflows, and that its reciprocal, by which XLA may divide, does not
+    # underflow. Numbers 1e38 times below the largest are lost anyway.
     size = jnp.max(jnp.abs(series), axes, keepdims=True, initial=0.0)
     series = series * lax.stop_gradient(jnp.where(size > jnp.finfo(size.dtype).max / 16, 1 / 16, 1.0))
-    # Relative to one of its own elements, a constant series is exactly 0, as its variance then is.
+    # Relative to one of its own elements, a constant series is exactly 0, and so is its variance.
     first = jnp.max(jnp.where(counts, series, -jnp.inf), axes, keepdims=True, initial=-jnp.inf)
     series = series - lax.stop_gradient(jnp.where(first == -jnp.inf, 0.0, first))
     scale = jnp.max(jnp.where(counts, jnp.abs(series), 0.0), axes, keepdims=True, initial=0.0)

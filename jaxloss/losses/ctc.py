@@ -43,18 +43,8 @@ def ctc_loss(
         input_lengths: the number of frames of each sequence, at most T.
         target_lengths: the number of labels of each sequence.
         blank: the class of the blank.
-        reduction: "mean" (each loss is divided by its number of labels, at least 1, then averaged), "sum" or
-            "none".
+        reduction: "mean" divides each loss by its number of labels, at least 1, before it averages.
         zero_infinity: a sequence with fewer frames than its labels need costs 0, not infinity.
-        where: sequences that take part; the others count as deleted.
-
-    Returns:
-        The loss in nats, at least float32: a scalar, or one value for each sequence with "none". Without any
-        sequence, "mean" gives NaN and "sum" 0.
-
-    Raises:
-        TypeError: an array has the wrong dtype.
-        ValueError: a shape or option is wrong.
 
     Differs from torch: the gradient is the true derivative with respect to `log_probs`. Torch adds
     `exp(log_probs)`, which makes no difference below a log-softmax. Where the loss is infinite the gradient
@@ -112,8 +102,8 @@ def ctc_loss(
 def _log_likelihood(x_TNC, y_NS, frames_N, labels_N, blank: int) -> jax.Array:
     """The forward recursion in logarithms; sequences that have run out of frames keep their state.
 
-    A logarithm of -150 would be rounded to 150 eps, in every frame anew, and the gradient with it. So each
-    is held as a whole number and a rest near 0, and only the rest is rounded.
+    Rounding a logarithm of -150 errs by 150 eps, in every frame anew, and so does its gradient. So each
+    logarithm is held as a whole number and a rest near 0, and only the rest is rounded.
     """
     num_sequences, num_labels = y_NS.shape
     pairs_NS2 = jnp.stack([jnp.full_like(y_NS, blank), y_NS], -1)
@@ -121,7 +111,7 @@ def _log_likelihood(x_TNC, y_NS, frames_N, labels_N, blank: int) -> jax.Array:
         pairs_NS2.reshape(num_sequences, 2 * num_labels), ((0, 0), (0, 1)), constant_values=blank
     )
     shifted = jnp.pad(states_NL, ((0, 0), (2, 0)), constant_values=blank)[:, :-2]
-    # From the label before, past the blank between: not into the same label again, nor from blank to blank.
+    # A label may follow another without a blank in between, unless the two are the same.
     may_skip = states_NL != shifted
 
     def step(alpha, frame):

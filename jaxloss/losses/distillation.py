@@ -27,7 +27,7 @@ def distillation_loss(
     sample_weight: Float[Array, "..."] | None = None,
     axis: int = -1,
 ) -> Float[Array, "..."]:
-    r"""Pull a student's distribution towards its teacher's, both softened, and towards true labels.
+    r"""Pull a student's distribution towards its teacher's, both softened, and towards labels.
 
     $$\ell_n = (1 - \lambda)\, T^2\, D\!\left(\mathrm{softmax}(y_n / T), \mathrm{softmax}(x_n / T)\right)
     - \lambda \log \mathrm{softmax}(x_n)_{t_n}$$
@@ -46,21 +46,6 @@ def distillation_loss(
         divergence: $D$: "forward_kl", $\mathrm{KL}(p \| q)$, which covers all that the teacher does;
             "reverse_kl", $\mathrm{KL}(q \| p)$, which keeps to what it does most; "jensen_shannon"; or
             "total_variation".
-        ignore_index: rows with this label take no part.
-        reduction: "mean" (over the rows that take part), "sum" or "none".
-        where: rows that take part; the others count as deleted.
-        sample_weight: a factor for each row (each token); the mean divides by their sum.
-        axis: the class axis.
-
-    Returns:
-        The loss in nats, at least float32: a scalar, or one value for each row with "none". Without any row,
-        "mean" gives NaN and "sum" 0. A label outside `[0, C)` gives NaN, in value and gradient.
-
-    Raises:
-        TypeError: logits are not floating point or `target` not integer.
-        ValueError: a shape, option or range is wrong, or `hard_weight` has no labels to weigh.
-
-    Differs from torch: torch has no such function.
 
     Reference: Hinton et al. 2015, "Distilling the Knowledge in a Neural Network", section 2
     (https://arxiv.org/abs/1503.02531), whose cross entropy with soft targets differs from the forward
@@ -89,7 +74,7 @@ def distillation_loss(
         where, sample_weight = rows.kept, rows.weight
 
     loss = jnp.zeros((), dtype)
-    # A term without a share may be infinite.
+    # A term of weight 0 is left out, since it may be infinite.
     if hard_weight < 1.0:
         taking_part = None if where is None else jnp.expand_dims(where, class_axis)
         soft_student = select(taking_part, student) / temperature

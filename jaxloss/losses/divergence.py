@@ -19,36 +19,26 @@ def kl_div(
     *,
     where: Bool[Array, "*dims"] | None = None,
 ) -> Float[Array, "..."]:
-    r"""Elementwise terms of the Kullback-Leibler divergence of the target from the input, a distribution in
-    logs.
+    r"""Terms of the Kullback-Leibler divergence KL(target || input), the input given in logarithms.
 
     $$\ell_i = p_i\, (\log p_i - x_i)$$
 
-    Summed over the classes, that is $\mathrm{KL}(p \,\|\, q)$ with $q = \exp x$. "batchmean" gives the
-    divergence per example; "mean" divides by the number of elements, as torch's default does.
+    Summed over the classes, they are $\mathrm{KL}(p \,\|\, q)$ with $q = \exp x$. The mean of that over
+    examples is "batchmean"; "mean" divides by the number of elements, as torch's default does.
 
-    In float32 each term is within 4 ULP of the true one, however nearly the two agree, down to a difference
-    of 2e-8 between $\log p_i$ and $x_i$, which is below the rounding of $p_i$ itself.
+    In float32 each term is within 4 ULP of the true one down to a difference of 2e-8 between $\log p_i$ and
+    $x_i$, which is below the rounding of $p_i$ itself.
 
     Args:
         input: log-probabilities $x$; the first axis is the batch.
         target: probabilities $p$, or $\log p$ with `log_target`; the same shape.
         reduction: "mean", "sum", "none", or "batchmean", which divides the sum by the size of the first axis.
         log_target: `target` holds logarithms.
-        where: elements that take part; the others count as deleted, and a batch entry without any element as
-            well.
-
-    Returns:
-        The loss in nats, at least float32: a scalar, or the shape of `input` with "none". Without any
-        element, "mean" and "batchmean" give NaN and "sum" 0.
-
-    Raises:
-        TypeError: an argument is not floating point.
-        ValueError: shapes differ, or `reduction` is unknown.
+        where: a batch entry without any element counts as deleted too.
 
     Differs from torch: $p_i = 0$ contributes 0, even where $x_i = -\infty$ or with `log_target`, where torch
     gives NaN; its gradient with respect to the target is the true one, $\log p_i + 1 - x_i = -\infty$ (0 for
-    a log-target of $-\infty$), where torch gives NaN. Shapes that differ are an error, never broadcast.
+    a log-target of $-\infty$), where torch gives NaN.
 
     Reference: Kullback and Leibler 1951, "On Information and Sufficiency"
     (https://doi.org/10.1214/aoms/1177729694).

@@ -22,7 +22,7 @@ def cosine_embedding_loss(
     *,
     where: Bool[Array, "*B"] | None = None,
 ) -> Float[Array, "..."]:
-    r"""Penalise the angle of similar pairs of vectors, and of dissimilar pairs the similarity above a margin.
+    r"""Penalise similar pairs of vectors for their angle, dissimilar pairs for a cosine above a margin.
 
     $$\ell_n = \begin{cases} 1 - \cos(a_n, b_n) & y_n = 1 \\ \max(0,\; \cos(a_n, b_n) - m) & y_n = -1
     \end{cases}$$
@@ -32,16 +32,6 @@ def cosine_embedding_loss(
         input2: vectors $b$, of the same shape.
         target: $y$: 1 for similar pairs, -1 for dissimilar ones; integers serve as well.
         margin: $m$ in [-1, 1], the cosine up to which a dissimilar pair costs nothing.
-        reduction: "mean", "sum" or "none".
-        where: pairs that take part; the others count as deleted.
-
-    Returns:
-        The loss, at least float32: a scalar, or one value for each pair with "none". Without any
-        pair, "mean" gives NaN and "sum" 0.
-
-    Raises:
-        TypeError: an array has the wrong dtype.
-        ValueError: a shape or option is wrong.
 
     Differs from torch: any number of leading axes.
 
@@ -86,19 +76,7 @@ def triplet_margin_loss(
         margin: $m > 0$, the lead from which there is nothing to pay.
         p: the norm, at least 0; infinity gives the largest difference.
         eps: added to every difference.
-        swap: where the negative is nearer to the positive than to the anchor, take that distance.
-        reduction: "mean", "sum" or "none".
-        where: triplets that take part; the others count as deleted.
-
-    Returns:
-        The loss, in units of the vectors, at least float32: a scalar, or one value for each triplet with
-        "none". Without any triplet, "mean" gives NaN and "sum" 0.
-
-    Raises:
-        TypeError: an array has the wrong dtype.
-        ValueError: a shape or option is wrong.
-
-    Differs from torch: shapes that differ are an error, never broadcast.
+        swap: take the distance of negative and positive where it is less than that of negative and anchor.
 
     Reference: Balntas et al. 2016, "Learning local feature descriptors with triplets and shallow
     convolutional neural networks" (https://bmva-archive.org.uk/bmvc/2016/papers/paper119/index.html), which
@@ -135,7 +113,7 @@ def triplet_margin_with_distance_loss(
     reduction: str = "mean",
     where: Bool[Array, "*B"] | None = None,
 ) -> Float[Array, "..."]:
-    r"""`triplet_margin_loss` with a distance of the caller's.
+    r"""`triplet_margin_loss` with the caller's own distance.
 
     $$\ell_n = \max(0,\; d(a_n, p_n) - d(a_n, n_n) + m)$$
 
@@ -146,19 +124,8 @@ def triplet_margin_with_distance_loss(
         distance_function: $d$, of two arrays of vectors; Euclidean, with 1e-6 added to every difference, by
             default.
         margin: $m > 0$, the lead from which there is nothing to pay.
-        swap: where the negative is nearer to the positive than to the anchor, take that distance.
-        reduction: "mean", "sum" or "none".
-        where: triplets that take part; the others count as deleted. Has the shape of the distances.
-
-    Returns:
-        The loss, in units of the distance, at least float32: a scalar, or one value for each triplet with
-        "none". Without any triplet, "mean" gives NaN and "sum" 0.
-
-    Raises:
-        TypeError: an array has the wrong dtype.
-        ValueError: a shape or option is wrong.
-
-    Differs from torch: shapes that differ are an error, never broadcast.
+        swap: take the distance of negative and positive where it is less than that of negative and anchor.
+        where: of the shape of the distances.
 
     Reference: as for `triplet_margin_loss`.
 
@@ -194,7 +161,7 @@ def _vectors(reduction: str, where, **arrays) -> tuple[list[jax.Array], jax.Arra
 
 
 def _norm(x: jax.Array, p: float) -> jax.Array:
-    """The p-norm along the last axis, with torch's gradients: 0 at 0; at p = inf, shared by the largest."""
+    """The p-norm along the last axis, with torch's gradients: 0 at 0; at p = inf, the largest share it."""
     if p == 0.0:
         return jnp.sum(x != 0.0, -1).astype(x.dtype)
     if p == 1.0:

@@ -28,30 +28,20 @@ def group_gap_penalty(
     \text{variance: } \frac1G \sum_g (\mu_g - \bar\mu)^2, \qquad
     \mu_g = \frac{\sum_{i \in g} w_i \ell_i}{\sum_{i \in g} w_i}$$
 
-    with $\bar\mu$ the mean of the $\mu_g$, each group counting the same however small. To be added to the
-    mean loss itself: a gap alone is also closed by serving everyone badly. The range pulls at the two extreme
-    groups with a constant force; the variance has a continuous derivative.
+    with $\bar\mu$ the mean of the $\mu_g$: a small group counts as much as a large one. Add it to the mean
+    loss, since a gap alone can be closed by serving everyone badly. The range has a constant gradient at the
+    two extreme groups; the variance has a continuous derivative.
 
     Args:
         input: the losses $\ell_i$ of the examples, e.g. of `cross_entropy` with `reduction="none"`.
         group: the group of each example, in `[0, num_groups)`.
-        num_groups: the number of groups $G$ that there are; those without an example in the batch take no
-            part.
+        num_groups: the number of groups $G$; a group without an example in the batch takes no part.
         measure: "range" or "variance".
-        ignore_index: examples with this group take no part.
-        where: examples that take part; the others count as deleted.
         sample_weight: a factor $w_i \ge 0$ for each example within its group.
 
     Returns:
-        A scalar in the unit of the losses ("range") or its square ("variance"), at least float32; 0 with a
-        gradient of 0 if fewer than two groups have an example. A group outside `[0, num_groups)` gives NaN,
-        in value and gradient.
-
-    Raises:
-        TypeError: `input` is not floating point or `group` not integer.
-        ValueError: shapes differ, or an option is out of range.
-
-    Differs from torch: torch has no such function.
+        A scalar in the unit of the losses ("range") or its square ("variance"); 0 with a gradient of 0 if
+        fewer than two groups have an example.
 
     Reference: Krueger et al. 2021, "Out-of-Distribution Generalization via Risk Extrapolation", V-REx
     (https://arxiv.org/abs/2003.00688), for the variance.
@@ -78,7 +68,7 @@ def group_gap_penalty(
     _checks.check_labels("group", group, kept, num_groups, what="groups")
     losses = select(kept, losses.astype(dtype))
     weight = jnp.ones(losses.shape, dtype) if sample_weight is None else sample_weight.astype(dtype)
-    # A product, so that a group that is none poisons the gradients too, whatever the weight.
+    # A product, so that the NaN of a group out of range reaches the gradients too, whatever the weight.
     weight = select(kept, weight) * jnp.where(in_range | ~kept, 1.0, jnp.nan).astype(dtype)
     index = jnp.where(kept & in_range, groups, 0).ravel()
 

@@ -40,21 +40,6 @@ def focal_loss(
         target: integer labels in `[0, C)`, of the shape of `input` without `axis`.
         gamma: $\gamma \ge 0$, how strongly easy examples are scaled down.
         weight: a factor $w_c \ge 0$ for each class, the paper's $\alpha$.
-        ignore_index: rows with this label take no part.
-        reduction: "mean" (divides by the sum of the rows' weights), "sum" or "none".
-        where: rows that take part; the others count as deleted.
-        sample_weight: a factor for each row (each token).
-        axis: the class axis.
-
-    Returns:
-        The loss in nats, at least float32: a scalar, or one value for each row with "none". Without any row,
-        "mean" gives NaN and "sum" 0. A label outside `[0, C)` gives NaN, in value and gradient.
-
-    Raises:
-        TypeError: `input` is not floating point or `target` not integer.
-        ValueError: a shape, option or range is wrong.
-
-    Differs from torch: torch has no such function.
 
     Reference: Lin et al. 2017, "Focal Loss for Dense Object Detection"
     (https://arxiv.org/abs/1708.02002), with the softmax in place of the sigmoid.
@@ -97,21 +82,6 @@ def poly_loss(
         epsilon: $\epsilon_1 \ge -1$ (Poly-1; the paper uses 2 for ImageNet and -1 for detection), or an array
             of $\epsilon_1, \ldots, \epsilon_J$ (Poly-N).
         weight: a factor $w_c \ge 0$ for each class.
-        ignore_index: rows with this label take no part.
-        reduction: "mean" (divides by the sum of the rows' weights), "sum" or "none".
-        where: rows that take part; the others count as deleted.
-        sample_weight: a factor for each row (each token).
-        axis: the class axis.
-
-    Returns:
-        The loss, at least float32: a scalar, or one value for each row with "none". Without any row, "mean"
-        gives NaN and "sum" 0. A label outside `[0, C)` gives NaN, in value and gradient.
-
-    Raises:
-        TypeError: `input` is not floating point or `target` not integer.
-        ValueError: a shape, option or range is wrong.
-
-    Differs from torch: torch has no such function.
 
     Reference: Leng et al. 2022, "PolyLoss: A Polynomial Expansion Perspective of Classification Loss
     Functions", the Poly-1 and Poly-N formulations (https://arxiv.org/abs/2204.12511).
@@ -160,20 +130,9 @@ def sigmoid_focal_loss(
         target: $y$, 0 or 1 or between, of the shape of `input`.
         alpha: the weight of positives, in [0, 1]; None leaves both classes at weight 1.
         gamma: $\gamma \ge 0$, how strongly easy examples are scaled down.
-        reduction: "mean" (divides by the sum of `sample_weight`, not of $\alpha_i$), "sum" or "none".
-        where: elements that take part; the others count as deleted.
-        sample_weight: a factor for each element.
+        reduction: the mean divides by the sum of `sample_weight`, not of $\alpha_i$.
 
-    Returns:
-        The loss in nats, at least float32: a scalar, or the shape of `input` with "none". Without any
-        element, "mean" gives NaN and "sum" 0.
-
-    Raises:
-        TypeError: `input` or `target` is not floating point.
-        ValueError: shapes differ, or an option is out of range.
-
-    Differs from torch: torch has no such function. torchvision's reduces with "none" by default and takes -1
-    where this takes None.
+    Differs from torch: torchvision's reduces with "none" by default and takes -1 where this takes None.
 
     Reference: Lin et al. 2017, "Focal Loss for Dense Object Detection"
     (https://arxiv.org/abs/1708.02002).

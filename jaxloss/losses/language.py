@@ -33,21 +33,8 @@ def next_token_loss(
         logits: scores of the token that follows each position.
         target: that token: `target[..., t]` follows position `t`, so it is the input shifted by one.
         weight: a factor for each token of the vocabulary.
-        ignore_index: positions with this target take no part (padding, prompts).
-        reduction: "mean" (over the positions that take part), "sum" (the formula above) or "none".
+        reduction: "sum" gives the formula above, "mean" divides it by the number of positions.
         label_smoothing: share of the target spread evenly over the vocabulary, in [0, 1].
-        where: positions that take part; the others count as deleted.
-        sample_weight: a factor for each position's loss, also in the denominator of the mean.
-
-    Returns:
-        The loss in nats, at least float32: a scalar, or `[*B, T]` with "none". Without any position, "mean"
-        gives NaN and "sum" 0. A token outside the vocabulary gives NaN, in value and gradient.
-
-    Raises:
-        TypeError: `logits` is not floating point or `target` not integer.
-        ValueError: a shape, option or range is wrong.
-
-    Differs from torch: torch has no such function.
 
     Reference: Radford et al. 2018, "Improving Language Understanding by Generative Pre-Training", equation 1.
 
@@ -84,28 +71,16 @@ def final_token_loss(
 
     $$-\log P(x_T \mid x_{<T})$$
 
-    One training signal for each sequence, where `next_token_loss` has T: logits and targets of earlier
-    positions are not looked at, so a NaN there is harmless and their gradient is 0.
+    One training signal for each sequence, where `next_token_loss` has T. Earlier positions are not looked at:
+    a NaN there is harmless, and their gradient is 0.
 
     Args:
         logits: scores of the token that follows each position; T may be 1.
         target: that token: `target[..., t]` follows position `t`.
         weight: a factor for each token of the vocabulary.
-        ignore_index: sequences whose last target is this take no part.
-        reduction: "mean" (over the sequences that take part), "sum" or "none".
         label_smoothing: share of the target spread evenly over the vocabulary, in [0, 1].
         where: of the shape of `target`; its last position says which sequences take part.
         sample_weight: of the shape of `target`; its last position is a factor for the sequence's loss.
-
-    Returns:
-        The loss in nats, at least float32: a scalar, or `[*B]` with "none". Without any sequence, "mean"
-        gives NaN and "sum" 0. A last token outside the vocabulary gives NaN, in value and gradient.
-
-    Raises:
-        TypeError: `logits` is not floating point or `target` not integer.
-        ValueError: a shape, option or range is wrong, or T is 0.
-
-    Differs from torch: torch has no such function.
 
     Reference: Radford et al. 2018, "Improving Language Understanding by Generative Pre-Training", equation 1,
     for the sum of which this is the last term.
@@ -137,5 +112,5 @@ def _check_tokens(logits, target) -> tuple[jax.Array, Any]:
     if logits.ndim < 2:
         raise ValueError(f"logits must have shape [..., T, V]; got {_checks.describe(logits)}.")
     _checks.check_shape("target", labels, logits.shape[:-1], "one token for each position of logits")
-    # As they came: of converted ones, `ignore_index` may be another.
+    # Unconverted: `ignore_index` must be compared in the caller's dtype.
     return logits, _checks.labels_as_given(target)

@@ -37,19 +37,8 @@ def poisson_nll_loss(
         log_input: `input` holds logarithms.
         full: add Stirling's approximation.
         eps: added to $\lambda$ inside the logarithm without `log_input`, at least 0.
-        reduction: "mean", "sum" or "none".
-        where: elements that take part; the others count as deleted.
 
-    Returns:
-        The loss in nats, at least float32: a scalar, or the shape of `input` with "none". Without any
-        element, "mean" gives NaN and "sum" 0.
-
-    Raises:
-        TypeError: an argument is not floating point.
-        ValueError: shapes differ, or an option is wrong.
-
-    Differs from torch: shapes that differ are an error, never broadcast; the gradient of a target of 0 or
-    below is finite with `full`, where torch's is NaN.
+    Differs from torch: the gradient of a target of 0 or below is finite with `full`, where torch's is NaN.
 
     Reference: Cameron and Trivedi 2013, "Regression Analysis of Count Data", second edition
     (https://doi.org/10.1017/CBO9781139013567), for Poisson regression; the approximation is
@@ -96,19 +85,9 @@ def gaussian_nll_loss(
             with one axis of size 1, or one number for all.
         full: add the constant.
         eps: the smallest variance, at least 0.
-        reduction: "mean", "sum" or "none".
-        where: elements that take part; the others count as deleted.
-
-    Returns:
-        The loss in nats, at least float32: a scalar, or the shape of `input` with "none". Without any
-        element, "mean" gives NaN and "sum" 0.
-
-    Raises:
-        TypeError: an argument is not floating point.
-        ValueError: shapes differ, or an option is wrong.
 
     Differs from torch: a negative variance in an array gives NaN, in value and gradient, since under `jit`
-    nothing can be raised. Shapes of `input` and `target` that differ are an error, never broadcast.
+    nothing can be raised.
 
     Reference: Nix and Weigend 1994, "Estimating the Mean and Variance of the Target Probability
     Distribution" (https://doi.org/10.1109/ICNN.1994.374138).

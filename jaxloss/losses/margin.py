@@ -21,7 +21,7 @@ def margin_ranking_loss(
     *,
     where: Bool[Array, "*dims"] | None = None,
 ) -> Float[Array, "..."]:
-    r"""Penalise a pair of scores that is not in the given order by a margin.
+    r"""Penalise a pair of scores unless the one that should be larger leads by a margin.
 
     $$\ell_i = \max(0,\; -y_i\, (a_i - b_i) + m)$$
 
@@ -30,18 +30,6 @@ def margin_ranking_loss(
         input2: scores $b$, of the same shape.
         target: $y$: 1 if `input1` should be the larger, -1 if `input2` should; integers serve as well.
         margin: $m$, the lead from which there is nothing to pay.
-        reduction: "mean", "sum" or "none".
-        where: pairs that take part; the others count as deleted.
-
-    Returns:
-        The loss, in units of the scores, at least float32: a scalar, or the shape of the inputs with "none".
-        Without any element, "mean" gives NaN and "sum" 0.
-
-    Raises:
-        TypeError: an array has the wrong dtype.
-        ValueError: a shape or option is wrong.
-
-    Differs from torch: shapes that differ are an error, never broadcast.
 
     Reference: Herbrich, Graepel and Obermayer 2000, "Large Margin Rank Boundaries for Ordinal Regression".
 
@@ -67,7 +55,7 @@ def hinge_embedding_loss(
     *,
     where: Bool[Array, "*dims"] | None = None,
 ) -> Float[Array, "..."]:
-    r"""Penalise the distance of similar pairs, and of dissimilar pairs the nearness.
+    r"""Penalise similar pairs that are far apart, and dissimilar pairs that are near.
 
     $$\ell_i = \begin{cases} x_i & y_i = 1 \\ \max(0,\; m - x_i) & y_i = -1 \end{cases}$$
 
@@ -75,18 +63,6 @@ def hinge_embedding_loss(
         input: distances $x$.
         target: $y$: 1 for similar pairs, -1 for dissimilar ones; integers serve as well.
         margin: $m$, the distance from which a dissimilar pair costs nothing.
-        reduction: "mean", "sum" or "none".
-        where: pairs that take part; the others count as deleted.
-
-    Returns:
-        The loss, in units of the scores, at least float32: a scalar, or the shape of the inputs with "none".
-        Without any element, "mean" gives NaN and "sum" 0.
-
-    Raises:
-        TypeError: an array has the wrong dtype.
-        ValueError: a shape or option is wrong.
-
-    Differs from torch: shapes that differ are an error, never broadcast.
 
     Reference: torch.nn.HingeEmbeddingLoss, whose definition this is.
 
@@ -113,7 +89,7 @@ def multi_margin_loss(
     *,
     where: Bool[Array, "*B"] | None = None,
 ) -> Float[Array, "..."]:
-    r"""Multi-class hinge: penalise every class that comes within a margin of the label's score.
+    r"""Multi-class hinge: the label should lead every other class by a margin.
 
     $$\ell_n = \frac{w_{t_n}}{C} \sum_{c \ne t_n} \max(0,\; m - x_{n t_n} + x_{nc})^p$$
 
@@ -123,16 +99,7 @@ def multi_margin_loss(
         p: the power, 1 or 2.
         margin: $m$, the lead from which there is nothing to pay.
         weight: a factor for each class.
-        reduction: "mean" (over the rows, whatever their weights), "sum" or "none".
-        where: rows that take part; the others count as deleted.
-
-    Returns:
-        The loss, in units of the scores, at least float32: a scalar, or one value for each row with "none".
-        Without any row, "mean" gives NaN and "sum" 0.
-
-    Raises:
-        TypeError: an array has the wrong dtype.
-        ValueError: a shape or option is wrong.
+        reduction: the mean divides by the number of rows, whatever their weights.
 
     Differs from torch: a label outside `[0, C)` gives NaN, in value and gradient, under `jit` and without.
 
@@ -181,23 +148,13 @@ def multilabel_margin_loss(
     *,
     where: Bool[Array, "*B"] | None = None,
 ) -> Float[Array, "..."]:
-    r"""Multi-label hinge: penalise every other class that comes within 1 of the score of any label.
+    r"""Multi-label hinge: every label should lead every class that is no label by a score of 1.
 
     $$\ell_n = \frac1C \sum_{t \in T_n} \sum_{c \notin T_n} \max(0,\; 1 - x_{nt} + x_{nc})$$
 
     Args:
         input: scores $x$, classes along the last axis.
         target: the labels $T$ in `[0, C)` at the front of each row; the first -1 ends them.
-        reduction: "mean" (over the rows), "sum" or "none".
-        where: rows that take part; the others count as deleted.
-
-    Returns:
-        The loss, in units of the scores, at least float32: a scalar, or one value for each row with "none".
-        Without any row, "mean" gives NaN and "sum" 0.
-
-    Raises:
-        TypeError: an array has the wrong dtype.
-        ValueError: a shape or option is wrong.
 
     Differs from torch: a label outside `[-1, C)` gives NaN, in value and gradient, under `jit` and without.
 

@@ -1,4 +1,4 @@
-"""Penalties on what a language model's logits say, beside the loss of its targets.
+"""Penalties on a language model's logits, beside the loss of its targets.
 
 They are added to a loss with a factor, e.g. `next_token_loss(...) + 1e-4 * z_loss(...)`, or through
 `make_hybrid_loss`. Shapes: B batch (any number of axes), T time, V vocabulary, K tokens to avoid.
@@ -35,20 +35,6 @@ def z_loss(
 
     Args:
         input: logits $x$, classes along `axis`.
-        reduction: "mean" (over rows), "sum" or "none".
-        where: rows (the shape of `input` without `axis`) that take part; the others count as deleted.
-        sample_weight: a factor for each row (each token); the mean divides by their sum.
-        axis: the class axis.
-
-    Returns:
-        The penalty in squared nats, at least float32: a scalar, or one value for each row with "none".
-        Without any row, "mean" gives NaN and "sum" 0.
-
-    Raises:
-        TypeError: `input` is not floating point.
-        ValueError: a shape or option is wrong.
-
-    Differs from torch: torch has no such function.
 
     Reference: Chowdhery et al. 2022, "PaLM", its auxiliary loss (https://arxiv.org/abs/2204.02311); Zoph et
     al. 2022, "ST-MoE", the router z-loss (https://arxiv.org/abs/2202.08906).
@@ -86,19 +72,7 @@ def unlikelihood_loss(
         input: logits $x$ of the next token.
         target: tokens to avoid, K for each row; `previous_tokens` makes them from a text.
         ignore_index: fills up rows that have fewer than K tokens to avoid.
-        reduction: "mean" (over rows, also those without any token to avoid), "sum" or "none".
-        where: rows that take part; the others count as deleted.
-        sample_weight: a factor for each row (each position); the mean divides by their sum.
-
-    Returns:
-        The loss in nats, at least float32: a scalar, or one value for each row with "none". Without any row,
-        "mean" gives NaN and "sum" 0. A token outside the vocabulary gives NaN, in value and gradient.
-
-    Raises:
-        TypeError: `input` is not floating point or `target` not integer.
-        ValueError: a shape or option is wrong.
-
-    Differs from torch: torch has no such function.
+        reduction: the mean is over all rows, also those without any token to avoid.
 
     Reference: Welleck et al. 2020, "Neural Text Generation With Unlikelihood Training", the token-level
     unlikelihood loss (https://arxiv.org/abs/1908.04319).
@@ -124,7 +98,7 @@ def unlikelihood_loss(
     in_range = (labels >= 0) & (labels < logits.shape[-1])
     _checks.check_labels("target", target, kept, logits.shape[-1])
     margins = label_margins(select(row_mask, logits), jnp.where(kept & in_range, labels, 0))
-    # Ignored before the softplus, whose gradient at an infinite margin is not 0.
+    # Selected before the softplus, whose gradient at infinite log-odds is not 0.
     terms = jax.nn.softplus(jnp.where(kept, margins, 0.0)) * jnp.where(in_range, 1.0, jnp.nan).astype(
         logits.dtype
     )
@@ -132,7 +106,7 @@ def unlikelihood_loss(
 
 
 def previous_tokens(target: Int[Array, "*B T"], *, ignore_index: int = -100) -> Int[Array, "*B T T"]:
-    r"""The tokens that a text has before each position, without the one that truly comes: what to avoid.
+    r"""The tokens to avoid at each position: those that came before, without the one that truly comes.
 
     $$\mathcal{C}_t = \{x_1, \ldots, x_{t-1}\} \setminus \{x_t\}$$
 
@@ -143,12 +117,6 @@ def previous_tokens(target: Int[Array, "*B T"], *, ignore_index: int = -100) -> 
     Returns:
         For each position, the set as a row of `unlikelihood_loss`'s `target`, every token once,
         `ignore_index` elsewhere.
-
-    Raises:
-        TypeError: `target` is not integer.
-        ValueError: `target` has no time axis.
-
-    Differs from torch: torch has no such function.
 
     Reference: Welleck et al. 2020, "Neural Text Generation With Unlikelihood Training", the candidates
     "previous context tokens" (https://arxiv.org/abs/1908.04319).
@@ -187,27 +155,14 @@ def token_set_loss(
 
     That is the least Kullback-Leibler divergence to the model from any distribution with mass $\rho$ on the
     set. With $\rho = 1$ it is $-\log P$, which draws the model to the set without choosing among its tokens;
-    with $\rho = 0$ it is $-\log(1 - P)$, which drives it away.
+    with $\rho = 0$ it is $-\log(1 - P)$, which drives it away. A set of no tokens, or of all, gives infinity
+    if the wanted mass is out of reach.
 
     Args:
         input: logits $x$.
         token_set: True for the tokens of the set $S$; one set, or one for each row. To make one from token
             ids: `jnp.zeros(V, bool).at[ids].set(True)`.
         mass: $\rho$ in [0, 1], the wanted probability of the set.
-        reduction: "mean" (over rows), "sum" or "none".
-        where: rows that take part; the others count as deleted.
-        sample_weight: a factor for each row (each position); the mean divides by their sum.
-
-    Returns:
-        The loss in nats, at least float32: a scalar, or one value for each row with "none". Without any row,
-        "mean" gives NaN and "sum" 0. A set of no tokens, or of all, gives infinity if the wanted mass is out
-        of reach.
-
-    Raises:
-        TypeError: `input` is not floating point or `token_set` not boolean.
-        ValueError: a shape, option or range is wrong.
-
-    Differs from torch: torch has no such function.
 
     Reference: Csiszar 1975, "I-Divergence Geometry of Probability Distributions and Minimization Problems",
     for the distribution of least divergence in a convex set, the I-projection

@@ -23,26 +23,14 @@ def l1_loss(
 
     $$\ell_i = w_i\, |x_i - y_i|$$
 
-    Its gradient is the sign of the error, 0 where it is 0: robust to outliers, but steps do not shrink near
-    the target.
+    Its gradient is the error's sign, 0 at 0: robust to outliers, but steps do not shrink near the target.
 
     Args:
         input: predictions $x$.
         target: true values $y$, of the same shape.
-        reduction: "mean" (divides by the sum of the weights), "sum" or "none".
         weight: a factor $w_i$ for each element, 1 by default.
-        where: elements that take part; the others count as deleted.
 
-    Returns:
-        The loss in the unit of the data, at least float32: a scalar, or the shape of `input` with "none".
-        Without any element, "mean" gives NaN and "sum" 0.
-
-    Raises:
-        TypeError: an argument is not floating point.
-        ValueError: shapes differ, or `reduction` is unknown.
-
-    Differs from torch: shapes that differ are an error, never broadcast; where the error is NaN so is the
-    gradient, which torch gives as 0.
+    Differs from torch: where the error is NaN so is the gradient, which torch gives as 0.
 
     Reference: Boyd and Vandenberghe 2004, "Convex Optimization", section 6.1.
 
@@ -71,19 +59,7 @@ def mse_loss(
     Args:
         input: predictions $x$.
         target: true values $y$, of the same shape.
-        reduction: "mean" (divides by the sum of the weights), "sum" or "none".
         weight: a factor $w_i$ for each element, 1 by default.
-        where: elements that take part; the others count as deleted.
-
-    Returns:
-        The loss in the squared unit of the data, at least float32: a scalar, or the shape of `input` with
-        "none". Without any element, "mean" gives NaN and "sum" 0.
-
-    Raises:
-        TypeError: an argument is not floating point.
-        ValueError: shapes differ, or `reduction` is unknown.
-
-    Differs from torch: shapes that differ are an error, never broadcast.
 
     Reference: Boyd and Vandenberghe 2004, "Convex Optimization", section 6.1.
 
@@ -111,19 +87,7 @@ def smooth_l1_loss(
     Args:
         input: predictions $x$.
         target: true values $y$, of the same shape.
-        reduction: "mean", "sum" or "none".
         beta: where the square ends, at least 0; at 0 this is `l1_loss`.
-        where: elements that take part; the others count as deleted.
-
-    Returns:
-        The loss, at least float32: a scalar, or the shape of `input` with "none". Without any element, "mean"
-        gives NaN and "sum" 0.
-
-    Raises:
-        TypeError: an argument is not floating point.
-        ValueError: shapes differ, or an option is wrong.
-
-    Differs from torch: shapes that differ are an error, never broadcast.
 
     Reference: Girshick 2015, "Fast R-CNN", equation 3 (https://arxiv.org/abs/1504.08083).
 
@@ -155,21 +119,9 @@ def huber_loss(
     Args:
         input: predictions $x$.
         target: true values $y$, of the same shape.
-        reduction: "mean", "sum" or "none". The mean divides by the number of elements, whatever their
-            weights.
+        reduction: the mean divides by the number of elements, whatever their weights.
         delta: where the square ends, above 0.
         weight: a factor $w_i$ for each element, 1 by default.
-        where: elements that take part; the others count as deleted.
-
-    Returns:
-        The loss, at least float32: a scalar, or the shape of `input` with "none". Without any element, "mean"
-        gives NaN and "sum" 0.
-
-    Raises:
-        TypeError: an argument is not floating point.
-        ValueError: shapes differ, or an option is wrong.
-
-    Differs from torch: shapes that differ are an error, never broadcast.
 
     Reference: Huber 1964, "Robust Estimation of a Location Parameter"
     (https://doi.org/10.1214/aoms/1177703732).

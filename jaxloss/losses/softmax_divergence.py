@@ -31,29 +31,18 @@ def forward_kl_div(
     sample_weight: Float[Array, "..."] | None = None,
     axis: int = -1,
 ) -> Float[Array, "..."]:
-    r"""Kullback-Leibler divergence of the target from the input: the input must cover the target.
+    r"""Kullback-Leibler divergence KL(target || input): the input must cover all that the target allows.
 
     $$\ell_n = \mathrm{KL}(p_n \,\|\, q_n) = \sum_c p_{nc} \log \frac{p_{nc}}{q_{nc}}, \qquad
     p_n = \mathrm{softmax}(y_n),\; q_n = \mathrm{softmax}(x_n)$$
 
-    Never negative, and accurate to a few ULP even where the two nearly agree, where the sum as written
-    cancels.
+    Never negative, and accurate to a few ULP even where the two nearly agree and the sum as written cancels.
+    Infinite where the input excludes a class that the target allows.
 
     Args:
         input: logits $x$ of the model, classes along `axis`.
         target: logits $y$ of the reference (a teacher), of the same shape.
-        reduction: "mean" (over rows, torch's "batchmean"), "sum" or "none".
-        where: rows (the shape of `input` without `axis`) that take part; the others count as deleted.
-        sample_weight: a factor for each row; the mean divides by their sum.
-        axis: the class axis.
-
-    Returns:
-        The loss in nats, at least float32: a scalar, or one value for each row with "none". Without any row,
-        "mean" gives NaN and "sum" 0. A class that only the target allows makes it infinite.
-
-    Raises:
-        TypeError: `input` or `target` is not floating point.
-        ValueError: shapes differ, or an option is wrong.
+        reduction: the mean is over rows: torch's "batchmean".
 
     Differs from torch: `torch.nn.functional.kl_div` takes log-probabilities and probabilities, and sums
     rounding errors of the first order in the difference; this takes logits.
@@ -88,20 +77,6 @@ def jensen_shannon_div(
     Args:
         input: logits $x$ of the model, classes along `axis`.
         target: logits $y$ of the reference, of the same shape.
-        reduction: "mean" (over rows), "sum" or "none".
-        where: rows that take part; the others count as deleted.
-        sample_weight: a factor for each row; the mean divides by their sum.
-        axis: the class axis.
-
-    Returns:
-        The loss in nats, in $[0, \log 2]$, at least float32: a scalar, or one value for each row with "none".
-        Without any row, "mean" gives NaN and "sum" 0.
-
-    Raises:
-        TypeError: `input` or `target` is not floating point.
-        ValueError: shapes differ, or an option is wrong.
-
-    Differs from torch: torch has no such function.
 
     Reference: Lin 1991, "Divergence Measures Based on the Shannon Entropy"
     (https://doi.org/10.1109/18.61115), with equal weights; restated in section II of Raj and Wiggins 2008
@@ -124,31 +99,20 @@ def reverse_kl_div(
     sample_weight: Float[Array, "..."] | None = None,
     axis: int = -1,
 ) -> Float[Array, "..."]:
-    r"""Kullback-Leibler divergence of the input from the target: the input must stay inside the target.
+    r"""Kullback-Leibler divergence KL(input || target): the input must stay where the target is.
 
     $$\ell_n = \mathrm{KL}(q_n \,\|\, p_n) = \sum_c q_{nc} \log \frac{q_{nc}}{p_{nc}}$$
 
     with $p_n = \mathrm{softmax}(y_n)$ and $q_n = \mathrm{softmax}(x_n)$. It seeks a mode where
-    `forward_kl_div` spreads, and is the usual penalty for moving away from a reference policy.
+    `forward_kl_div` spreads, and is the usual penalty for moving away from a reference policy. Infinite where
+    the target excludes a class that the input allows.
 
     Args:
         input: logits $x$ of the model, classes along `axis`.
         target: logits $y$ of the reference, of the same shape.
-        reduction: "mean" (over rows), "sum" or "none".
-        where: rows that take part; the others count as deleted.
-        sample_weight: a factor for each row; the mean divides by their sum.
-        axis: the class axis.
 
-    Returns:
-        The loss in nats, at least float32: a scalar, or one value for each row with "none". Without any row,
-        "mean" gives NaN and "sum" 0. A class that only the input allows makes it infinite.
-
-    Raises:
-        TypeError: `input` or `target` is not floating point.
-        ValueError: shapes differ, or an option is wrong.
-
-    Differs from torch: torch has no such function; `kl_div` with exchanged arguments has no gradient through
-    its target's logarithm where a probability underflows.
+    Differs from torch: `kl_div` with exchanged arguments has no gradient through its target's logarithm where
+    a probability underflows.
 
     Reference: Gu et al. 2024, "MiniLLM: Knowledge Distillation of Large Language Models", its objective
     (https://arxiv.org/abs/2306.08543).
@@ -180,20 +144,6 @@ def total_variation_div(
     Args:
         input: logits $x$ of the model, classes along `axis`.
         target: logits $y$ of the reference, of the same shape.
-        reduction: "mean" (over rows), "sum" or "none".
-        where: rows that take part; the others count as deleted.
-        sample_weight: a factor for each row; the mean divides by their sum.
-        axis: the class axis.
-
-    Returns:
-        The distance, a probability in [0, 1], at least float32: a scalar, or one value for each row with
-        "none". Without any row, "mean" gives NaN and "sum" 0.
-
-    Raises:
-        TypeError: `input` or `target` is not floating point.
-        ValueError: shapes differ, or an option is wrong.
-
-    Differs from torch: torch has no such function.
 
     Reference: Levin and Peres 2017, "Markov Chains and Mixing Times", second edition, on total variation
     distance (https://pages.uoregon.edu/dlevin/MARKOV/).

@@ -4,6 +4,7 @@ import doctest
 import importlib
 import inspect
 import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -23,7 +24,10 @@ from parity_tests.tolerances import EPS, GRADIENT_EPS_OF_MAX, VALUE_EPS_OF_MAX
 
 PUBLIC = {name: getattr(jaxloss.losses, name) for name in jaxloss.losses.__all__}
 MODULES = [importlib.import_module(name) for name in sorted({loss.__module__ for loss in PUBLIC.values()})]
-SECTIONS = ["Args:", "Returns:", "Raises:", "Differs from torch:", "Reference:", ">>> "]
+SECTIONS = ["Args:", "Reference:", ">>> "]
+CONVENTIONS = (Path(__file__).parents[2] / "docs" / "conventions.md").read_text()
+# A docstring need not describe what a heading of that page is about.
+CONVENTIONAL = set(re.findall(r"^## `(\w+)`$", CONVENTIONS, re.MULTILINE))
 
 
 def test_every_public_name_of_a_module_is_exported():
@@ -37,21 +41,29 @@ def test_docstring_has_all_its_parts(name):
     missing = [section for section in SECTIONS if section not in text]
     assert not missing, f"{name}'s docstring lacks {missing}"
     assert "$$" in text or name == "make_checked", f"{name}'s docstring lacks its formula"
-    undocumented = [p for p in inspect.signature(PUBLIC[name]).parameters if f"    {p}: " not in text]
+    parameters = set(inspect.signature(PUBLIC[name]).parameters) - (CONVENTIONAL - {"weight"})
+    undocumented = [p for p in parameters if f"    {p}: " not in text]
     assert not undocumented, f"{name}'s docstring does not describe {undocumented}"
+
+
+def test_every_convention_is_on_the_page():
+    assert {"reduction", "where", "sample_weight", "ignore_index", "axis"} <= CONVENTIONAL
+    sections = re.findall(r"^## (.*)\n\n\S", CONVENTIONS, re.MULTILINE)
+    assert {"Empty input", "Dtypes", "Labels out of range", "What raises", "Units"} <= {*sections}
 
 
 @pytest.mark.parametrize("name", [name for name in PUBLIC if hasattr(torch.nn.functional, name)])
 def test_every_difference_from_torch_is_in_the_table(name):
     text = inspect.getdoc(PUBLIC[name]).partition("Differs from torch:")[2].partition("\n\n")[0]
-    clauses = re.split(r"[;.] ", " ".join(text.split()).removesuffix("."))
+    clauses = [c for c in re.split(r"[;.] ", " ".join(text.split()).removesuffix(".")) if c]
     known = {clause.lower() for row in DIVERGENCES for clause in row.docstrings} | {"as for `cross_entropy`"}
     unknown = [clause for clause in clauses if clause.lower() not in known]
     assert not unknown, f"{name}: give {unknown} a row in parity_tests/divergences.py"
 
 
 def test_every_row_of_the_table_is_in_a_docstring():
-    texts = " ".join(" ".join(inspect.getdoc(loss).split()) for loss in PUBLIC.values()).lower()
+    texts = [CONVENTIONS, *map(inspect.getdoc, PUBLIC.values())]
+    texts = " ".join(" ".join(text.split()) for text in texts).lower()
     assert [c for row in DIVERGENCES for c in row.docstrings if c.lower() not in texts] == []
 
 
