@@ -214,7 +214,9 @@ def check_labels(name: str, given, valid, high: int, low: int = 0, what: str = "
         return
     first = jnp.argmax(is_wrong.ravel())
     place = ", ".join(f"{{index_{i}}}" for i in range(labels.ndim))
-    indices = jnp.unravel_index(first, labels.shape)
+    indices: dict[str, Any] = {
+        f"index_{i}": index for i, index in enumerate(jnp.unravel_index(first, labels.shape))
+    }
     integers, value = labels_as_given(given), "{value}"
     if isinstance(integers, np.ndarray) and not isinstance(is_wrong, jax.core.Tracer):
         # numpy's integers may be more than JAX can hold.
@@ -225,5 +227,5 @@ def check_labels(name: str, given, valid, high: int, low: int = 0, what: str = "
         f"{{num_wrong}} of {labels.size} {what} are.",
         value=labels.ravel()[first],
         num_wrong=jnp.sum(is_wrong),
-        **{f"index_{i}": index for i, index in enumerate(indices)},
+        **indices,
     )

@@ -108,7 +108,7 @@ OTHERS = [
     (
         "linear_final_token_loss",
         {"input": HIDDEN, "linear_weight": HEAD, "target": _with((1, 0, 7), (1, 2, 5))},
-        r"target\[1(, 0)?\] is 5, outside \[0, 5\); 1 of 2 labels",
+        r"target\[1\] is 5, outside \[0, 5\); 1 of 2 labels",
     ),
     ("multi_margin_loss", {"input": HIDDEN[0], "target": LABELS[1] % 2}, None),
     (
@@ -132,17 +132,17 @@ OTHERS = [
     (
         "ctc_loss",
         SEQUENCES | {"targets": IN_ONE_ROW, "target_lengths": (1, 3)},
-        r"targets must hold the sum of target_lengths, 4|target_lengths\[1\] is 3, outside what is left",
+        r"must hold the sum of target_lengths, 4|cumsum\(target_lengths\)\[1\] is 4, outside \[0, 4\)",
     ),
     (
         "ctc_loss",
         SEQUENCES | {"targets": PADDED, "input_lengths": (6, 7)},
-        r"input_lengths\[1\] is 7, outside \[0, 6\]; 1 of 2 lengths",
+        r"input_lengths\[1\] is 7, outside \[0, 7\); 1 of 2 lengths",
     ),
     (
         "ctc_loss",
         SEQUENCES | {"targets": PADDED, "target_lengths": (2, -1)},
-        r"target_lengths\[1\] is -1, outside \[0, 2\]; 1 of 2 lengths",
+        r"target_lengths\[1\] is -1, outside \[0, 3\); 1 of 2 lengths",
     ),
     (
         "ctc_loss",
@@ -176,7 +176,7 @@ def test_lengths_and_groups_are_checked_under_jit():
     error, _ = step(**arguments)
     error.throw()
     error, _ = step(**(arguments | {"target_lengths": jnp.array([2, 3])}))
-    with pytest.raises(checkify.JaxRuntimeError, match=r"target_lengths\[1\] is 3"):
+    with pytest.raises(checkify.JaxRuntimeError, match=r"cumsum\(target_lengths\)\[1\] is 5"):
         error.throw()
 
 
