@@ -1,5 +1,8 @@
 """What JAX wants to know of arrays on a mesh: how gathers lie, where the parts of loops differ."""
 
+import functools
+import operator
+
 import jax
 from jax import lax
 from jax.sharding import AxisType
@@ -17,6 +20,16 @@ def take(table: jax.Array, index: jax.Array) -> jax.Array:
         # Of one number JAX makes a slice, which under `vmap` over a split axis has no `out_sharding`.
         return take(table, index[None])[0]
     return table.at[index].get(out_sharding=sharding)
+
+
+def zeros_like_all(dtype, *arrays: jax.Array) -> jax.Array:
+    """Zeros to carry through a loop over the arrays, of the shape that they broadcast to.
+
+    A carry must keep its type, and with it its place on a mesh: so the zeros are computed from all arrays.
+    """
+    # False for every number, NaN included.
+    nothing = [(array != array) & (array == array) for array in arrays]
+    return functools.reduce(operator.or_, nothing).astype(dtype)
 
 
 def varying_axes(*arrays) -> frozenset[str]:

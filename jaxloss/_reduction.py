@@ -19,15 +19,16 @@ def compute_dtype(*arrays: jax.Array | None) -> jnp.dtype:
     return max([jnp.dtype(jnp.float32), *dtypes], key=lambda dtype: dtype.itemsize)
 
 
-def select(where: jax.Array | None, array: jax.Array, fill: float = 0.0) -> jax.Array:
-    """`array` where the mask holds, `fill` elsewhere.
+def select(where: jax.Array | None, array: jax.Array, *, axis: int | None = None) -> jax.Array:
+    """`array` where the mask holds, 0 elsewhere; with `axis`, the mask is one of rows and lacks that axis.
 
     A mask never multiplies: 0 * NaN is NaN, and so is its gradient. Selecting before a loss keeps masked NaN
-    out of the gradient, selecting after it keeps the fill's own loss out of the value.
+    out of the gradient, selecting after it keeps the loss of the zeros out of the value.
     """
     if where is None:
         return array
-    return jnp.where(where, array, jnp.asarray(fill, array.dtype))
+    where = where if axis is None else jnp.expand_dims(where, axis)
+    return jnp.where(where, array, jnp.zeros((), array.dtype))
 
 
 def reduce_loss(

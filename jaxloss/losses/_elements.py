@@ -15,41 +15,52 @@ from jaxloss._reduction import REDUCTIONS, compute_dtype, select
 TORCH_EPSILON = float(np.float32(1e-12))
 
 
-def as_elements(
-    reduction: str, where, *, input, shared: tuple[str, ...] = (), **others
+def elementwise_arguments(
+    reduction: str,
+    where,
+    *,
+    broadcastable: tuple[str, ...] = (),
+    signs: tuple[str, ...] = (),
+    reductions: tuple[str, ...] = REDUCTIONS,
+    **arrays,
 ) -> tuple[list[Any], jax.Array | None]:
     """The named arrays in the dtype of the computation, with masked elements selected away, and the mask.
 
-    All have the shape of `input`; those named in `shared` are known to broadcast to it. None stays None.
+    All have the shape of the first; those in `broadcastable` are known to broadcast to it. Those in `signs`
+    may be integers. None stays None.
     """
-    input = _checks.as_floats("input", input)
-    read = {name: None if value is None else _checks.as_floats(name, value) for name, value in others.items()}
-    for name, array in read.items():
-        if array is not None and name not in shared:
-            _checks.check_shape(name, array, input.shape, "that of input")
-    _checks.check_choice("reduction", reduction, REDUCTIONS)
-    where = _checks.as_mask("where", where, input.shape, "that of input")
-    arrays = [input, *read.values()]
-    dtype = compute_dtype(*arrays)
-    full = [None if a is None else select(where, in_full(a, input.shape, dtype)) for a in arrays]
-    return full, where
+    first, *others = arrays
+    read = {first: _checks.as_floats(first, arrays[first])}
+    shape, of = read[first].shape, f"that of {first}"
+    for name in others:
+        if name in signs:
+            read[name] = as_signs(name, arrays[name], shape, of)
+        elif arrays[name] is not None:
+            read[name] = _checks.as_floats(name, arrays[name])
+            if name not in broadcastable:
+                _checks.check_shape(name, read[name], shape, of)
+    _checks.check_choice("reduction", reduction, reductions)
+    where = _checks.as_mask("where", where, shape, of)
+    dtype = compute_dtype(*read.values())
+    full = {name: select(where, broadcast_in(array, shape, dtype)) for name, array in read.items()}
+    return [full.get(name) for name in arrays], where
 
 
-def in_full(array: jax.Array, shape: tuple[int, ...], dtype) -> jax.Array:
-    """`array` in `dtype`, spread over `shape`: in this order, since the gradient then sums in `dtype`."""
+def broadcast_in(array: jax.Array, shape: tuple[int, ...], dtype) -> jax.Array:
+    """`array` in `dtype`, broadcast to `shape`: in this order, since the gradient then sums in `dtype`."""
     return jnp.broadcast_to(array.astype(dtype), shape)
 
 
-def as_numbers(name: str, value, shape, of: str) -> jax.Array:
-    """`value`, a target of few values such as 1 and -1, integers or not, as floating-point numbers."""
-    integers = _checks.has_dtype(value, jnp.integer)
-    numbers = _checks.as_labels(name, value) if integers else _checks.as_floats(name, value)
-    _checks.check_shape(name, numbers, shape, of)
-    return numbers.astype(jnp.float32) if integers else numbers
+def as_signs(name: str, value, shape, of: str) -> jax.Array:
+    """`value`, a target of 1 and -1 (or 1 and 0), integers or not, as floating-point numbers."""
+    is_integer = _checks.has_dtype(value, jnp.integer)
+    signs = _checks.as_labels(name, value) if is_integer else _checks.as_floats(name, value)
+    _checks.check_shape(name, signs, shape, of)
+    return signs.astype(jnp.float32) if is_integer else signs
 
 
 def absolute(x: jax.Array) -> jax.Array:
-    """`|x|` with the gradient `sign(x)`, which is 0 at 0 as in torch; that of `jnp.abs` is 1 there."""
+    """`|x|` with the gradient `sign(x)`, which at 0 is 0, as in torch; `jnp.abs` has 1 there."""
     return x * lax.stop_gradient(jnp.sign(x))
 
 
@@ -76,7 +87,7 @@ def _softplus_jvp(primals, tangents):
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
 def huber(error: jax.Array, delta: float) -> jax.Array:
-    """`error**2 / 2` up to `delta`, linear beyond; its gradient is the error, clipped, infinite or not."""
+    """`error**2 / 2` up to `delta`, linear beyond; its gradient is the error, clipped."""
     size = jnp.abs(error)
     near = jnp.minimum(size, delta)
     return near * (size - 0.5 * near)
@@ -89,7 +100,7 @@ def _huber_jvp(delta, primals, tangents):
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
 def smooth_l1(error: jax.Array, beta: float) -> jax.Array:
-    """`huber(error, beta) / beta` without that product, which overflows and underflows before the loss."""
+    """`huber(error, beta) / beta` without overflow or underflow of `huber`."""
     size = jnp.abs(error)
     return jnp.where(size < beta, 0.5 * size * (size / beta), size - 0.5 * beta)
 
@@ -101,7 +112,6 @@ def _smooth_l1_jvp(beta, primals, tangents):
     return smooth_l1(error, beta), slope * tangents[0]
 
 
-def times(factor: jax.Array, value: jax.Array) -> jax.Array:
-    """`factor * value` with 0 * inf = 0: what has no probability contributes nothing."""
-    nothing = (factor == 0.0) & jnp.isinf(value)
-    return factor * jnp.where(nothing, 0.0, value)
+def zero_times(factor: jax.Array, value: jax.Array) -> jax.Array:
+    """`factor * value` with 0 * inf = 0, as xlogy has it: a probability of 0 contributes 0."""
+    return factor * jnp.where((factor == 0.0) & jnp.isinf(value), 0.0, value)

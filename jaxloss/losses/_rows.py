@@ -22,7 +22,7 @@ class LabelRows(NamedTuple):
 
     input: jax.Array
     labels: jax.Array
-    kept: jax.Array
+    valid: jax.Array
     label_weight: jax.Array
     sample_weight: jax.Array | None
     axis: int
@@ -59,18 +59,18 @@ def label_rows(input, target, weight, ignore_index, where, sample_weight, axis) 
     sample_weight = _checks.as_sample_weight(sample_weight, rows)
     dtype = compute_dtype(input, weight, sample_weight)
 
-    kept = _checks.not_ignored(target, ignore_index)
-    kept = kept if where is None else kept & where
+    valid = _checks.not_ignored(target, ignore_index)
+    valid = valid if where is None else valid & where
     in_range = (labels >= 0) & (labels < num_classes)
-    _checks.check_labels("target", target, kept, num_classes)
+    _checks.check_labels("target", target, valid, num_classes)
     if weight is None or num_classes == 0:
         label_weight = jnp.ones(rows, dtype)
     else:
-        label_weight = take(weight.astype(dtype), jnp.where(kept & in_range, labels, 0))
-    label_weight = select(kept, jnp.where(in_range, label_weight, jnp.nan))
+        label_weight = take(weight.astype(dtype), jnp.where(valid & in_range, labels, 0))
+    label_weight = select(valid, jnp.where(in_range, label_weight, jnp.nan))
     if sample_weight is not None:
-        sample_weight = select(kept, sample_weight.astype(dtype))
-    return LabelRows(input, jnp.where(kept, labels, 0), kept, label_weight, sample_weight, axis)
+        sample_weight = select(valid, sample_weight.astype(dtype))
+    return LabelRows(input, jnp.where(valid, labels, 0), valid, label_weight, sample_weight, axis)
 
 
 def check_rows(input: jax.Array, reduction, where, sample_weight, axis: int):

@@ -1,12 +1,21 @@
 """Losses of yes-or-no targets: logistic losses on probabilities, logits and margins."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Num
 
 from jaxloss import _checks
 from jaxloss._reduction import REDUCTIONS, compute_dtype, reduce_loss, select
-from jaxloss.losses._elements import TORCH_EPSILON, as_elements, as_numbers, in_full, softplus, times
+from jaxloss.losses._elements import (
+    TORCH_EPSILON,
+    as_signs,
+    broadcast_in,
+    elementwise_arguments,
+    softplus,
+    zero_times,
+)
 
 __all__ = [
     "binary_cross_entropy",
@@ -50,8 +59,8 @@ def binary_cross_entropy(
     """
     input = _checks.as_floats("input", input)
     weight = _weight("weight", weight, input)
-    (p, y, w), where = as_elements(
-        reduction, where, input=input, target=target, weight=weight, shared=("weight",)
+    (p, y, w), where = elementwise_arguments(
+        reduction, where, input=input, target=target, weight=weight, broadcastable=("weight",)
     )
     loss = _of_probabilities(p, y)
     return reduce_loss(loss if w is None else loss * w, reduction, where)
@@ -112,12 +121,12 @@ def binary_cross_entropy_with_logits(
     ['0.6931', '4.248e-18']
     """
     input = _checks.as_floats("input", input)
-    factors = {"weight": _weight("weight", weight, input)}
+    factors: dict[str, Any] = {"weight": _weight("weight", weight, input)}
     factors["pos_weight"] = _weight("pos_weight", pos_weight, input)
-    (x, y, w, q), where = as_elements(
-        reduction, where, input=input, target=target, shared=tuple(factors), **factors
+    (x, y, w, q), where = elementwise_arguments(
+        reduction, where, input=input, target=target, broadcastable=tuple(factors), **factors
     )
-    loss = times(y if q is None else q * y, softplus(-x)) + times(1 - y, softplus(x))
+    loss = zero_times(y if q is None else q * y, softplus(-x)) + zero_times(1 - y, softplus(x))
     return reduce_loss(loss if w is None else loss * w, reduction, where)
 
 
@@ -147,9 +156,7 @@ def soft_margin_loss(
     >>> print([f"{x:.4g}" for x in soft_margin_loss(scores, jnp.array([1, 1]), reduction="none")])
     ['0.6931', '100']
     """
-    x = _checks.as_floats("input", input)
-    y = as_numbers("target", target, x.shape, "that of input")
-    (x, y), where = as_elements(reduction, where, input=x, target=y)
+    (x, y), where = elementwise_arguments(reduction, where, input=input, target=target, signs=("target",))
     return reduce_loss(softplus(-y * x), reduction, where)
 
 
@@ -183,16 +190,15 @@ def multilabel_soft_margin_loss(
     x = _checks.as_floats("input", input)
     if x.ndim == 0:
         raise ValueError(f"input must have a class axis; got the scalar {_checks.describe(x)}.")
-    y = as_numbers("target", target, x.shape, "that of input")
+    y = as_signs("target", target, x.shape, "that of input")
     _checks.check_choice("reduction", reduction, REDUCTIONS)
     where = _checks.as_mask("where", where, x.shape[:-1], "one value for each row")
     weight = _weight("weight", weight, x)
     dtype = compute_dtype(x, y, weight)
-    rows = None if where is None else where[..., None]
-    x, y = select(rows, x.astype(dtype)), select(rows, y.astype(dtype))
-    loss = times(y, softplus(-x)) + times(1 - y, softplus(x))
+    x, y = select(where, x.astype(dtype), axis=-1), select(where, y.astype(dtype), axis=-1)
+    loss = zero_times(y, softplus(-x)) + zero_times(1 - y, softplus(x))
     if weight is not None:
-        loss *= select(rows, in_full(weight, x.shape, dtype))
+        loss *= select(where, broadcast_in(weight, x.shape, dtype), axis=-1)
     return reduce_loss(jnp.sum(loss, -1) / x.shape[-1], reduction, where)
 
 

@@ -69,14 +69,14 @@ def cross_entropy(
 
     rows = _rows.label_rows(logits, target, weight, ignore_index, where, sample_weight, axis)
     if label_smoothing == 0.0:
-        loss = label_cross_entropy(rows.logits, rows.labels, rows.kept, Classes(rows.axis))
-        return _rows.reduce_weighted(loss, reduction, rows.kept, rows.weight)
+        loss = label_cross_entropy(rows.logits, rows.labels, rows.valid, Classes(rows.axis))
+        return _rows.reduce_weighted(loss, reduction, rows.valid, rows.weight)
     # Each class has its own weight in the smoothed rows, so the loss is not multiplied by the label's.
-    logits = select(jnp.expand_dims(rows.kept, rows.axis), rows.logits)
+    logits = select(rows.valid, rows.logits, axis=rows.axis)
     loss = soft_cross_entropy(logits, _smooth(rows, weight, label_smoothing), Classes(rows.axis))
     if rows.sample_weight is not None:
         loss = loss * rows.sample_weight
-    return reduce_loss(loss, reduction, rows.kept, jnp.sum(rows.weight))
+    return reduce_loss(loss, reduction, rows.valid, jnp.sum(rows.weight))
 
 
 def nll_loss(
@@ -116,7 +116,7 @@ def nll_loss(
     index = jnp.expand_dims(jnp.clip(rows.labels, 0, rows.input.shape[rows.axis] - 1), rows.axis)
     own = jnp.take_along_axis(rows.input, index, rows.axis, mode="promise_in_bounds")
     loss = -jnp.squeeze(own, rows.axis).astype(rows.label_weight.dtype)
-    return _rows.reduce_weighted(loss, reduction, rows.kept, rows.weight)
+    return _rows.reduce_weighted(loss, reduction, rows.valid, rows.weight)
 
 
 def _is_probabilities(target, shape: tuple[int, ...]) -> bool:
@@ -148,9 +148,8 @@ def _smooth(rows: _rows.LabelRows, weight, label_smoothing: float) -> jax.Array:
 def _probability_loss(logits, target, weight, label_smoothing, where, axis):
     probabilities = _checks.as_floats("target", target)
     dtype = compute_dtype(logits, probabilities, weight)
-    row_mask = None if where is None else jnp.expand_dims(where, axis)
-    logits = select(row_mask, logits.astype(dtype))
-    probabilities = select(row_mask, probabilities.astype(dtype))
+    logits = select(where, logits.astype(dtype), axis=axis)
+    probabilities = select(where, probabilities.astype(dtype), axis=axis)
     if label_smoothing > 0.0:
         probabilities = probabilities * (1 - label_smoothing) + label_smoothing / max(logits.shape[axis], 1)
     if weight is not None:

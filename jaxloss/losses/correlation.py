@@ -8,7 +8,8 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from jaxloss import _checks
-from jaxloss._reduction import REDUCTIONS, compute_dtype, reduce_loss, select
+from jaxloss._reduction import reduce_loss, select
+from jaxloss.losses._elements import elementwise_arguments
 
 __all__ = ["correlation_loss"]
 
@@ -53,18 +54,13 @@ def correlation_loss(
     >>> print(correlation_loss(target * jnp.array([[2.0], [-1.0], [1.0]]) + 5, target, reduction="none"))
     [0. 2. 1.]
     """
-    input, target = _checks.as_floats("input", input), _checks.as_floats("target", target)
-    _checks.check_shape("target", target, input.shape, "that of input")
-    _checks.check_choice("reduction", reduction, REDUCTIONS)
-    where = _checks.as_mask("where", where, input.shape, "that of input")
-    sample_weight = _checks.as_sample_weight(sample_weight, input.shape, "that of input")
-    axes = _axes(input, axis)
-    dtype = compute_dtype(input, target, sample_weight)
-
-    weight = jnp.ones(input.shape, dtype) if sample_weight is None else sample_weight.astype(dtype)
-    weight = select(where, weight)
-    x, has_x = _standardise(select(where, input.astype(dtype)), weight, axes)
-    y, has_y = _standardise(select(where, target.astype(dtype)), weight, axes)
+    (x, y, weight), where = elementwise_arguments(
+        reduction, where, input=input, target=target, sample_weight=sample_weight
+    )
+    axes = _axes(x, axis)
+    weight = select(where, jnp.ones(x.shape, x.dtype)) if weight is None else weight
+    x, has_x = _standardise(x, weight, axes)
+    y, has_y = _standardise(y, weight, axes)
     distance = jnp.sum(weight * jnp.square(x - y), axes) / 2
     loss = jnp.where(has_x & has_y, distance, 1.0)
     return reduce_loss(loss, reduction, None if where is None else jnp.any(where, axes))

@@ -14,6 +14,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxloss import _checks
+from jaxloss._mesh import zeros_like_all
 from jaxloss._reduction import REDUCTIONS, compute_dtype, reduce_loss, select
 
 __all__ = ["ctc_loss"]
@@ -72,16 +73,16 @@ def ctc_loss(
         raise ValueError(f"blank must be in [0, {num_classes}), a class of log_probs; got {blank}.")
     frames_N = _lengths("input_lengths", input_lengths, num_sequences)
     labels_N = _lengths("target_lengths", target_lengths, num_sequences)
-    kept_N = None if where is None else where.reshape(num_sequences)
-    y_NS, is_split = _padded(targets, labels_N, kept_N, num_sequences, batched=bool(batch))
-    x_TNC = select(None if kept_N is None else kept_N[:, None], x_TNC.astype(compute_dtype(log_probs)))
+    valid_N = None if where is None else where.reshape(num_sequences)
+    y_NS, is_split = _padded(targets, labels_N, valid_N, num_sequences, batched=bool(batch))
+    x_TNC = select(valid_N, x_TNC.astype(compute_dtype(log_probs)), axis=-1)
 
     is_label = jnp.arange(y_NS.shape[1], dtype=labels_N.dtype) < labels_N[:, None]
     longest = y_NS.shape[1]
-    _checks.check_labels("input_lengths", frames_N, kept_N, x_TNC.shape[0] + 1, what="lengths")
-    _checks.check_labels("target_lengths", labels_N, kept_N, longest + 1, what="lengths")
+    _checks.check_labels("input_lengths", frames_N, valid_N, x_TNC.shape[0] + 1, what="lengths")
+    _checks.check_labels("target_lengths", labels_N, valid_N, longest + 1, what="lengths")
     _checks.check_labels(
-        "targets", y_NS, is_label if kept_N is None else is_label & kept_N[:, None], num_classes
+        "targets", y_NS, is_label if valid_N is None else is_label & valid_N[:, None], num_classes
     )
     good_N = is_split & (frames_N >= 0) & (frames_N <= x_TNC.shape[0])
     good_N &= (labels_N >= 0) & (labels_N <= longest)
@@ -125,10 +126,8 @@ def _log_likelihood(x_TNC, y_NS, frames_N, labels_N, blank: int) -> jax.Array:
         is_running = (time < frames_N)[:, None]
         return tuple(jnp.where(is_running, new, old) for new, old in zip(emitted, alpha, strict=True)), None
 
-    # Made of all that flows into it: a loop's carry keeps its type, and with it its place on a mesh.
-    zero_NL = jnp.sum(x_TNC[:0], (0, 2))[:, None]
-    for whole in (frames_N[:, None], states_NL):
-        zero_NL += (0 * whole).astype(x_TNC.dtype)
+    no_frame_N1 = jnp.sum(x_TNC[:0], (0, 2))[:, None]
+    zero_NL = zeros_like_all(x_TNC.dtype, no_frame_N1, frames_N[:, None], states_NL)
     start = (zero_NL, jnp.where(jnp.arange(states_NL.shape[1]) == 0, zero_NL, -jnp.inf))
     alpha, _ = lax.scan(step, start, (jnp.arange(x_TNC.shape[0], dtype=frames_N.dtype), x_TNC))
     last_blank, last_label = (

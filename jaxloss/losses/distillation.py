@@ -71,16 +71,15 @@ def distillation_loss(
     student = student.astype(dtype)
     if target is not None:
         rows = _rows.label_rows(student, target, None, ignore_index, where, sample_weight, axis)
-        where, sample_weight = rows.kept, rows.weight
+        where, sample_weight = rows.valid, rows.weight
 
     loss = jnp.zeros((), dtype)
     # A term of weight 0 is left out, since it may be infinite.
     if hard_weight < 1.0:
-        taking_part = None if where is None else jnp.expand_dims(where, class_axis)
-        soft_student = select(taking_part, student) / temperature
-        soft_teacher = select(taking_part, teacher.astype(dtype)) / temperature
+        soft_student = select(where, student, axis=class_axis) / temperature
+        soft_teacher = select(where, teacher.astype(dtype), axis=class_axis) / temperature
         soft = DIVERGENCES[divergence](soft_student, soft_teacher, class_axis)
         loss += soft * (1 - hard_weight) * temperature**2
     if hard_weight > 0.0:
-        loss += hard_weight * label_cross_entropy(student, rows.labels, rows.kept, Classes(class_axis))
+        loss += hard_weight * label_cross_entropy(student, rows.labels, rows.valid, Classes(class_axis))
     return _rows.reduce_weighted(loss, reduction, where, sample_weight)

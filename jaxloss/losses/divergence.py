@@ -5,7 +5,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from jaxloss import _checks
-from jaxloss._reduction import REDUCTIONS, compute_dtype, count, reduce_loss, select
+from jaxloss._reduction import REDUCTIONS, count, reduce_loss
+from jaxloss.losses._elements import elementwise_arguments
 from jaxloss.numerics.two_sum import log_minus
 
 __all__ = ["kl_div"]
@@ -48,21 +49,18 @@ def kl_div(
     >>> print(jnp.round(kl_div(jnp.log(q), p, reduction="batchmean"), 4))
     0.3466
     """
-    input, target = _checks.as_floats("input", input), _checks.as_floats("target", target)
-    _checks.check_shape("target", target, input.shape, "that of input")
-    _checks.check_choice("reduction", reduction, (*REDUCTIONS, "batchmean"))
     _checks.check_flag("log_target", log_target)
-    where = _checks.as_mask("where", where, input.shape, "that of input")
-    dtype = compute_dtype(input, target)
-    input, target = select(where, input.astype(dtype)), select(where, target.astype(dtype))
-    loss = _term_of_logs(input, target) if log_target else _term(input, target)
+    (x, p), where = elementwise_arguments(
+        reduction, where, input=input, target=target, reductions=(*REDUCTIONS, "batchmean")
+    )
+    loss = _term_of_logs(x, p) if log_target else _term(x, p)
     if reduction != "batchmean":
         return reduce_loss(loss, reduction, where)
     if loss.ndim == 0:
         return reduce_loss(loss, "sum", where)
-    taking_part = None if where is None else jnp.any(where, axis=tuple(range(1, loss.ndim)))
-    batch = jnp.zeros(loss.shape[0], dtype)
-    return reduce_loss(loss, "mean", where, count(batch, taking_part))
+    has_any = None if where is None else jnp.any(where, axis=tuple(range(1, loss.ndim)))
+    batch = jnp.zeros(loss.shape[0], loss.dtype)
+    return reduce_loss(loss, "mean", where, count(batch, has_any))
 
 
 @jax.custom_jvp

@@ -62,15 +62,15 @@ def group_gap_penalty(
     sample_weight = _checks.as_sample_weight(sample_weight, losses.shape, "that of input")
     dtype = compute_dtype(losses, sample_weight)
 
-    kept = _checks.not_ignored(group, ignore_index)
-    kept = kept if where is None else kept & where
+    valid = _checks.not_ignored(group, ignore_index)
+    valid = valid if where is None else valid & where
     in_range = (groups >= 0) & (groups < num_groups)
-    _checks.check_labels("group", group, kept, num_groups, what="groups")
-    losses = select(kept, losses.astype(dtype))
+    _checks.check_labels("group", group, valid, num_groups, what="groups")
+    losses = select(valid, losses.astype(dtype))
     weight = jnp.ones(losses.shape, dtype) if sample_weight is None else sample_weight.astype(dtype)
     # A product, so that the NaN of a group out of range reaches the gradients too, whatever the weight.
-    weight = select(kept, weight) * jnp.where(in_range | ~kept, 1.0, jnp.nan).astype(dtype)
-    index = jnp.where(kept & in_range, groups, 0).ravel()
+    weight = select(valid, weight) * jnp.where(in_range | ~valid, 1.0, jnp.nan).astype(dtype)
+    index = jnp.where(valid & in_range, groups, 0).ravel()
 
     def of_groups(values: jax.Array) -> jax.Array:
         return jax.ops.segment_sum(values.ravel(), index, num_groups)

@@ -8,9 +8,9 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxloss import _checks
-from jaxloss._reduction import REDUCTIONS, compute_dtype, select
+from jaxloss._reduction import REDUCTIONS
 from jaxloss.losses import _rows
-from jaxloss.losses._elements import softplus, times
+from jaxloss.losses._elements import elementwise_arguments, softplus, zero_times
 from jaxloss.numerics.softmax import Classes, label_cross_entropy
 
 __all__ = ["focal_loss", "poly_loss", "sigmoid_focal_loss"]
@@ -52,8 +52,8 @@ def focal_loss(
     gamma = _checks.check_number("gamma", gamma, low=0.0)
     _checks.check_choice("reduction", reduction, REDUCTIONS)
     rows = _rows.label_rows(input, target, weight, ignore_index, where, sample_weight, axis)
-    surprise = label_cross_entropy(rows.logits, rows.labels, rows.kept, Classes(rows.axis))
-    return _rows.reduce_weighted(_scale_down_easy(surprise, gamma), reduction, rows.kept, rows.weight)
+    nll = label_cross_entropy(rows.logits, rows.labels, rows.valid, Classes(rows.axis))
+    return _rows.reduce_weighted(_scale_down_easy(nll, gamma), reduction, rows.valid, rows.weight)
 
 
 def poly_loss(
@@ -92,11 +92,11 @@ def poly_loss(
     """
     _checks.check_choice("reduction", reduction, REDUCTIONS)
     rows = _rows.label_rows(input, target, weight, ignore_index, where, sample_weight, axis)
-    surprise = label_cross_entropy(rows.logits, rows.labels, rows.kept, Classes(rows.axis))
-    wrong, polynomial = _others_share(surprise), jnp.zeros_like(surprise)
-    for coefficient in reversed(_coefficients(epsilon, surprise.dtype)):
+    nll = label_cross_entropy(rows.logits, rows.labels, rows.valid, Classes(rows.axis))
+    wrong, polynomial = _one_minus_p(nll), jnp.zeros_like(nll)
+    for coefficient in reversed(_coefficients(epsilon, nll.dtype)):
         polynomial = wrong * (coefficient + polynomial)
-    return _rows.reduce_weighted(surprise + polynomial, reduction, rows.kept, rows.weight)
+    return _rows.reduce_weighted(nll + polynomial, reduction, rows.valid, rows.weight)
 
 
 def _coefficients(epsilon, dtype) -> list:
@@ -141,23 +141,18 @@ def sigmoid_focal_loss(
     >>> print(sigmoid_focal_loss(jnp.zeros(2, jnp.float32), jnp.array([1.0, 0.0]), reduction="none"))
     [0.0433217 0.1299651]
     """
-    input, target = _checks.as_floats("input", input), _checks.as_floats("target", target)
-    _checks.check_shape("target", target, input.shape, "that of input")
-    _checks.check_choice("reduction", reduction, REDUCTIONS)
     gamma = _checks.check_number("gamma", gamma, low=0.0)
     alpha = None if alpha is None else _checks.check_number("alpha", alpha, low=0.0, high=1.0)
-    where = _checks.as_mask("where", where, input.shape, "that of input")
-    sample_weight = _checks.as_sample_weight(sample_weight, input.shape, "that of input")
-    dtype = compute_dtype(input, target, sample_weight)
-    logits, target = select(where, input.astype(dtype)), select(where, target.astype(dtype))
-
-    loss = times(target, softplus(-logits)) + times(1 - target, softplus(logits))
+    (x, y, w), where = elementwise_arguments(
+        reduction, where, input=input, target=target, sample_weight=sample_weight
+    )
+    loss = zero_times(y, softplus(-x)) + zero_times(1 - y, softplus(x))
     if gamma > 0.0:
-        wrong = target * jax.nn.sigmoid(-logits) + (1 - target) * jax.nn.sigmoid(logits)
+        wrong = y * jax.nn.sigmoid(-x) + (1 - y) * jax.nn.sigmoid(x)
         loss = _scale(loss, _power(wrong, gamma))
     if alpha is not None:
-        loss = times(target * alpha + (1 - target) * (1 - alpha), loss)
-    return _rows.reduce_weighted(loss, reduction, where, sample_weight)
+        loss = zero_times(y * alpha + (1 - y) * (1 - alpha), loss)
+    return _rows.reduce_weighted(loss, reduction, where, w)
 
 
 def _power(base: jax.Array, exponent: float) -> jax.Array:
@@ -167,39 +162,38 @@ def _power(base: jax.Array, exponent: float) -> jax.Array:
 
 
 @jax.custom_jvp
-def _others_share(surprise: jax.Array) -> jax.Array:
-    """`1 - p` for `surprise = -log p`; the derivative that `expm1` has in JAX, `expm1 + 1`, cancels."""
-    return -jnp.expm1(-surprise)
+def _one_minus_p(nll: jax.Array) -> jax.Array:
+    """`1 - p` for `nll = -log p`; the derivative that `expm1` has in JAX, `expm1 + 1`, cancels."""
+    return -jnp.expm1(-nll)
 
 
-@_others_share.defjvp
-def _others_share_jvp(primals, tangents):
-    return _others_share(primals[0]), jnp.exp(-primals[0]) * tangents[0]
+@_one_minus_p.defjvp
+def _one_minus_p_jvp(primals, tangents):
+    return _one_minus_p(primals[0]), jnp.exp(-primals[0]) * tangents[0]
 
 
 def _scale(loss: jax.Array, factor: jax.Array) -> jax.Array:
-    """`loss * factor`, of a factor that no longer changes where the loss is infinite."""
-    # Infinity times that change of 0 would be NaN.
+    """`loss * factor`; an infinite loss gives the factor no gradient, which would be 0 * inf, NaN."""
     finite = jnp.where(jnp.isinf(loss), 0.0, loss)
     return jnp.where(jnp.isinf(loss), loss * lax.stop_gradient(factor), finite * factor)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
-def _scale_down_easy(surprise: jax.Array, gamma: float) -> jax.Array:
-    """`(1 - p) ** gamma * surprise` for `surprise = -log p`."""
+def _scale_down_easy(nll: jax.Array, gamma: float) -> jax.Array:
+    """`(1 - p) ** gamma * nll` for `nll = -log p`."""
     if gamma == 0.0:
-        return surprise
-    return _power(_others_share(surprise), gamma) * surprise
+        return nll
+    return _power(_one_minus_p(nll), gamma) * nll
 
 
 @_scale_down_easy.defjvp
 def _scale_down_easy_jvp(gamma, primals, tangents):
-    (surprise,), (surprise_dot,) = primals, tangents
+    (nll,), (nll_dot,) = primals, tangents
     if gamma == 0.0:
-        return surprise, surprise_dot
+        return nll, nll_dot
     # s / (e^s - 1), which is 1 at 0 and 0 at infinity, where autodiff would multiply 0 by infinity. Within
     # these bounds, which change no digit, nothing that autodiff makes of it overflows or underflows either.
-    bounded = jnp.clip(surprise, jnp.finfo(surprise.dtype).eps, 1000.0)
-    ratio = bounded * jnp.exp(-bounded) / _others_share(bounded)
-    slope = _power(_others_share(surprise), gamma) * (1 + gamma * ratio)
-    return _scale_down_easy(surprise, gamma), slope * surprise_dot
+    bounded = jnp.clip(nll, jnp.finfo(nll.dtype).eps, 1000.0)
+    ratio = bounded * jnp.exp(-bounded) / _one_minus_p(bounded)
+    slope = _power(_one_minus_p(nll), gamma) * (1 + gamma * ratio)
+    return _scale_down_easy(nll, gamma), slope * nll_dot

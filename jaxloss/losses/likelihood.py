@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float
 
 from jaxloss import _checks
 from jaxloss._reduction import compute_dtype, reduce_loss, select
-from jaxloss.losses._elements import as_elements
+from jaxloss.losses._elements import elementwise_arguments
 
 __all__ = ["gaussian_nll_loss", "poisson_nll_loss"]
 
@@ -52,7 +52,7 @@ def poisson_nll_loss(
     _checks.check_flag("log_input", log_input)
     _checks.check_flag("full", full)
     eps = _checks.check_number("eps", eps, low=0.0)
-    (x, y), where = as_elements(reduction, where, input=input, target=target)
+    (x, y), where = elementwise_arguments(reduction, where, input=input, target=target)
     loss = jnp.exp(x) - y * x if log_input else x - y * jnp.log(x + eps)
     if full:
         many = jnp.where(y <= 1.0, 2.0, y)
@@ -100,8 +100,8 @@ def gaussian_nll_loss(
     _checks.check_flag("full", full)
     eps = _checks.check_number("eps", eps, low=0.0)
     var = _variance(_checks.as_floats("input", input), var)
-    (x, y, variance), where = as_elements(
-        reduction, where, input=input, target=target, var=var, shared=("var",)
+    (x, y, variance), where = elementwise_arguments(
+        reduction, where, input=input, target=target, var=var, broadcastable=("var",)
     )
     # The masked variances are 0 by now; 1 keeps their gradient finite.
     variance = variance if where is None else jnp.where(where, variance, 1.0)

@@ -6,8 +6,9 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Num
 
 from jaxloss import _checks
+from jaxloss._mesh import zeros_like_all
 from jaxloss._reduction import REDUCTIONS, compute_dtype, reduce_loss, select
-from jaxloss.losses._elements import as_elements, as_numbers, hinge, strict_hinge
+from jaxloss.losses._elements import elementwise_arguments, hinge, strict_hinge
 
 __all__ = ["hinge_embedding_loss", "margin_ranking_loss", "multi_margin_loss", "multilabel_margin_loss"]
 
@@ -39,11 +40,9 @@ def margin_ranking_loss(
     [0. 3.]
     """
     margin = _checks.check_number("margin", margin)
-    a = _checks.as_floats("input1", input1)
-    y = as_numbers("target", target, a.shape, "that of input1")
-    b = _checks.as_floats("input2", input2)
-    _checks.check_shape("input2", b, a.shape, "that of input1")
-    (a, b, y), where = as_elements(reduction, where, input=a, input2=b, target=y)
+    (a, b, y), where = elementwise_arguments(
+        reduction, where, input1=input1, input2=input2, target=target, signs=("target",)
+    )
     return reduce_loss(hinge(-y * (a - b) + margin), reduction, where)
 
 
@@ -72,9 +71,7 @@ def hinge_embedding_loss(
     [0.25 0.75]
     """
     margin = _checks.check_number("margin", margin)
-    x = _checks.as_floats("input", input)
-    y = as_numbers("target", target, x.shape, "that of input")
-    (x, y), where = as_elements(reduction, where, input=x, target=y)
+    (x, y), where = elementwise_arguments(reduction, where, input=input, target=target, signs=("target",))
     similar, dissimilar = select(y != -1, x), select(y != 1, hinge(margin - x))
     return reduce_loss(similar + dissimilar, reduction, where)
 
@@ -123,7 +120,7 @@ def multi_margin_loss(
     weight = _checks.as_class_weight(weight, x.shape[-1])
     where = _checks.as_mask("where", where, labels.shape, "that of target")
     dtype = compute_dtype(x, weight)
-    x = select(None if where is None else where[..., None], x.astype(dtype))
+    x = select(where, x.astype(dtype), axis=-1)
     in_range = (labels >= 0) & (labels < x.shape[-1])
     _checks.check_labels("target", labels, where, x.shape[-1])
     index = jnp.where(in_range, labels, 0)
@@ -131,14 +128,13 @@ def multi_margin_loss(
     others = jnp.arange(x.shape[-1], dtype=labels.dtype) != labels[..., None]
     # Selected before it is squared: an infinite score leads itself by NaN.
     lead = strict_hinge(select(others, margin - own + x))
-    row_weight = jnp.ones((), dtype)
+    loss = jnp.sum(lead if p == 1 else jnp.square(lead), -1) / x.shape[-1]
     if weight is not None:
         # Not a gather, which on a mesh with explicit axes would have to be told where to put the rows.
-        row_weight = jnp.sum(jnp.where(others, 0.0, weight.astype(dtype)), -1)
+        loss *= jnp.sum(jnp.where(others, 0.0, weight.astype(dtype)), -1)
     # A product, so that the NaN of a label out of range reaches the gradient as well.
-    row_weight = jnp.where(in_range, row_weight, jnp.nan)
-    loss = row_weight * jnp.sum(lead if p == 1 else jnp.square(lead), -1) / x.shape[-1]
-    return reduce_loss(loss, reduction, where)
+    poison = jnp.where(in_range, 1.0, jnp.nan).astype(dtype)
+    return reduce_loss(poison * loss, reduction, where)
 
 
 def multilabel_margin_loss(
@@ -172,12 +168,12 @@ def multilabel_margin_loss(
     _checks.check_choice("reduction", reduction, REDUCTIONS)
     where = _checks.as_mask("where", where, x.shape[:-1], "one value for each row")
     num_classes = x.shape[-1]
-    x = select(None if where is None else where[..., None], x.astype(compute_dtype(x)))
+    x = select(where, x.astype(compute_dtype(x)), axis=-1)
     listed = jnp.cumsum(labels < 0, -1) == 0
     _checks.check_labels("target", labels, where, num_classes, low=-1)
     in_range = jnp.all((labels >= -1) & (labels < num_classes), -1)
     loss = _listed_hinge(x, jnp.clip(labels, 0, num_classes - 1), listed) / num_classes
-    # Of the scores, so that the NaN reaches the gradient of rows without a pair as well.
+    # A product with the scores, so that the NaN reaches the gradient of rows without a pair as well.
     poison = jnp.sum(x, -1) * jnp.where(in_range, 0.0, jnp.nan).astype(x.dtype)
     return reduce_loss(jnp.where(in_range, loss, poison), reduction, where)
 
@@ -196,33 +192,31 @@ def _listed_hinge_jvp(primals, tangents):
 
 @jax.jit
 def _hinges(x: jax.Array, index: jax.Array, listed: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """For each class, its hinges against all listed labels, summed; and the slope of their sum over the row.
+    """Each class's hinges against all listed labels, summed; and the gradient of the row's sum of them.
 
-    One label of each row at a time, so that nothing is larger than the scores, and no more than there are.
+    One label of each row at a time, as many as the longest list has, so that no array is larger than `x`.
     """
     if x.shape[-1] == 0:
         return x, x
-    own = jnp.take_along_axis(x, index, -1, mode="promise_in_bounds")
+    scores = jnp.take_along_axis(x, index, -1, mode="promise_in_bounds")
     classes = jnp.arange(x.shape[-1], dtype=index.dtype)
     num_steps = jnp.max(jnp.sum(listed, -1), initial=0)
 
-    def at(step, *arrays):
+    def one_of_each_row(step, *arrays):
         return [lax.dynamic_index_in_dim(array, step, -1) for array in arrays]
 
-    def mark(step, is_label):
-        label, counts = at(step, index, listed)
-        return is_label | (counts & (classes == label))
+    def mark_label(step, is_label):
+        label, is_listed = one_of_each_row(step, index, listed)
+        return is_label | (is_listed & (classes == label))
 
-    def add(step, sums):
-        label, counts, score = at(step, index, listed, own)
-        lead = select(counts & ~is_label, 1.0 - score + x)
-        ahead = ~(lead <= 0.0)
-        num_ahead = jnp.sum(ahead, -1, keepdims=True).astype(x.dtype)
-        slope = ahead.astype(x.dtype) - jnp.where(classes == label, num_ahead, 0.0)
+    def add_hinges(step, sums):
+        label, is_listed, score = one_of_each_row(step, index, listed, scores)
+        lead = select(is_listed & ~is_label, 1.0 - score + x)
+        is_ahead = ~(lead <= 0.0)
+        num_ahead = jnp.sum(is_ahead, -1, keepdims=True).astype(x.dtype)
+        slope = is_ahead.astype(x.dtype) - jnp.where(classes == label, num_ahead, 0.0)
         return sums[0] + strict_hinge(lead), sums[1] + slope
 
-    # Made of all that flows into it: a loop's carry keeps its type, and with it its place on a mesh.
-    nothing = listed & ~listed
-    is_label = lax.fori_loop(0, num_steps, mark, nothing)
-    zeros = jnp.where(nothing, x, 0.0)
-    return lax.fori_loop(0, num_steps, add, (zeros, zeros))
+    is_label = lax.fori_loop(0, num_steps, mark_label, zeros_like_all(bool, x, listed))
+    zeros = zeros_like_all(x.dtype, x, listed)
+    return lax.fori_loop(0, num_steps, add_hinges, (zeros, zeros))

@@ -13,7 +13,7 @@ from jaxloss import _checks
 from jaxloss._reduction import compute_dtype, select
 from jaxloss.losses import _rows
 from jaxloss.numerics.divergence import softmax_kl
-from jaxloss.numerics.log_odds import label_margins
+from jaxloss.numerics.log_odds import label_log_odds
 
 __all__ = ["previous_tokens", "token_set_loss", "unlikelihood_loss", "z_loss"]
 
@@ -47,7 +47,7 @@ def z_loss(
     axis, where, sample_weight = _rows.check_rows(logits, reduction, where, sample_weight, axis)
     _rows.check_classes(logits, axis)
     logits = logits.astype(compute_dtype(logits, sample_weight))
-    logits = select(None if where is None else jnp.expand_dims(where, axis), logits)
+    logits = select(where, logits, axis=axis)
     loss = jnp.square(jax.nn.logsumexp(logits, axis))
     return _rows.reduce_weighted(loss, reduction, where, sample_weight)
 
@@ -92,17 +92,17 @@ def unlikelihood_loss(
     _, where, sample_weight = _rows.check_rows(logits, reduction, where, sample_weight, -1)
     _rows.check_classes(logits, -1)
     logits = logits.astype(compute_dtype(logits, sample_weight))
-    row_mask = None if where is None else where[..., None]
-    kept = _checks.not_ignored(target, ignore_index)
-    kept = kept if row_mask is None else kept & row_mask
+    valid = _checks.not_ignored(target, ignore_index)
+    valid = valid if where is None else valid & where[..., None]
     in_range = (labels >= 0) & (labels < logits.shape[-1])
-    _checks.check_labels("target", target, kept, logits.shape[-1])
-    margins = label_margins(select(row_mask, logits), jnp.where(kept & in_range, labels, 0))
+    _checks.check_labels("target", target, valid, logits.shape[-1])
+    log_odds = label_log_odds(select(where, logits, axis=-1), jnp.where(valid & in_range, labels, 0))
     # Selected before the softplus, whose gradient at infinite log-odds is not 0.
-    terms = jax.nn.softplus(jnp.where(kept, margins, 0.0)) * jnp.where(in_range, 1.0, jnp.nan).astype(
-        logits.dtype
-    )
-    return _rows.reduce_weighted(jnp.sum(jnp.where(kept, terms, 0.0), -1), reduction, where, sample_weight)
+    terms = jax.nn.softplus(select(valid, log_odds))
+    # A product, so that the NaN of a token out of range reaches the gradient as well.
+    poison = jnp.where(in_range, 1.0, jnp.nan).astype(logits.dtype)
+    loss = jnp.sum(select(valid, poison * terms), -1)
+    return _rows.reduce_weighted(loss, reduction, where, sample_weight)
 
 
 def previous_tokens(target: Int[Array, "*B T"], *, ignore_index: int = -100) -> Int[Array, "*B T T"]:
@@ -184,7 +184,7 @@ def token_set_loss(
     if members is None:
         raise TypeError("token_set must be a boolean array; got None.")
     logits = logits.astype(compute_dtype(logits, sample_weight))
-    logits = select(None if where is None else where[..., None], logits)
+    logits = select(where, logits, axis=-1)
     lumped = jnp.stack([_log_sum(logits, members), _log_sum(logits, ~members)], -1)
     with np.errstate(divide="ignore"):
         wanted = jnp.asarray(np.log([mass, 1 - mass]), logits.dtype)

@@ -1,12 +1,12 @@
 """Losses on real numbers: absolute and squared error, and what lies between."""
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from jaxloss import _checks
 from jaxloss._reduction import reduce_loss
-from jaxloss.losses._elements import absolute, as_elements, huber, smooth_l1
+from jaxloss.losses._elements import absolute, elementwise_arguments, huber, smooth_l1
+from jaxloss.losses._rows import reduce_weighted
 
 __all__ = ["huber_loss", "l1_loss", "mse_loss", "smooth_l1_loss"]
 
@@ -38,8 +38,8 @@ def l1_loss(
     >>> print(l1_loss(jnp.array(2.0, jnp.float32), jnp.array(5.0, jnp.float32)))
     3.0
     """
-    (x, y, w), where = as_elements(reduction, where, input=input, target=target, weight=weight)
-    return _reduce_weighted(absolute(x - y), w, reduction, where)
+    (x, y, w), where = elementwise_arguments(reduction, where, input=input, target=target, weight=weight)
+    return reduce_weighted(absolute(x - y), reduction, where, w)
 
 
 def mse_loss(
@@ -67,8 +67,8 @@ def mse_loss(
     >>> print(mse_loss(jnp.array(2.0, jnp.float32), jnp.array(5.0, jnp.float32)))
     9.0
     """
-    (x, y, w), where = as_elements(reduction, where, input=input, target=target, weight=weight)
-    return _reduce_weighted(jnp.square(x - y), w, reduction, where)
+    (x, y, w), where = elementwise_arguments(reduction, where, input=input, target=target, weight=weight)
+    return reduce_weighted(jnp.square(x - y), reduction, where, w)
 
 
 def smooth_l1_loss(
@@ -97,7 +97,7 @@ def smooth_l1_loss(
     [0.125 2.5  ]
     """
     beta = _checks.check_number("beta", beta, low=0.0)
-    (x, y), where = as_elements(reduction, where, input=input, target=target)
+    (x, y), where = elementwise_arguments(reduction, where, input=input, target=target)
     loss = absolute(x - y) if beta == 0.0 else smooth_l1(x - y, beta)
     return reduce_loss(loss, reduction, where)
 
@@ -132,12 +132,6 @@ def huber_loss(
     [0.125 4.   ]
     """
     delta = _checks.check_number("delta", delta, low=0.0, open_low=True)
-    (x, y, w), where = as_elements(reduction, where, input=input, target=target, weight=weight)
+    (x, y, w), where = elementwise_arguments(reduction, where, input=input, target=target, weight=weight)
     loss = huber(x - y, delta)
     return reduce_loss(loss if w is None else loss * w, reduction, where)
-
-
-def _reduce_weighted(loss: jax.Array, weight, reduction: str, where) -> jax.Array:
-    if weight is None:
-        return reduce_loss(loss, reduction, where)
-    return reduce_loss(loss * weight, reduction, where, jnp.sum(weight))

@@ -6,7 +6,6 @@ Log-probabilities are logits too: their softmax is the distribution itself.
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from jaxloss import _checks
@@ -170,6 +169,5 @@ def _divergence(
     axis, where, sample_weight = _rows.check_rows(input, reduction, where, sample_weight, axis)
     _rows.check_classes(input, axis)
     dtype = compute_dtype(input, target, sample_weight)
-    taking_part = None if where is None else jnp.expand_dims(where, axis)
-    input, target = select(taking_part, input.astype(dtype)), select(taking_part, target.astype(dtype))
+    input, target = (select(where, logits.astype(dtype), axis=axis) for logits in (input, target))
     return _rows.reduce_weighted(divergence(input, target, axis), reduction, where, sample_weight)

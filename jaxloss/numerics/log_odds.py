@@ -8,7 +8,7 @@ from jaxloss.numerics.two_sum import two_difference
 
 
 @jax.custom_jvp
-def label_margins(logits: jax.Array, labels: jax.Array) -> jax.Array:
+def label_log_odds(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """`log(p / (1 - p))` of several labels for each row, `[..., K]`, under the softmax of `[..., V]`.
 
     That is the label's logit minus the log-sum-exp of the others. `1 - p` cancels only for a single largest
@@ -21,27 +21,27 @@ def label_margins(logits: jax.Array, labels: jax.Array) -> jax.Array:
     runner_up = jnp.max(others, -1, keepdims=True, initial=-jnp.inf)
     runner_up = jnp.where(runner_up == -jnp.inf, peak, runner_up)
     gap, error = two_difference(peak, runner_up)
-    leader_margin = gap + (error - jnp.log(jnp.sum(jnp.exp(others - runner_up), -1, keepdims=True)))
+    leader_log_odds = gap + (error - jnp.log(jnp.sum(jnp.exp(others - runner_up), -1, keepdims=True)))
 
     share = jnp.where(leads, 0.0, jnp.exp(own - peak))
     total = jnp.sum(jnp.exp(logits - peak), -1, keepdims=True)
-    return jnp.where(leads, leader_margin, (own - peak) - jnp.log(total - share))
+    return jnp.where(leads, leader_log_odds, (own - peak) - jnp.log(total - share))
 
 
-@label_margins.defjvp
-def _label_margins_jvp(primals, tangents):
+@label_log_odds.defjvp
+def _label_log_odds_jvp(primals, tangents):
     logits, labels = primals
     own_dot = jnp.take_along_axis(tangents[0], labels, -1, mode="promise_in_bounds")
     leads, others = _split_leader(logits, labels)
     shares = softmax(logits, Classes())
     own_share = jnp.where(leads, 0.0, jnp.take_along_axis(shares, labels, -1, mode="promise_in_bounds"))
     others_dot = (jnp.sum(shares * tangents[0], -1, keepdims=True) - own_share * own_dot) / (1 - own_share)
-    # A row without any other class has no one to lose to: its margin is infinite, and flat.
+    # A row without any other class has log-odds of infinity, and a gradient of 0.
     has_others = jnp.any(others > -jnp.inf, -1, keepdims=True)
     others_share = softmax(jnp.where(has_others, others, 0.0), Classes())
     others_share = jnp.where(others == -jnp.inf, 0.0, others_share)
     leader_dot = jnp.sum(others_share * tangents[0], -1, keepdims=True)
-    return label_margins(logits, labels), own_dot - jnp.where(leads, leader_dot, others_dot)
+    return label_log_odds(logits, labels), own_dot - jnp.where(leads, leader_dot, others_dot)
 
 
 def _split_leader(logits, labels):

@@ -21,8 +21,8 @@ def focal_loss(
 ) -> Tensor:
     """`(1 - p)^gamma` times the cross entropy, with p from `torch.softmax`."""
 
-    def loss(surprise: Tensor, own: Tensor) -> Tensor:
-        return (1 - own) ** gamma * surprise
+    def loss(nll: Tensor, own: Tensor) -> Tensor:
+        return (1 - own) ** gamma * nll
 
     return _of_labels(loss, input, target, weight, ignore_index, reduction, where, sample_weight, axis)
 
@@ -42,9 +42,9 @@ def poly_loss(
     """Cross entropy plus `sum_j epsilon_j (1 - p)^j`, with p from `torch.softmax`."""
     coefficients = epsilon.reshape(-1) if isinstance(epsilon, Tensor) else torch.tensor([epsilon]).to(input)
 
-    def loss(surprise: Tensor, own: Tensor) -> Tensor:
+    def loss(nll: Tensor, own: Tensor) -> Tensor:
         powers = torch.arange(1, len(coefficients) + 1, dtype=own.dtype)
-        return surprise + ((1 - own)[..., None] ** powers) @ coefficients
+        return nll + ((1 - own)[..., None] ** powers) @ coefficients
 
     return _of_labels(loss, input, target, weight, ignore_index, reduction, where, sample_weight, axis)
 
@@ -77,12 +77,12 @@ def _of_labels(loss, input, target, weight, ignore_index, reduction, where, samp
     keep = target != ignore_index
     keep = keep if where is None else keep & where
     rows, labels = input[keep], target[keep]
-    surprise = F.cross_entropy(rows, labels, reduction="none")
+    nll = F.cross_entropy(rows, labels, reduction="none")
     own = torch.softmax(rows, -1).gather(-1, labels[:, None])[:, 0]
-    row_weight = torch.ones_like(surprise) if weight is None else weight[labels]
+    row_weight = torch.ones_like(nll) if weight is None else weight[labels]
     if sample_weight is not None:
         row_weight = row_weight * sample_weight[keep]
-    return _reduce(loss(surprise, own), row_weight, keep, reduction)
+    return _reduce(loss(nll, own), row_weight, keep, reduction)
 
 
 def _reduce(loss: Tensor, weight: Tensor, keep: Tensor, reduction: str) -> Tensor:
