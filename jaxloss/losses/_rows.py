@@ -14,10 +14,10 @@ from jaxloss._reduction import REDUCTIONS, compute_dtype, reduce_loss, select
 
 
 class LabelRows(NamedTuple):
-    """A loss's checked input; for each row a valid label, whether it takes part, and its weights.
+    """A loss's checked input; for each row its label, whether it is valid (takes part), and its weights.
 
-    `label_weight` is that of the label's class, 0 in rows that take no part, and NaN for a label that is no
-    class, which poisons value and gradient.
+    `label_weight` is the weight of the label's class: 0 in a row that is not valid, and NaN for a label out of
+    range, which poisons value and gradient.
     """
 
     input: jax.Array
@@ -46,7 +46,7 @@ def row_shape(input: jax.Array, axis: int) -> tuple[int, ...]:
 def label_rows(input, target, weight, ignore_index, where, sample_weight, axis) -> LabelRows:
     """The arguments of a loss on labels, checked.
 
-    `ignore_index` and `where` decide who takes part; whatever else those rows hold is selected away.
+    Rows that `ignore_index` or `where` leave out may hold anything: it is selected away.
     """
     input = _checks.as_floats("input", input)
     axis = _checks.class_axis(input, axis)

@@ -77,17 +77,16 @@ def ctc_loss(
     y_NS, is_split = _padded(targets, labels_N, valid_N, num_sequences, batched=bool(batch))
     x_TNC = select(valid_N, x_TNC.astype(compute_dtype(log_probs)), axis=-1)
 
-    is_label = jnp.arange(y_NS.shape[1], dtype=labels_N.dtype) < labels_N[:, None]
-    longest = y_NS.shape[1]
-    _checks.check_labels("input_lengths", frames_N, valid_N, x_TNC.shape[0] + 1, what="lengths")
+    num_frames, longest = x_TNC.shape[0], y_NS.shape[1]
+    is_label = jnp.arange(longest, dtype=labels_N.dtype) < labels_N[:, None]
+    is_valid = is_label if valid_N is None else is_label & valid_N[:, None]
+    _checks.check_labels("input_lengths", frames_N, valid_N, num_frames + 1, what="lengths")
     _checks.check_labels("target_lengths", labels_N, valid_N, longest + 1, what="lengths")
-    _checks.check_labels(
-        "targets", y_NS, is_label if valid_N is None else is_label & valid_N[:, None], num_classes
-    )
-    good_N = is_split & (frames_N >= 0) & (frames_N <= x_TNC.shape[0])
+    _checks.check_labels("targets", y_NS, is_valid, num_classes)
+    good_N = is_split & (frames_N >= 0) & (frames_N <= num_frames)
     good_N &= (labels_N >= 0) & (labels_N <= longest)
     good_N &= jnp.all(~is_label | ((y_NS >= 0) & (y_NS < num_classes)), 1)
-    labels_N = jnp.clip(labels_N, 0, y_NS.shape[1])
+    labels_N = jnp.clip(labels_N, 0, longest)
     y_NS = jnp.where(is_label, jnp.clip(y_NS, 0, num_classes - 1), blank)
     loss_N = -_log_likelihood(x_TNC, y_NS, frames_N, labels_N, blank)
     if zero_infinity:

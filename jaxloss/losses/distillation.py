@@ -33,8 +33,8 @@ def distillation_loss(
     - \lambda \log \mathrm{softmax}(x_n)_{t_n}$$
 
     Gradients of the softened term shrink as $1 / T^2$; the factor $T^2$ keeps the mix the same at every
-    temperature. The teacher is a constant: it gets no gradient, even where it shares
-    parameters with the student.
+    temperature. The teacher is a constant: it gets no gradient, even where it shares parameters with the
+    student.
 
     Args:
         input: the student's logits $x$, classes along `axis`.

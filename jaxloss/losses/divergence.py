@@ -33,7 +33,7 @@ def kl_div(
     Args:
         input: log-probabilities $x$; the first axis is the batch.
         target: probabilities $p$, or $\log p$ with `log_target`; the same shape.
-        reduction: "mean", "sum", "none", or "batchmean", which divides the sum by the size of the first axis.
+        reduction: also "batchmean", the sum over the size of the first axis; NaN without any element.
         log_target: `target` holds logarithms.
         where: a batch entry without any element counts as deleted too.
 

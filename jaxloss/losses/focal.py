@@ -191,8 +191,8 @@ def _scale_down_easy_jvp(gamma, primals, tangents):
     (nll,), (nll_dot,) = primals, tangents
     if gamma == 0.0:
         return nll, nll_dot
-    # s / (e^s - 1), which is 1 at 0 and 0 at infinity, where autodiff would multiply 0 by infinity. Within
-    # these bounds, which change no digit, nothing that autodiff makes of it overflows or underflows either.
+    # nll / (e^nll - 1) is 1 at 0, and 0 at infinity, where autodiff would multiply 0 by infinity. Clipping to
+    # these bounds changes no digit, and keeps the second derivative from overflow and underflow.
     bounded = jnp.clip(nll, jnp.finfo(nll.dtype).eps, 1000.0)
     ratio = bounded * jnp.exp(-bounded) / _one_minus_p(bounded)
     slope = _power(_one_minus_p(nll), gamma) * (1 + gamma * ratio)

@@ -76,7 +76,7 @@ def gaussian_nll_loss(
     $$\ell_i = \tfrac12 \left( \log v_i + \frac{(x_i - y_i)^2}{v_i} \right) + \tfrac12 \log 2\pi, \qquad
     v_i = \max(\sigma_i^2, \epsilon)$$
 
-    The constant is left out unless `full`. The gradient passes the maximum as if it were not there.
+    The constant is left out unless `full`. The gradient is that of $v_i = \sigma_i^2$, as in torch.
 
     Args:
         input: predicted means $x$.
@@ -106,7 +106,7 @@ def gaussian_nll_loss(
     # The masked variances are 0 by now; 1 keeps their gradient finite.
     variance = variance if where is None else jnp.where(where, variance, 1.0)
     variance += jnp.where(variance < 0.0, jnp.nan, 0.0).astype(variance.dtype)
-    # A difference taken below eps only: an infinite variance has none.
+    # The difference is taken below eps only, since that of an infinite variance is NaN.
     raised = eps + (variance - lax.stop_gradient(variance))
     variance = jnp.where(variance < eps, raised, variance)
     loss = 0.5 * (jnp.log(variance) + jnp.square(x - y) / variance)

@@ -46,8 +46,7 @@ def z_loss(
     logits = _checks.as_floats("input", input)
     axis, where, sample_weight = _rows.check_rows(logits, reduction, where, sample_weight, axis)
     _rows.check_classes(logits, axis)
-    logits = logits.astype(compute_dtype(logits, sample_weight))
-    logits = select(where, logits, axis=axis)
+    logits = select(where, logits.astype(compute_dtype(logits, sample_weight)), axis=axis)
     loss = jnp.square(jax.nn.logsumexp(logits, axis))
     return _rows.reduce_weighted(loss, reduction, where, sample_weight)
 
@@ -183,8 +182,7 @@ def token_set_loss(
     )
     if members is None:
         raise TypeError("token_set must be a boolean array; got None.")
-    logits = logits.astype(compute_dtype(logits, sample_weight))
-    logits = select(where, logits, axis=-1)
+    logits = select(where, logits.astype(compute_dtype(logits, sample_weight)), axis=-1)
     lumped = jnp.stack([_log_sum(logits, members), _log_sum(logits, ~members)], -1)
     with np.errstate(divide="ignore"):
         wanted = jnp.asarray(np.log([mass, 1 - mass]), logits.dtype)

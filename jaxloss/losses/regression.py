@@ -28,7 +28,7 @@ def l1_loss(
     Args:
         input: predictions $x$.
         target: true values $y$, of the same shape.
-        weight: a factor $w_i$ for each element, 1 by default.
+        weight: a factor $w_i$ for each element, also in the denominator of the mean.
 
     Differs from torch: where the error is NaN so is the gradient, which torch gives as 0.
 
@@ -59,7 +59,7 @@ def mse_loss(
     Args:
         input: predictions $x$.
         target: true values $y$, of the same shape.
-        weight: a factor $w_i$ for each element, 1 by default.
+        weight: a factor $w_i$ for each element, also in the denominator of the mean.
 
     Reference: Boyd and Vandenberghe 2004, "Convex Optimization", section 6.1.
 

@@ -43,8 +43,8 @@ def forward_kl_div(
         target: logits $y$ of the reference (a teacher), of the same shape.
         reduction: the mean is over rows: torch's "batchmean".
 
-    Differs from torch: `torch.nn.functional.kl_div` takes log-probabilities and probabilities, and sums
-    rounding errors of the first order in the difference; this takes logits.
+    Differs from torch: this takes logits, `torch.nn.functional.kl_div` log-probabilities and probabilities,
+    with rounding errors of first order in their difference, where the divergence is of second order.
 
     Reference: Kullback and Leibler 1951, "On Information and Sufficiency"
     (https://doi.org/10.1214/aoms/1177729694).
