@@ -16,7 +16,7 @@ from jaxloss._reduction import REDUCTIONS, compute_dtype, reduce_loss, select
 class LabelRows(NamedTuple):
     """A loss's checked input; for each row its label, whether it is valid (takes part), and its weights.
 
-    `label_weight` is the weight of the label's class: 0 in a row that is not valid, and NaN for a label out of
+    `label_weight` is the weight of the label's class: 0 in a row that is not valid, NaN for a label out of
     range, which poisons value and gradient.
     """
 

@@ -164,7 +164,7 @@ def _log_cosh(h: jax.Array) -> jax.Array:
 
 
 def _times_centred(share: jax.Array, factor: jax.Array, axis: int) -> jax.Array:
-    """`share * (factor - sum(share * factor))`, the gradient of a mean over a softmax; 0 where the share is 0.
+    """`share * (factor - sum(share * factor))`: the gradient of a mean over a softmax; 0 at a share of 0.
 
     The factor is taken relative to that of the largest share, whose own entry would otherwise cancel.
     """

@@ -1,8 +1,9 @@
 """Losses of yes-or-no targets: torch.nn.functional's own, plus `where=`."""
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from torch_ref.losses._masking import kept, undelete
 
 __all__ = [
     "binary_cross_entropy",
@@ -21,11 +22,8 @@ def binary_cross_entropy(
     where: Tensor | None = None,
 ) -> Tensor:
     """`torch.nn.functional.binary_cross_entropy`; elements where the mask is False are deleted first."""
-    if where is None:
-        return F.binary_cross_entropy(input, target, weight, reduction=reduction)
-    weight = None if weight is None else weight.expand(input.shape)[where]
-    loss = F.binary_cross_entropy(input[where], target[where], weight, reduction=reduction)
-    return _undelete(loss, where) if reduction == "none" else loss
+    input, target, weight = kept(where, input, target, _spread(weight, input))
+    return undelete(F.binary_cross_entropy(input, target, weight, reduction=reduction), where, reduction)
 
 
 def binary_cross_entropy_with_logits(
@@ -38,16 +36,12 @@ def binary_cross_entropy_with_logits(
     where: Tensor | None = None,
 ) -> Tensor:
     """`F.binary_cross_entropy_with_logits`; elements where the mask is False are deleted first."""
-    if where is None:
-        return F.binary_cross_entropy_with_logits(
-            input, target, weight, reduction=reduction, pos_weight=pos_weight
-        )
-    weight = None if weight is None else weight.expand(input.shape)[where]
-    pos_weight = None if pos_weight is None else pos_weight.expand(input.shape)[where]
+    factors = _spread(weight, input), _spread(pos_weight, input)
+    input, target, weight, pos_weight = kept(where, input, target, *factors)
     loss = F.binary_cross_entropy_with_logits(
-        input[where], target[where], weight, reduction=reduction, pos_weight=pos_weight
+        input, target, weight, reduction=reduction, pos_weight=pos_weight
     )
-    return _undelete(loss, where) if reduction == "none" else loss
+    return undelete(loss, where, reduction)
 
 
 def soft_margin_loss(
@@ -58,10 +52,8 @@ def soft_margin_loss(
     where: Tensor | None = None,
 ) -> Tensor:
     """`torch.nn.functional.soft_margin_loss`; elements where the mask is False are deleted first."""
-    if where is None:
-        return F.soft_margin_loss(input, target, reduction=reduction)
-    loss = F.soft_margin_loss(input[where], target[where], reduction=reduction)
-    return _undelete(loss, where) if reduction == "none" else loss
+    input, target = kept(where, input, target)
+    return undelete(F.soft_margin_loss(input, target, reduction=reduction), where, reduction)
 
 
 def multilabel_soft_margin_loss(
@@ -73,12 +65,10 @@ def multilabel_soft_margin_loss(
     where: Tensor | None = None,
 ) -> Tensor:
     """`torch.nn.functional.multilabel_soft_margin_loss`; rows where the mask is False are deleted first."""
-    if where is None:
-        return F.multilabel_soft_margin_loss(input, target, weight, reduction=reduction)
-    weight = None if weight is None else weight.expand(input.shape)[where]
-    loss = F.multilabel_soft_margin_loss(input[where], target[where], weight, reduction=reduction)
-    return _undelete(loss, where) if reduction == "none" else loss
+    input, target, weight = kept(where, input, target, _spread(weight, input))
+    loss = F.multilabel_soft_margin_loss(input, target, weight, reduction=reduction)
+    return undelete(loss, where, reduction)
 
 
-def _undelete(loss: Tensor, where: Tensor) -> Tensor:
-    return torch.zeros(where.shape, dtype=loss.dtype).masked_scatter(where, loss)
+def _spread(weight: Tensor | None, input: Tensor) -> Tensor | None:
+    return None if weight is None else weight.expand(input.shape)

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from torch_ref.losses._masking import undelete
+
 __all__ = ["cross_entropy", "nll_loss"]
 
 
@@ -20,7 +22,7 @@ def cross_entropy(
     axis: int = -1,
 ) -> Tensor:
     """`torch.nn.functional.cross_entropy`; rows where the mask is False are deleted first."""
-    rows, chosen, shape = _rows(input, target, where, axis)
+    rows, chosen, keep = _rows(input, target, where, axis)
 
     def loss_of(reduction: str) -> Tensor:
         return F.cross_entropy(
@@ -33,9 +35,8 @@ def cross_entropy(
         )
 
     if sample_weight is not None:
-        return _weigh(loss_of("none"), chosen, weight, ignore_index, reduction, where, sample_weight)
-    loss = loss_of(reduction)
-    return _undelete(loss, where, shape) if reduction == "none" else loss
+        return _weigh(loss_of("none"), chosen, weight, ignore_index, reduction, keep, sample_weight)
+    return undelete(loss_of(reduction), keep, reduction)
 
 
 def nll_loss(
@@ -50,25 +51,22 @@ def nll_loss(
     axis: int = -1,
 ) -> Tensor:
     """`torch.nn.functional.nll_loss`; rows where the mask is False are deleted first."""
-    rows, chosen, shape = _rows(input, target, where, axis)
+    rows, chosen, keep = _rows(input, target, where, axis)
     if sample_weight is not None:
         loss = F.nll_loss(rows, chosen, weight, ignore_index=ignore_index, reduction="none")
-        return _weigh(loss, chosen, weight, ignore_index, reduction, where, sample_weight)
+        return _weigh(loss, chosen, weight, ignore_index, reduction, keep, sample_weight)
     loss = F.nll_loss(rows, chosen, weight, ignore_index=ignore_index, reduction=reduction)
-    return _undelete(loss, where, shape) if reduction == "none" else loss
+    return undelete(loss, keep, reduction)
 
 
-def _rows(
-    input: Tensor, target: Tensor, where: Tensor | None, axis: int
-) -> tuple[Tensor, Tensor, torch.Size]:
-    """Input `[N, C]` and target `[N]` or `[N, C]` with the unwanted rows deleted, and the shape before."""
+def _rows(input: Tensor, target: Tensor, where: Tensor | None, axis: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Input `[N, C]` and target `[N]` or `[N, C]` with the masked rows deleted, and the mask."""
     axis = 0 if input.dim() == 1 else axis
     has_class_axis = target.shape == input.shape
     input = input.movedim(axis, -1)
     target = target.movedim(axis, -1) if has_class_axis else target
-    shape = input.shape[:-1]
-    keep = torch.ones(shape, dtype=torch.bool) if where is None else where
-    return input[keep], target[keep], shape
+    keep = torch.ones(input.shape[:-1], dtype=torch.bool) if where is None else where
+    return input[keep], target[keep], keep
 
 
 def _weigh(
@@ -77,14 +75,14 @@ def _weigh(
     weight: Tensor | None,
     ignore_index: int,
     reduction: str,
-    where: Tensor | None,
+    keep: Tensor,
     sample_weight: Tensor,
 ) -> Tensor:
     """Losses of single rows times their weight; the mean divides by all weights of the labels that count."""
-    chosen = sample_weight.reshape(-1) if where is None else sample_weight[where]
+    chosen = sample_weight[keep]
     loss = loss * chosen
     if reduction == "none":
-        return _undelete(loss, where, sample_weight.shape)
+        return undelete(loss, keep, reduction)
     if reduction == "sum":
         return loss.sum()
     if not target.is_floating_point():
@@ -92,10 +90,3 @@ def _weigh(
         chosen = torch.where(counts, chosen, 0.0)
         chosen = chosen if weight is None else chosen * weight[torch.where(counts, target, 0)]
     return loss.sum() / chosen.sum()
-
-
-def _undelete(loss: Tensor, where: Tensor | None, shape: torch.Size) -> Tensor:
-    """The losses put back in their places, 0 where they were deleted."""
-    if where is None:
-        return loss.reshape(shape)
-    return torch.zeros(shape, dtype=loss.dtype).masked_scatter(where, loss)

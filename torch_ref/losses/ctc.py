@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from torch_ref.losses._masking import undelete
+
 __all__ = ["ctc_loss"]
 
 
@@ -30,6 +32,4 @@ def ctc_loss(
     loss = F.ctc_loss(
         log_probs[:, where], targets, frames[where], labels[where], blank, reduction, zero_infinity
     )
-    if reduction != "none":
-        return loss
-    return torch.zeros(where.shape, dtype=loss.dtype).masked_scatter(where, loss)
+    return undelete(loss, where, reduction)

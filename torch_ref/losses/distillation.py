@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from torch_ref.losses._masking import kept, reduce_rows
 from torch_ref.losses.softmax_divergence import (
     forward_kl_div,
     jensen_shannon_div,
@@ -44,8 +45,4 @@ def distillation_loss(
     loss = (1 - hard_weight) * soft
     if hard_weight > 0.0 and target is not None:
         loss = loss + hard_weight * F.cross_entropy(student, target[keep], reduction="none")
-    weight = torch.ones_like(loss) if sample_weight is None else sample_weight[keep]
-    if reduction == "none":
-        return torch.zeros(keep.shape, dtype=loss.dtype).masked_scatter(keep, loss * weight)
-    total = (loss * weight).sum()
-    return total if reduction == "sum" else total / weight.sum()
+    return reduce_rows(loss, keep, reduction, *kept(keep, sample_weight))

@@ -1,8 +1,9 @@
 """Divergences between distributions: torch.nn.functional's own, plus `where=`."""
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from torch_ref.losses._masking import undelete
 
 __all__ = ["kl_div"]
 
@@ -23,7 +24,7 @@ def kl_div(
         return F.kl_div(input, target, reduction=reduction, log_target=log_target)
     terms = F.kl_div(input[where], target[where], reduction="none", log_target=log_target)
     if reduction == "none":
-        return torch.zeros(where.shape, dtype=terms.dtype).masked_scatter(where, terms)
+        return undelete(terms, where, reduction)
     if reduction == "batchmean" and where.dim() > 0:
         batch = where.reshape(where.shape[0], -1).any(dim=1).sum()
         return terms.sum() / batch

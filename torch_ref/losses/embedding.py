@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from torch_ref.losses._masking import kept, undelete
 
 __all__ = ["cosine_embedding_loss", "triplet_margin_loss", "triplet_margin_with_distance_loss"]
 
@@ -19,10 +20,9 @@ def cosine_embedding_loss(
     where: Tensor | None = None,
 ) -> Tensor:
     """`torch.nn.functional.cosine_embedding_loss`; pairs where the mask is False are deleted first."""
-    if where is not None:
-        input1, input2, target = input1[where], input2[where], target[where]
+    input1, input2, target = kept(where, input1, input2, target)
     loss = F.cosine_embedding_loss(input1, input2, target, margin, reduction=reduction)
-    return _undelete(loss, where) if where is not None and reduction == "none" else loss
+    return undelete(loss, where, reduction)
 
 
 def triplet_margin_loss(
@@ -38,10 +38,9 @@ def triplet_margin_loss(
     where: Tensor | None = None,
 ) -> Tensor:
     """`torch.nn.functional.triplet_margin_loss`; triplets where the mask is False are deleted first."""
-    if where is not None:
-        anchor, positive, negative = anchor[where], positive[where], negative[where]
+    anchor, positive, negative = kept(where, anchor, positive, negative)
     loss = F.triplet_margin_loss(anchor, positive, negative, margin, p, eps, swap, reduction=reduction)
-    return _undelete(loss, where) if where is not None and reduction == "none" else loss
+    return undelete(loss, where, reduction)
 
 
 def triplet_margin_with_distance_loss(
@@ -56,8 +55,7 @@ def triplet_margin_with_distance_loss(
     where: Tensor | None = None,
 ) -> Tensor:
     """`F.triplet_margin_with_distance_loss`; triplets where the mask is False are deleted first."""
-    if where is not None:
-        anchor, positive, negative = anchor[where], positive[where], negative[where]
+    anchor, positive, negative = kept(where, anchor, positive, negative)
     loss = F.triplet_margin_with_distance_loss(
         anchor,
         positive,
@@ -67,8 +65,4 @@ def triplet_margin_with_distance_loss(
         swap=swap,
         reduction=reduction,
     )
-    return _undelete(loss, where) if where is not None and reduction == "none" else loss
-
-
-def _undelete(loss: Tensor, where: Tensor) -> Tensor:
-    return torch.zeros(where.shape, dtype=loss.dtype).masked_scatter(where, loss)
+    return undelete(loss, where, reduction)

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from torch_ref.losses._masking import kept, reduce_rows
+
 __all__ = ["focal_loss", "poly_loss", "sigmoid_focal_loss"]
 
 
@@ -67,8 +69,7 @@ def sigmoid_focal_loss(
     loss = F.binary_cross_entropy_with_logits(x, y, reduction="none") * (1 - p_t) ** gamma
     if alpha is not None:
         loss = loss * (alpha * y + (1 - alpha) * (1 - y))
-    weight = torch.ones_like(loss) if sample_weight is None else sample_weight[keep]
-    return _reduce(loss, weight, keep, reduction)
+    return reduce_rows(loss, keep, reduction, *kept(keep, sample_weight))
 
 
 def _of_labels(loss, input, target, weight, ignore_index, reduction, where, sample_weight, axis) -> Tensor:
@@ -82,11 +83,4 @@ def _of_labels(loss, input, target, weight, ignore_index, reduction, where, samp
     row_weight = torch.ones_like(nll) if weight is None else weight[labels]
     if sample_weight is not None:
         row_weight = row_weight * sample_weight[keep]
-    return _reduce(loss(nll, own), row_weight, keep, reduction)
-
-
-def _reduce(loss: Tensor, weight: Tensor, keep: Tensor, reduction: str) -> Tensor:
-    if reduction == "none":
-        return torch.zeros(keep.shape, dtype=loss.dtype).masked_scatter(keep, loss * weight)
-    total = (loss * weight).sum()
-    return total if reduction == "sum" else total / weight.sum()
+    return reduce_rows(loss(nll, own), keep, reduction, row_weight)

@@ -1,8 +1,9 @@
 """Negative log-likelihoods of real and counted targets: torch.nn.functional's own, plus `where=`."""
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from torch_ref.losses._masking import kept, undelete
 
 __all__ = ["gaussian_nll_loss", "poisson_nll_loss"]
 
@@ -18,10 +19,9 @@ def poisson_nll_loss(
     where: Tensor | None = None,
 ) -> Tensor:
     """`torch.nn.functional.poisson_nll_loss`; elements where the mask is False are deleted first."""
-    if where is not None:
-        input, target = input[where], target[where]
+    input, target = kept(where, input, target)
     loss = F.poisson_nll_loss(input, target, log_input, full, eps=eps, reduction=reduction)
-    return _undelete(loss, where) if where is not None and reduction == "none" else loss
+    return undelete(loss, where, reduction)
 
 
 def gaussian_nll_loss(
@@ -35,14 +35,9 @@ def gaussian_nll_loss(
     where: Tensor | None = None,
 ) -> Tensor:
     """`torch.nn.functional.gaussian_nll_loss`; elements where the mask is False are deleted first."""
-    if where is not None:
-        if isinstance(var, Tensor):
-            var = var.unsqueeze(-1) if var.dim() < input.dim() else var
-            var = var.expand(input.shape)[where]
-        input, target = input[where], target[where]
+    if where is not None and isinstance(var, Tensor):
+        var = var.unsqueeze(-1) if var.dim() < input.dim() else var
+        var = var.expand(input.shape)[where]
+    input, target = kept(where, input, target)
     loss = F.gaussian_nll_loss(input, target, var, full, eps, reduction)
-    return _undelete(loss, where) if where is not None and reduction == "none" else loss
-
-
-def _undelete(loss: Tensor, where: Tensor) -> Tensor:
-    return torch.zeros(where.shape, dtype=loss.dtype).masked_scatter(where, loss)
+    return undelete(loss, where, reduction)

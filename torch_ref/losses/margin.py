@@ -1,8 +1,9 @@
 """Hinge losses on scores: torch.nn.functional's own, plus `where=`."""
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from torch_ref.losses._masking import kept, undelete
 
 __all__ = ["hinge_embedding_loss", "margin_ranking_loss", "multi_margin_loss", "multilabel_margin_loss"]
 
@@ -17,10 +18,9 @@ def margin_ranking_loss(
     where: Tensor | None = None,
 ) -> Tensor:
     """`torch.nn.functional.margin_ranking_loss`; pairs where the mask is False are deleted first."""
-    if where is not None:
-        input1, input2, target = input1[where], input2[where], target[where]
+    input1, input2, target = kept(where, input1, input2, target)
     loss = F.margin_ranking_loss(input1, input2, target, margin, reduction=reduction)
-    return _undelete(loss, where) if where is not None and reduction == "none" else loss
+    return undelete(loss, where, reduction)
 
 
 def hinge_embedding_loss(
@@ -32,10 +32,9 @@ def hinge_embedding_loss(
     where: Tensor | None = None,
 ) -> Tensor:
     """`torch.nn.functional.hinge_embedding_loss`; pairs where the mask is False are deleted first."""
-    if where is not None:
-        input, target = input[where], target[where]
+    input, target = kept(where, input, target)
     loss = F.hinge_embedding_loss(input, target, margin, reduction=reduction)
-    return _undelete(loss, where) if where is not None and reduction == "none" else loss
+    return undelete(loss, where, reduction)
 
 
 def multi_margin_loss(
@@ -49,10 +48,9 @@ def multi_margin_loss(
     where: Tensor | None = None,
 ) -> Tensor:
     """`torch.nn.functional.multi_margin_loss`; rows where the mask is False are deleted first."""
-    if where is not None:
-        input, target = input[where], target[where]
+    input, target = kept(where, input, target)
     loss = F.multi_margin_loss(input, target, p, margin, weight, reduction=reduction)
-    return _undelete(loss, where) if where is not None and reduction == "none" else loss
+    return undelete(loss, where, reduction)
 
 
 def multilabel_margin_loss(
@@ -63,11 +61,6 @@ def multilabel_margin_loss(
     where: Tensor | None = None,
 ) -> Tensor:
     """`torch.nn.functional.multilabel_margin_loss`; rows where the mask is False are deleted first."""
-    if where is not None:
-        input, target = input[where], target[where]
+    input, target = kept(where, input, target)
     loss = F.multilabel_margin_loss(input, target, reduction=reduction)
-    return _undelete(loss, where) if where is not None and reduction == "none" else loss
-
-
-def _undelete(loss: Tensor, where: Tensor) -> Tensor:
-    return torch.zeros(where.shape, dtype=loss.dtype).masked_scatter(where, loss)
+    return undelete(loss, where, reduction)

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from torch_ref.losses._masking import kept, reduce_rows
+
 __all__ = ["previous_tokens", "token_set_loss", "unlikelihood_loss", "z_loss"]
 
 
@@ -17,7 +19,7 @@ def z_loss(
     """The square of `torch.logsumexp`."""
     rows = input.movedim(axis, -1)
     keep = torch.ones(rows.shape[:-1], dtype=torch.bool) if where is None else where
-    return _reduce(torch.logsumexp(rows[keep], -1) ** 2, keep, reduction, sample_weight)
+    return reduce_rows(torch.logsumexp(rows[keep], -1) ** 2, keep, reduction, *kept(keep, sample_weight))
 
 
 def unlikelihood_loss(
@@ -40,7 +42,7 @@ def unlikelihood_loss(
         others = torch.logsumexp(logits.masked_fill(is_label, -torch.inf), -1)
         terms.append(torch.where(is_given, torch.logsumexp(logits, -1) - others, 0.0))
     loss = torch.stack(terms, -1).sum(-1) if terms else torch.zeros(logits.shape[:-1], dtype=logits.dtype)
-    return _reduce(loss, keep, reduction, sample_weight)
+    return reduce_rows(loss, keep, reduction, *kept(keep, sample_weight))
 
 
 def previous_tokens(target: Tensor, *, ignore_index: int = -100) -> Tensor:
@@ -75,12 +77,4 @@ def token_set_loss(
         if share > 0.0:
             log_mass = torch.logsumexp(logits.masked_fill(~chosen, -torch.inf), -1) - whole
             loss = loss + share * (torch.log(torch.tensor(share, dtype=whole.dtype)) - log_mass)
-    return _reduce(loss, keep, reduction, sample_weight)
-
-
-def _reduce(loss: Tensor, keep: Tensor, reduction: str, sample_weight: Tensor | None) -> Tensor:
-    weight = torch.ones_like(loss) if sample_weight is None else sample_weight[keep]
-    if reduction == "none":
-        return torch.zeros(keep.shape, dtype=loss.dtype).masked_scatter(keep, loss * weight)
-    total = (loss * weight).sum()
-    return total if reduction == "sum" else total / weight.sum()
+    return reduce_rows(loss, keep, reduction, *kept(keep, sample_weight))

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from torch_ref.losses._masking import kept, undelete
 
 __all__ = ["huber_loss", "l1_loss", "mse_loss", "smooth_l1_loss"]
 
@@ -18,7 +19,7 @@ def l1_loss(
     where: Tensor | None = None,
 ) -> Tensor:
     """`torch.nn.functional.l1_loss`; elements where the mask is False are deleted first."""
-    return _of_kept(F.l1_loss, input, target, weight, where, reduction=reduction)
+    return _of_kept(F.l1_loss, input, target, weight, where, reduction)
 
 
 def mse_loss(
@@ -30,7 +31,7 @@ def mse_loss(
     where: Tensor | None = None,
 ) -> Tensor:
     """`torch.nn.functional.mse_loss`; elements where the mask is False are deleted first."""
-    return _of_kept(F.mse_loss, input, target, weight, where, reduction=reduction)
+    return _of_kept(F.mse_loss, input, target, weight, where, reduction)
 
 
 def smooth_l1_loss(
@@ -42,10 +43,8 @@ def smooth_l1_loss(
     where: Tensor | None = None,
 ) -> Tensor:
     """`torch.nn.functional.smooth_l1_loss`; elements where the mask is False are deleted first."""
-    if where is None:
-        return F.smooth_l1_loss(input, target, reduction=reduction, beta=beta)
-    loss = F.smooth_l1_loss(input[where], target[where], reduction=reduction, beta=beta)
-    return _undelete(loss, where) if reduction == "none" else loss
+    input, target = kept(where, input, target)
+    return undelete(F.smooth_l1_loss(input, target, reduction=reduction, beta=beta), where, reduction)
 
 
 def huber_loss(
@@ -58,25 +57,10 @@ def huber_loss(
     where: Tensor | None = None,
 ) -> Tensor:
     """`torch.nn.functional.huber_loss`; elements where the mask is False are deleted first."""
-    return _of_kept(F.huber_loss, input, target, weight, where, reduction=reduction, delta=delta)
+    return _of_kept(F.huber_loss, input, target, weight, where, reduction, delta=delta)
 
 
-def _of_kept(
-    loss: Callable,
-    input: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    where: Tensor | None,
-    *,
-    reduction: str,
-    **options: float,
-) -> Tensor:
-    if where is None:
-        return loss(input, target, reduction=reduction, weight=weight, **options)
-    weight = None if weight is None else weight[where]
-    result = loss(input[where], target[where], reduction=reduction, weight=weight, **options)
-    return _undelete(result, where) if reduction == "none" else result
-
-
-def _undelete(loss: Tensor, where: Tensor) -> Tensor:
-    return torch.zeros(where.shape, dtype=loss.dtype).masked_scatter(where, loss)
+# A parameter of any signature: torch's annotations leave out `weight`.
+def _of_kept(loss: Callable, input, target, weight, where, reduction: str, **options: float) -> Tensor:
+    input, target, weight = kept(where, input, target, weight)
+    return undelete(loss(input, target, reduction=reduction, weight=weight, **options), where, reduction)

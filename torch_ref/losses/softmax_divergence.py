@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from torch_ref.losses._masking import kept, reduce_rows
+
 __all__ = ["forward_kl_div", "jensen_shannon_div", "reverse_kl_div", "total_variation_div"]
 
 
@@ -87,8 +89,4 @@ def _divergence(
     log_q, log_p = (torch.log_softmax(logits, axis).movedim(axis, -1) for logits in (input, target))
     keep = torch.ones(log_q.shape[:-1], dtype=torch.bool) if where is None else where
     loss = divergence(log_q[keep], log_p[keep])
-    weight = torch.ones_like(loss) if sample_weight is None else sample_weight[keep]
-    if reduction == "none":
-        return torch.zeros(keep.shape, dtype=loss.dtype).masked_scatter(keep, loss * weight)
-    total = (loss * weight).sum()
-    return total if reduction == "sum" else total / weight.sum()
+    return reduce_rows(loss, keep, reduction, *kept(keep, sample_weight))
