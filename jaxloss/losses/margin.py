@@ -128,13 +128,13 @@ def multi_margin_loss(
     others = jnp.arange(x.shape[-1], dtype=labels.dtype) != labels[..., None]
     # Selected before it is squared: an infinite score leads itself by NaN.
     lead = strict_hinge(select(others, margin - own + x))
-    loss = jnp.sum(lead if p == 1 else jnp.square(lead), -1) / x.shape[-1]
+    loss = jnp.sum(lead if p == 1 else jnp.square(lead), -1)
     if weight is not None:
         # Not a gather, which on a mesh with explicit axes would have to be told where to put the rows.
         loss *= jnp.sum(jnp.where(others, 0.0, weight.astype(dtype)), -1)
     # A product, so that the NaN of a label out of range reaches the gradient as well.
     poison = jnp.where(in_range, 1.0, jnp.nan).astype(dtype)
-    return reduce_loss(poison * loss, reduction, where)
+    return reduce_loss(poison * loss / x.shape[-1], reduction, where)
 
 
 def multilabel_margin_loss(
