@@ -74,11 +74,8 @@ def linear_cross_entropy(
         target: labels in `[0, V)`, or class probabilities.
         linear_bias: the head's bias $b$.
         weight: a factor $w_v \ge 0$ for each class.
-        reduction: "mean" (divides by the sum of the tokens' weights, times those of their labels' classes),
-            "sum" or "none".
-        ignore_index: tokens with this label take no part; None means -100.
+        ignore_index: as by convention, but None, torch's default here, means -100.
         label_smoothing: share of the target spread evenly over the classes, in [0, 1].
-        where: tokens that take part; the others count as deleted, and may hold NaN.
         sample_weight: a factor $a_n$ for each token.
         z_loss: the factor $\zeta$ of the squared log-partition, which keeps logits from drifting; 1e-4 is
             usual.
@@ -91,14 +88,6 @@ def linear_cross_entropy(
             `linear_weight`, `linear_bias`, `weight` and probabilities are this device's slice, and labels
             count the whole.
         return_statistics: return `TokenStatistics` too, of the shape of the labels.
-
-    Returns:
-        The loss in nats, at least float32: a scalar, or one value for each token with "none". Without any
-        token, "mean" gives NaN and "sum" 0. A label outside `[0, V)` gives NaN, in value and gradient.
-
-    Raises:
-        TypeError: an argument's dtype is wrong.
-        ValueError: a shape, option or range is wrong.
 
     Differs from torch: `input` may have any number of axes, and the class axis of probabilities is the last;
     otherwise as for `cross_entropy`. Torch's chunked path has no second derivative, forward mode, `vmap`,
@@ -169,12 +158,6 @@ def linear_log_prob(
         Nats, at most 0, at least float32, of the shape of `target`; 0 for tokens that take no part, so that
         a sum over a sequence is the log-probability of what was kept. A label outside `[0, V)` gives NaN.
 
-    Raises:
-        TypeError: an argument's dtype is wrong.
-        ValueError: a shape, option or range is wrong.
-
-    Differs from torch: torch has no such function.
-
     Reference: Rafailov et al. 2023, "Direct Preference Optimization", equation 7, for the use
     (https://arxiv.org/abs/2305.18290).
 
@@ -220,15 +203,6 @@ def linear_next_token_loss(
         target: `target[..., t]` is the token that follows position `t`.
         **options: those of `linear_cross_entropy`.
 
-    Returns:
-        As `linear_cross_entropy`: the mean over the positions that take part, by default.
-
-    Raises:
-        TypeError: an argument's dtype is wrong.
-        ValueError: a shape, option or range is wrong.
-
-    Differs from torch: torch has no such function.
-
     Reference: Radford et al. 2018, "Improving Language Understanding by Generative Pre-Training", equation 1.
 
     >>> import jax.numpy as jnp
@@ -259,15 +233,6 @@ def linear_final_token_loss(
         target: `target[..., t]` is the token that follows position `t`.
         **options: those of `linear_cross_entropy`; `where` and `sample_weight` have the shape of `target`,
             and their last position counts.
-
-    Returns:
-        As `linear_cross_entropy`: the mean over the sequences that take part, by default.
-
-    Raises:
-        TypeError: an argument's dtype is wrong.
-        ValueError: a shape, option or range is wrong, or T is 0.
-
-    Differs from torch: torch has no such function.
 
     Reference: Radford et al. 2018, "Improving Language Understanding by Generative Pre-Training", equation 1,
     for the sum of which this is the last term.

@@ -62,25 +62,10 @@ def linear_distillation_loss(
             $\mathrm{KL}(q \| p)$; "jensen_shannon"; or "total_variation".
         linear_bias: the student's bias.
         teacher_linear_bias: the teacher's bias.
-        ignore_index: tokens with this label take no part.
-        reduction: "mean" (divides by the sum of the tokens' weights), "sum" or "none".
-        where: tokens that take part; the others count as deleted.
-        sample_weight: a factor for each token.
         logit_softcap, teacher_logit_softcap: bounds of the absolute values of the student's and the
             teacher's logits, as in `linear_cross_entropy`.
         logit_scale, teacher_logit_scale: factors of the student's logits and of the teacher's.
-        implementation: "chunked", "reference" (one chunk), or "auto".
-        chunk_size: the most tokens whose logits are in memory at once.
-
-    Returns:
-        The loss in nats, at least float32: a scalar, or one value for each token with "none". Without any
-        token, "mean" gives NaN and "sum" 0. A label outside `[0, V)` gives NaN when `hard_weight` is above 0.
-
-    Raises:
-        TypeError: an argument's dtype is wrong.
-        ValueError: a shape, option or range is wrong, or `hard_weight` has no labels to weigh.
-
-    Differs from torch: torch has no such function.
+        implementation, chunk_size: as for `linear_cross_entropy`.
 
     Reference: Hinton et al. 2015, "Distilling the Knowledge in a Neural Network", section 2
     (https://arxiv.org/abs/1503.02531); Gu et al. 2024 (https://arxiv.org/abs/2306.08543) for the reverse
@@ -163,17 +148,8 @@ def linear_kl_div(
         input, linear_weight, linear_bias: hidden states, head and bias that are trained.
         teacher_input, teacher_linear_weight, teacher_linear_bias: those of the reference, which is a
             constant.
-        divergence, reduction, where, sample_weight, logit_softcap, teacher_logit_softcap, logit_scale,
-            teacher_logit_scale, implementation, chunk_size: as for `linear_distillation_loss`.
-
-    Returns:
-        The loss in nats, at least float32: a scalar, or one value for each token with "none".
-
-    Raises:
-        TypeError: an argument's dtype is wrong.
-        ValueError: a shape or option is wrong.
-
-    Differs from torch: torch has no such function.
+        divergence, logit_softcap, teacher_logit_softcap, logit_scale, teacher_logit_scale, implementation,
+            chunk_size: as for `linear_distillation_loss`.
 
     Reference: Kullback and Leibler 1951, "On Information and Sufficiency"
     (https://doi.org/10.1214/aoms/1177729694).
