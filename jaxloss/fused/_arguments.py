@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxloss import _checks
 from jaxloss._mesh import varying_axes
@@ -22,19 +21,22 @@ class Operands(NamedTuple):
     """A head's arrays by their leading axes, none combined with another, since they may lie differently.
 
     Attributes:
-        tokens: "input" [*N, D]; "valid" and "sample_weight" [*N, *K]; if given, "where" and "labels" [*N, *K]
-            and "probabilities" [*N, *K, V]. Further names that end with "input" have no head axes.
-        classes: "weight" [V, *K, D] and, if given, "bias" [V, *K], "class_weight" [V].
-        scalars: whatever has no axis, such as "logit_scale".
+        inputs: of tokens, the same for all heads [*N, D]: "input".
+        tokens: of tokens and heads [*N, *K, ...]: "valid", "sample_weight"; if given, "where", "labels",
+            "probabilities" [*N, *K, V].
+        classes: of classes [V, ...]: "linear_weight" [V, *K, D]; if given, "linear_bias" [V, *K],
+            "class_weight" [V].
+        scalars: what has no axis, such as "logit_scale".
     """
 
+    inputs: dict[str, Any]
     tokens: dict[str, Any]
     classes: dict[str, Any]
     scalars: dict[str, Any]
 
 
 class Options(NamedTuple):
-    """How a loss is evaluated and reduced, as the public functions say."""
+    """How a loss is evaluated and reduced; the values are those of the public functions' arguments."""
 
     reduction: str
     implementation: str
@@ -67,31 +69,30 @@ def check_operands(
     input, linear_weight, bias = check_head(input, linear_weight, linear_bias)
     num_classes, shape = linear_weight.shape[0], input.shape[:-1] + linear_weight.shape[1:-1]
     class_weight = _checks.as_class_weight(weight, num_classes)
-    tokens: dict[str, Any] = {"input": input}
     if target is None:
-        tokens["valid"] = jnp.ones(shape, bool)
+        tokens: dict[str, Any] = {"valid": jnp.ones(shape, bool)}
     else:
-        tokens |= _target(target, shape, num_classes, ignore_index)
+        tokens = _target(target, shape, num_classes, ignore_index)
     if where is not None:
         tokens["where"] = _checks.as_mask("where", where, shape, "one value for each token")
     # Within a split vocabulary the labels count the classes of all devices.
-    if "labels" in tokens and axis_name is None:
+    if _checks.checks_labels.value and "labels" in tokens and axis_name is None:
         valid = tokens["valid"] & tokens.get("where", True)
         _checks.check_labels("target", target, valid, num_classes)
     sample_weight = _checks.as_sample_weight(sample_weight, shape, "one number for each token")
     logit_scale = check_logit_scale("logit_scale", logit_scale)
-    scale = logit_scale if isinstance(logit_scale, jax.Array) else None
-    probabilities = tokens.get("probabilities")
-    dtype = compute_dtype(input, linear_weight, bias, class_weight, sample_weight, scale, probabilities)
+    learnt_scale = logit_scale if isinstance(logit_scale, jax.Array) else None
+    given = linear_weight, bias, class_weight, sample_weight, learnt_scale, tokens.get("probabilities")
+    dtype = compute_dtype(input, *given)
 
     tokens["sample_weight"] = jnp.ones(shape, dtype) if sample_weight is None else sample_weight.astype(dtype)
-    classes = {"weight": linear_weight}
+    classes = {"linear_weight": linear_weight}
     if bias is not None:
-        classes["bias"] = bias.astype(dtype)
+        classes["linear_bias"] = bias.astype(dtype)
     if class_weight is not None:
         classes["class_weight"] = class_weight.astype(dtype)
     scalars = {} if logit_scale is None else {"logit_scale": jnp.asarray(logit_scale, dtype)}
-    return Operands(tokens, classes, scalars)
+    return Operands({"input": input}, tokens, classes, scalars)
 
 
 def check_head(input, linear_weight, linear_bias, prefix: str = ""):
@@ -116,7 +117,7 @@ def check_head(input, linear_weight, linear_bias, prefix: str = ""):
 
 def _target(target, shape: tuple[int, ...], num_classes: int, ignore_index) -> dict[str, jax.Array]:
     """Labels or probabilities, and the mask of the tokens that they leave in."""
-    if isinstance(target, (jax.Array, np.ndarray)) and jnp.issubdtype(target.dtype, jnp.floating):
+    if _checks.has_dtype(target, jnp.floating):
         target = _checks.as_floats("target", target)
         _checks.check_shape(
             "target", target, (*shape, num_classes), "that of the logits, to hold probabilities"

@@ -19,9 +19,9 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
 from jaxloss._mesh import differ_along, varying_axes
-from jaxloss._reduction import select
+from jaxloss._reduction import compute_dtype, select
 from jaxloss.fused._opaque import opaque_call
-from jaxloss.fused._token_loss import Arrays, TokenLoss, product, sum_dtype, token_losses
+from jaxloss.fused._token_loss import Arrays, TokenLoss, losses_of_product, product, token_losses, wider
 
 
 class Chunks(NamedTuple):
@@ -45,7 +45,7 @@ class Wanted(NamedTuple):
 
 @partial(jax.jit, static_argnums=(0, 1))
 def chunked_sum(loss: TokenLoss, chunks: Chunks, shared: Arrays, rows: Arrays) -> tuple[jax.Array, Arrays]:
-    """`sum(rows["scale"] * losses)` over the valid tokens, and the statistics.
+    """`sum(rows["factor"] * losses)` over the valid tokens, and the statistics.
 
     Operands as in `token_losses`; `num_chunks` divides N.
     """
@@ -55,15 +55,15 @@ def chunked_sum(loss: TokenLoss, chunks: Chunks, shared: Arrays, rows: Arrays) -
 @partial(jax.jit, static_argnums=(0, 1))
 def chunked_losses(loss: TokenLoss, chunks: Chunks, shared: Arrays, rows: Arrays) -> tuple[jax.Array, Arrays]:
     """`token_losses`, a chunk at a time; operands as in `chunked_sum`."""
-    weight, dtype = shared["weight"], jnp.promote_types(shared["weight"].dtype, rows["input"].dtype)
+    weight, dtype = shared["linear_weight"], wider(shared["linear_weight"], rows["input"])
     # The loop's transpose sums these cotangents over the chunks: in the dtype that the weight has here, and
     # on each device by itself if the operand differs between devices here.
-    shared = shared | {"weight": weight.astype(sum_dtype(weight))}
-    shared = differ_along(shared, varying_axes(rows["input"], rows["scale"]) - {loss.classes.axis_name})
+    shared = shared | {"linear_weight": weight.astype(compute_dtype(weight))}
+    shared = differ_along(shared, varying_axes(rows["input"], rows["factor"]) - {loss.classes.axis_name})
 
     @partial(jax.checkpoint, prevent_cse=False)
     def step(shared, chunk):
-        narrow = shared | {"weight": shared["weight"].astype(dtype)}
+        narrow = shared | {"linear_weight": shared["linear_weight"].astype(dtype)}
         return token_losses(loss, narrow, chunk | {"input": chunk["input"].astype(dtype)})
 
     rows_SC = {k: jnp.moveaxis(a, 1, 0) for k, a in _split(rows, chunks).items()}
@@ -112,62 +112,62 @@ def _sum_and_gradients(loss, chunks: Chunks, wanted: Wanted, shared, rows):
     # Differentiating the loop must not keep every chunk's logits.
     @partial(jax.checkpoint, prevent_cse=False)
     def step(carry, i):
-        sums, per_token = carry
-        sums, of_chunk = add_chunk(sums, chunk_at(i))
+        total, sums, per_token = carry
+        total, sums, of_chunk = add_chunk(total, sums, chunk_at(i))
+        # In place: what one chunk fills is never copied, as stacking the chunks and turning them would.
         put = partial(lax.dynamic_update_index_in_dim, index=i, axis=1)
-        return (sums, jax.tree.map(put, per_token, of_chunk)), None
+        return (total, sums, jax.tree.map(put, per_token, of_chunk)), None
 
     add_chunk = partial(_add_chunk, loss, chunks, wanted, shared)
     first = {k: a[:, 0] for k, a in rows_CS.items()}
-    sums = {k: jnp.zeros(shared[k].shape, sum_dtype(shared[k])) for k in wanted.shared}
-    sums["total"] = jnp.zeros((), sum_dtype(rows["scale"]))
+    total = jnp.zeros((), compute_dtype(rows["factor"]))
+    sums = {k: jnp.zeros(shared[k].shape, compute_dtype(shared[k])) for k in wanted.shared}
     if chunks.num_chunks == 1:
-        sums, per_token = add_chunk(sums, first)
+        total, sums, per_token = add_chunk(total, sums, first)
     else:
         # Traced for the shapes of what the loop carries, and for the mesh axes that it differs along.
-        sums, per_token = jax.eval_shape(add_chunk, sums, first)
-        per_token = jax.tree.map(
-            lambda a: _zeros(a, (a.shape[0], chunks.num_chunks, *a.shape[1:])), per_token
-        )
-        carry = jax.tree.map(lambda a: _zeros(a, a.shape), sums), per_token
-        (sums, per_token), _ = lax.scan(step, carry, jnp.arange(chunks.num_chunks))
+        *sums_of_chunk, of_chunk = jax.eval_shape(add_chunk, total, sums, first)
+        sums_of_none = jax.tree.map(lambda a: _zeros(a, a.shape), sums_of_chunk)
+        per_token = jax.tree.map(lambda a: _zeros(a, (a.shape[0], chunks.num_chunks, *a.shape[1:])), of_chunk)
+        carry = *sums_of_none, per_token
+        (total, sums, per_token), _ = lax.scan(step, carry, jnp.arange(chunks.num_chunks))
         per_token = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), per_token)
     statistics, rows_grads = per_token
-    return sums.pop("total"), statistics, sums, rows_grads
+    return total, statistics, sums, rows_grads
 
 
-def _add_chunk(loss, chunks: Chunks, wanted: Wanted, shared, sums, rows):
-    """The sums with one chunk's parts added; each of its tokens' statistics and gradients."""
-    weight, input_CD = shared["weight"], select(rows["valid"][:, None], rows["input"])
+def _add_chunk(loss, chunks: Chunks, wanted: Wanted, shared, total, sums, rows):
+    """The total and the gradients' sums with one chunk's added; its tokens' statistics and gradients."""
+    weight, input_CD = shared["linear_weight"], select(rows["valid"][:, None], rows["input"])
     raw_CV = product(input_CD, weight, 1, 1)
     # The gradient of an operand that the devices share would be summed over them, which the caller does.
-    others = varying_axes(raw_CV, rows["scale"]) - {loss.classes.axis_name}
+    others = varying_axes(raw_CV, rows["factor"]) - {loss.classes.axis_name}
     shared, rows = differ_along((shared, rows), others)
 
-    def total_loss(raw_CV, some_shared, some_rows):
+    def chunk_total(raw_CV, some_shared, some_rows):
         all_rows = rows | some_rows
-        losses, statistics = loss(raw_CV, shared | some_shared, all_rows)
-        total = jnp.sum(select(all_rows["valid"], all_rows["scale"] * losses))
-        return total, lax.stop_gradient(statistics)
+        losses, statistics = losses_of_product(loss, raw_CV, shared | some_shared, all_rows)
+        return jnp.sum(all_rows["factor"] * losses), statistics
 
     if not any(wanted):
-        total, statistics = total_loss(raw_CV, {}, {})
-        return sums | {"total": sums["total"] + total}, (statistics, {})
+        more, statistics = chunk_total(raw_CV, {}, {})
+        return total + more, sums, (statistics, {})
 
-    some_shared = {k: shared[k] for k in wanted.shared - {"weight"}}
+    some_shared = {k: shared[k] for k in wanted.shared - {"linear_weight"}}
     some_rows = {k: rows[k] for k in wanted.rows - {"input"}}
-    (total, statistics), (d_raw_CV, d_shared, d_rows) = jax.value_and_grad(
-        total_loss, (0, 1, 2), has_aux=True
+    (more, statistics), (d_raw_CV, d_shared, d_rows) = jax.value_and_grad(
+        chunk_total, (0, 1, 2), has_aux=True
     )(raw_CV, some_shared, some_rows)
     sums = sums | {k: sums[k] + d.astype(sums[k].dtype) for k, d in d_shared.items()}
-    sums["total"] = sums["total"] + total
-    if jnp.promote_types(weight.dtype, input_CD.dtype) == jnp.bfloat16:
+    if wider(weight, input_CD) == jnp.bfloat16:
+        # The two products run at the speed of bfloat16; float16 would overflow and underflow.
         d_raw_CV = d_raw_CV.astype(jnp.bfloat16)
     if "input" in wanted.rows:
         d_rows["input"] = select(rows["valid"][:, None], product(d_raw_CV, weight, 1, 0))
-    if "weight" in wanted.shared:
-        sums["weight"] = _add_product(sums["weight"], d_raw_CV, input_CD, chunks.weight_rows)
-    return sums, (statistics, d_rows)
+    if "linear_weight" in wanted.shared:
+        added = _add_product(sums["linear_weight"], d_raw_CV, input_CD, chunks.weight_rows)
+        sums["linear_weight"] = added
+    return total + more, sums, (statistics, d_rows)
 
 
 def _add_product(sum_VD: jax.Array, d_raw_CV: jax.Array, input_CD: jax.Array, block: int) -> jax.Array:

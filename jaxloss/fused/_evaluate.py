@@ -10,7 +10,7 @@ Shapes: N tokens, *K axes of heads, V vocabulary.
 import math
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,79 +21,100 @@ from jaxloss._reduction import select
 from jaxloss.fused._arguments import Operands, Options
 from jaxloss.fused._chunked import Chunks, chunked_losses, chunked_sum
 from jaxloss.fused._token_loss import Arrays, TokenLoss, token_losses
-from jaxloss.numerics.softmax import Classes
+
+
+class Layout(NamedTuple):
+    """The mesh in an array's type, and the mesh axes that each of its axes is split over."""
+
+    mesh: Any
+    axes: list[tuple[str, ...]]
 
 
 def evaluate(loss: TokenLoss, operands: Operands, options: Options) -> tuple[jax.Array, Arrays]:
-    """The reduced loss, and each token's statistics in the shape of the tokens."""
+    """The reduced loss, and each token's statistics in the shape of the tokens, wherever the arrays lie."""
     meshes = [mesh for mesh, axes in map(_layout, jax.tree.leaves(operands)) if any(axes)]
     if not meshes:
-        return _evaluate(loss, options, (), operands)
+        return _evaluate_here(loss, operands, options)
 
-    tokens = _layout(operands.tokens["input"])[1][:-1]
+    mesh, tokens = meshes[0], _layout(operands.inputs["input"]).axes[:-1]
     token_axes = tuple(name for axes in tokens for name in axes)
-    class_axes = [name for name in _layout(operands.classes["weight"])[1][0] if name not in token_axes]
+    of_weight = _layout(operands.classes["linear_weight"]).axes[0]
+    class_axes = [name for name in of_weight if name not in token_axes]
     splits = loss.splits_classes and loss.classes.axis_name is None and len(class_axes) == 1
     if splits:
-        loss = replace(loss, classes=Classes(loss.classes.axis, class_axes[0]))
-    of_classes = class_axes[0] if splits else None
-    of_tokens = PartitionSpec(*(axes or None for axes in tokens))
-    specs = Operands(
-        {name: of_tokens for name in operands.tokens},
-        {name: PartitionSpec(of_classes) for name in operands.classes},
-        {name: PartitionSpec() for name in operands.scalars},
-    )
-    if "probabilities" in operands.tokens:
-        probabilities = operands.tokens["probabilities"]
-        padding = [None] * (probabilities.ndim - len(of_tokens) - 1)
-        specs.tokens["probabilities"] = PartitionSpec(*of_tokens, *padding, of_classes)
-    shardings = jax.tree.map(partial(NamedSharding, meshes[0]), specs)
+        loss = replace(loss, classes=replace(loss.classes, axis_name=class_axes[0]))
+    specs = _specs(operands, tokens, class_axes[0] if splits else None)
+    shardings = jax.tree.map(partial(NamedSharding, mesh), specs)
     operands = jax.tree.map(jax.sharding.reshard, operands, shardings)
     if not token_axes and not splits:
-        return _evaluate(loss, options, (), operands)
-    kinds = zip(meshes[0].axis_names, meshes[0].axis_types, strict=True)
+        return _evaluate_here(loss, operands, options)
+    kinds = zip(mesh.axis_names, mesh.axis_types, strict=True)
+    of_tokens = specs.tokens["valid"]
     return jax.shard_map(
-        partial(_evaluate, loss, options, token_axes),
-        mesh=meshes[0],
+        lambda operands: _evaluate_here(loss, operands, options, token_axes),
+        mesh=mesh,
         in_specs=(specs,),
         out_specs=(of_tokens if options.reduction == "none" else PartitionSpec(), of_tokens),
         axis_names={name for name, kind in kinds if kind == AxisType.Explicit},
     )(operands)
 
 
-def _layout(array: jax.Array) -> tuple[Any, list[tuple[str, ...]]]:
-    """The mesh in an array's type, and the mesh axes that each of its axes is split over."""
+def _layout(array: jax.Array) -> Layout:
     sharding = jax.typeof(array).sharding
     axes = [() if a is None else (a,) if isinstance(a, str) else tuple(a) for a in sharding.spec]
-    return sharding.mesh, axes + [()] * (array.ndim - len(axes))
+    return Layout(sharding.mesh, axes + [()] * (array.ndim - len(axes)))
 
 
-def _evaluate(loss: TokenLoss, options: Options, batch_axes: tuple[str, ...], operands: Operands):
-    """Of this device's operands; the tokens are split over the mesh axes `batch_axes`."""
+def _specs(operands: Operands, tokens: list[tuple[str, ...]], of_classes: str | None) -> Operands:
+    """How each operand is to lie: tokens over their mesh axes, classes over theirs, if any."""
+    of_tokens = PartitionSpec(*(axes or None for axes in tokens))
+    specs = Operands(
+        dict.fromkeys(operands.inputs, of_tokens),
+        dict.fromkeys(operands.tokens, of_tokens),
+        dict.fromkeys(operands.classes, PartitionSpec(of_classes)),
+        dict.fromkeys(operands.scalars, PartitionSpec()),
+    )
+    if "probabilities" in operands.tokens:
+        of_heads = [None] * (operands.tokens["valid"].ndim - len(of_tokens))
+        specs.tokens["probabilities"] = PartitionSpec(*of_tokens, *of_heads, of_classes)
+    return specs
+
+
+def _evaluate_here(
+    loss: TokenLoss, operands: Operands, options: Options, batch_axes: tuple[str, ...] = ()
+) -> tuple[jax.Array, Arrays]:
+    """As `evaluate`, of this device's operands; the tokens are split over the mesh axes `batch_axes`."""
     shared = operands.classes | operands.scalars
-    token_shape, shape = operands.tokens["input"].shape[:-1], operands.tokens["sample_weight"].shape
+    shape, token_shape = operands.tokens["valid"].shape, operands.inputs["input"].shape[:-1]
     num_tokens, heads = math.prod(token_shape), shape[len(token_shape) :]
-    rows = {k: a.reshape(num_tokens, *a.shape[len(token_shape) :]) for k, a in operands.tokens.items()}
+    rows = {
+        name: array.reshape(num_tokens, *array.shape[len(token_shape) :])
+        for name, array in (operands.inputs | operands.tokens).items()
+    }
     valid = rows["valid"] & rows.pop("where", True)
-    scale = select(valid, rows.pop("sample_weight"))
-    rows |= {"valid": valid, "scale": scale}
+    sample_weight = select(valid, rows.pop("sample_weight"))
+    rows |= {"valid": valid, "factor": sample_weight}
+    if "labels" in rows:
+        # A label that is no class would make NaN of a token that takes no part, and NaN times 0 is NaN.
+        rows["labels"] = select(valid, rows["labels"])
     if options.reduction == "mean":
-        denominator = jnp.sum(loss.mean_weight(scale, shared, rows))
+        denominator = jnp.sum(loss.mean_weight(sample_weight, shared, rows))
         denominator = lax.psum(denominator, batch_axes) if batch_axes else denominator
         # Inside the sum, so that no gradient needs a second pass to be divided. Without tokens it is 0 / 0.
-        rows["scale"] = select(valid, scale / denominator)
+        rows["factor"] = select(valid, sample_weight / denominator)
 
-    run = partial(_reduced, loss, options, _choose_chunks(shape, shared["weight"].shape[0], options))
+    chunks = _choose_chunks(token_shape, math.prod(heads), shared["linear_weight"].shape[0], options)
+    run = partial(_one_head, loss, options, chunks)
     for _ in heads:
         axes = (
-            {k: 1 if k in ("weight", "bias") else None for k in shared},
-            {k: None if k.endswith("input") else 1 for k in rows},
+            {name: 1 if array.ndim > 1 else None for name, array in shared.items()},
+            {name: None if name in operands.inputs else 1 for name in rows},
         )
         run = jax.vmap(run, axes, (1 if options.reduction == "none" else 0, 1))
     result, statistics = run(shared, rows)
     statistics = {k: select(valid, a[:num_tokens]).reshape(shape) for k, a in statistics.items()}
     if options.reduction == "none":
-        return (result[:num_tokens] * scale).reshape(shape), statistics
+        return (result[:num_tokens] * sample_weight).reshape(shape), statistics
     total = jnp.sum(result)
     total = lax.psum(total, batch_axes) if batch_axes else total
     if options.reduction == "mean":
@@ -101,8 +122,8 @@ def _evaluate(loss: TokenLoss, options: Options, batch_axes: tuple[str, ...], op
     return total, statistics
 
 
-def _reduced(loss: TokenLoss, options: Options, chunks: Chunks, shared: Arrays, rows: Arrays):
-    """One head's losses with "none", without their weights; else their weighted sum."""
+def _one_head(loss: TokenLoss, options: Options, chunks: Chunks, shared: Arrays, rows: Arrays):
+    """Each token's loss with "none"; else the sum of the losses, each times its factor."""
     whole = options.implementation == "reference" or (
         options.implementation == "auto" and chunks.num_chunks == 1 and loss.classes.axis_name is None
     )
@@ -110,8 +131,8 @@ def _reduced(loss: TokenLoss, options: Options, chunks: Chunks, shared: Arrays, 
         losses, statistics = token_losses(loss, shared, rows)
         if options.reduction == "none":
             return losses, statistics
-        return jnp.sum(select(rows["valid"], rows["scale"] * losses)), statistics
-    padding = -rows["scale"].shape[0] % chunks.num_chunks
+        return jnp.sum(rows["factor"] * losses), statistics
+    padding = -rows["valid"].shape[0] % chunks.num_chunks
     if padding:
         rows = {k: jnp.pad(a, [(0, padding)] + [(0, 0)] * (a.ndim - 1)) for k, a in rows.items()}
     run = chunked_losses if options.reduction == "none" else chunked_sum
@@ -125,8 +146,8 @@ _MIN_TOKENS, _MIN_CHUNKS, _MAX_LOGITS = {"cpu": 128}, {"cpu": 16}, {"cpu": 2**24
 _WEIGHT_ROWS = {"cpu": 4096}
 
 
-def _choose_chunks(shape: tuple[int, ...], vocabulary: int, options: Options) -> Chunks:
-    """The chunks for tokens of this shape, of at most `chunk_size` tokens if it is given.
+def _choose_chunks(shape: tuple[int, ...], num_heads: int, vocabulary: int, options: Options) -> Chunks:
+    """The chunks for tokens of this shape, of at most `chunk_size` logits' rows if it is given.
 
     A number of chunks that divides what follows the leading axis leaves a batch that is sharded there as it
     lies; one that divides the number of tokens needs no padding.
@@ -135,9 +156,9 @@ def _choose_chunks(shape: tuple[int, ...], vocabulary: int, options: Options) ->
     if chunk_size is None:
         fewest_tokens = _MIN_TOKENS.get(backend, 1024)
         largest = max(fewest_tokens, _MAX_LOGITS.get(backend, 2**27) // vocabulary)
-        chunk_size = min(largest, max(fewest_tokens, num_tokens // _MIN_CHUNKS.get(backend, 1)))
-        chunk_size = 2 ** math.floor(math.log2(chunk_size))
-    num_chunks = fewest = max(1, math.ceil(num_tokens / chunk_size))
+        of_each = num_tokens * num_heads // _MIN_CHUNKS.get(backend, 1)
+        chunk_size = 2 ** math.floor(math.log2(min(largest, max(fewest_tokens, of_each))))
+    num_chunks = fewest = max(1, math.ceil(num_tokens / max(1, chunk_size // max(1, num_heads))))
     for unit in (num_tokens // shape[0] if len(shape) > 1 and num_tokens else 1, num_tokens):
         divisors = [n for n in range(fewest, min(2 * fewest, unit) + 1) if unit % n == 0]
         if divisors:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxloss._reduction import select
+from jaxloss._reduction import compute_dtype, select
 from jaxloss.numerics.divergence import DIVERGENCES
 from jaxloss.numerics.softmax import (
     Classes,
@@ -29,10 +29,22 @@ _HERE = Classes(axis=1)
 class TokenLoss:
     """A function of the product [C, V], the shared operands, and the tokens' own: losses [C], statistics.
 
-    `shared` holds the operands of classes and scalars, `rows` those of tokens, each under its name in
-    `Operands`; "scale" [C] has the dtype of the computation. Statistics are a dict of arrays [C], without
-    derivatives. Static, so hashable. Tokens that are not valid have an input of zeros, so that their logits
-    need no mask: on CPU, XLA would write a masked copy of them to memory.
+    A subclass is a frozen dataclass whose fields, hashable and with defaults, are what a compiled program
+    depends on; numbers that change during training are operands. It is called with the chunk of one head:
+
+    - `product_CV`: `input @ linear_weight.T`, in the dtype of the computation. Bias, scale and softcap are
+      the loss's own to apply, by `LogitMap`.
+    - `shared`: the operands of classes [V, ...] and the scalars; `rows`: those of tokens [C, ...] and the
+      mask "valid" [C]; each under its name in `Operands`, but for hidden states and head.
+
+    One token's loss may not depend on another token. The caller masks, weighs and sums the losses. Tokens
+    that are not valid have hidden states of zeros and label 0, so that their logits need no mask (on CPU, XLA
+    would write a masked copy of them to memory); their other operands are as given, and what the loss makes
+    of them must be finite. Statistics are a dict of floating-point arrays [C], without derivatives.
+
+    Attributes:
+        classes: where the classes lie; sums over them go through it, or a split vocabulary is summed in part.
+        splits_classes: the loss can have its vocabulary split; if not, the head is gathered.
     """
 
     classes: Classes = _HERE
@@ -42,33 +54,40 @@ class TokenLoss:
         """Each token's loss, and its statistics."""
         raise NotImplementedError
 
-    def mean_weight(self, scale: jax.Array, shared: Arrays, rows: Arrays) -> jax.Array:
-        """What each token counts for in the denominator of a mean, given its weight."""
-        return scale
+    def mean_weight(self, sample_weight: jax.Array, shared: Arrays, rows: Arrays) -> jax.Array:
+        """What each token counts for in the denominator of a mean: of all tokens and heads at once."""
+        return sample_weight
 
 
 def token_losses(loss: TokenLoss, shared: Arrays, rows: Arrays) -> tuple[jax.Array, Arrays]:
     """Each token's loss, 0 for tokens that are not valid, and the statistics, with the logits whole.
 
-    `shared` holds "weight" [V, D]; `rows` holds "input" [N, D], "scale" [N] and "valid" [N]. Both hold
-    whatever else the loss takes.
+    `shared` holds "linear_weight" [V, D]; `rows` holds "input" [N, D], "factor" [N], which is in the dtype of
+    the computation, and "valid" [N]. Both hold whatever else the loss takes.
     """
     input_ND = select(rows["valid"][:, None], rows["input"])
-    losses, statistics = loss(product(input_ND, shared["weight"], 1, 1), shared, rows)
+    return losses_of_product(loss, product(input_ND, shared["linear_weight"], 1, 1), shared, rows)
+
+
+def losses_of_product(loss: TokenLoss, product_NV: jax.Array, shared: Arrays, rows: Arrays):
+    """`token_losses`, given the product."""
+    shared = {k: a for k, a in shared.items() if k != "linear_weight"}
+    own = {k: a for k, a in rows.items() if k not in ("input", "factor")}
+    losses, statistics = loss(product_NV.astype(rows["factor"].dtype), shared, own)
     return select(rows["valid"], losses), lax.stop_gradient(statistics)
 
 
-def sum_dtype(*arrays: jax.Array) -> jnp.dtype:
-    """The dtype that products of these are summed in: at least float32."""
-    return jnp.result_type(jnp.float32, *(a.dtype for a in arrays))
+def wider(a: jax.Array, b: jax.Array) -> jnp.dtype:
+    """The dtype of a product: both arrays' own, or one that holds both."""
+    return a.dtype if a.dtype == b.dtype else compute_dtype(a, b)
 
 
 def product(a: jax.Array, b: jax.Array, a_axis: int, b_axis: int) -> jax.Array:
     """The matrix product over one axis of each, summed in at least float32."""
-    dtype = jnp.promote_types(a.dtype, b.dtype)
+    dtype = wider(a, b)
     dimensions = (((a_axis,), (b_axis,)), ((), ()))
     return lax.dot_general(
-        a.astype(dtype), b.astype(dtype), dimensions, preferred_element_type=sum_dtype(a, b)
+        a.astype(dtype), b.astype(dtype), dimensions, preferred_element_type=compute_dtype(a, b)
     )
 
 
@@ -79,10 +98,10 @@ class LogitMap:
     softcap: float | None = None
 
     def __call__(self, product_CV: jax.Array, shared: Arrays) -> jax.Array:
-        """The logits; `shared` may hold "bias" [V] and "logit_scale" []."""
+        """The logits; `shared` may hold "linear_bias" [V] and "logit_scale" []."""
         logits = product_CV
-        if "bias" in shared:
-            logits = logits + shared["bias"].astype(logits.dtype)
+        if "linear_bias" in shared:
+            logits = logits + shared["linear_bias"].astype(logits.dtype)
         if "logit_scale" in shared:
             logits = logits * shared["logit_scale"].astype(logits.dtype)
         if self.softcap is not None:
@@ -101,10 +120,10 @@ class CrossEntropy(TokenLoss):
 
     def __call__(self, product_CV, shared, rows):
         """A loss for each token, and the statistics that were asked for."""
-        logits = self.logit_map(product_CV.astype(rows["scale"].dtype), shared)
+        logits = self.logit_map(product_CV, shared)
         class_weight = shared.get("class_weight")
         if "labels" in rows:
-            losses = self._label_losses(logits, class_weight, rows["labels"])
+            losses = self._label_losses(logits, class_weight, rows["labels"], rows["valid"])
         else:
             probabilities = select(rows["valid"][:, None], rows["probabilities"].astype(logits.dtype))
             losses = self._probability_losses(logits, class_weight, probabilities)
@@ -112,18 +131,22 @@ class CrossEntropy(TokenLoss):
             losses = losses + self.z_loss * jnp.square(logsumexp(logits, self.classes))
         return losses, self._statistics(logits, rows) if self.with_statistics else {}
 
-    def mean_weight(self, scale, shared, rows):
+    def mean_weight(self, sample_weight, shared, rows):
         """The token's weight, times that of its label's class."""
         if "labels" not in rows or "class_weight" not in shared:
-            return scale
-        return scale * select(rows["valid"], self._class_weight(shared["class_weight"], rows["labels"]))
+            return sample_weight
+        return sample_weight * select(
+            rows["valid"], self._class_weight(shared["class_weight"], rows["labels"])
+        )
 
     def _class_weight(self, class_weight, labels):
         vector = Classes(0, self.classes.axis_name)
         return vector.pick(class_weight, labels.reshape(-1)).reshape(labels.shape)
 
-    def _label_losses(self, logits, class_weight, labels):
+    def _label_losses(self, logits, class_weight, labels, valid):
         losses = label_cross_entropy(logits, labels, jnp.ones(labels.shape, bool), self.classes)
+        # Before any factor, whose gradient a token that is not valid must not reach, infinite or not.
+        losses = select(valid, losses)
         if class_weight is not None:
             losses = self._class_weight(class_weight.astype(logits.dtype), labels) * losses
         if self.label_smoothing == 0.0:
@@ -134,10 +157,10 @@ class CrossEntropy(TokenLoss):
 
     def _uniform_losses(self, logits, class_weight):
         """The cross entropy with the uniform distribution, each class with its weight."""
-        nll = logsumexp(logits, self.classes)[:, None] - logits
+        nll = -log_softmax(logits, self.classes)
         if class_weight is not None:
-            weight = class_weight.astype(logits.dtype)
-            nll = jnp.where(weight == 0.0, 0.0, nll) * weight
+            weight = class_weight.astype(logits.dtype)[None]
+            nll = jnp.where((weight == 0.0) & jnp.isinf(nll), 0.0, nll) * weight
         return self.classes.sum(nll)[:, 0] / self.classes.count(logits)
 
     def _probability_losses(self, logits, class_weight, probabilities):
@@ -181,10 +204,9 @@ class Distillation(TokenLoss):
 
     def __call__(self, product_CV, shared, rows):
         """A loss for each token, and no statistics."""
-        dtype = rows["scale"].dtype
-        student = self.logit_map(product_CV.astype(dtype), shared)
+        student = self.logit_map(product_CV, shared)
         teacher_input = select(rows["valid"][:, None], rows["teacher_input"])
-        teacher = product(teacher_input, shared["teacher_weight"], 1, 1).astype(dtype)
+        teacher = product(teacher_input, shared["teacher_linear_weight"], 1, 1).astype(student.dtype)
         of_teacher = {k.removeprefix("teacher_"): a for k, a in shared.items() if k.startswith("teacher_")}
         teacher = self.teacher_logit_map(teacher, of_teacher)
         soft = DIVERGENCES[self.divergence](student / self.temperature, teacher / self.temperature, 1)

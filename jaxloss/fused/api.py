@@ -125,7 +125,7 @@ def linear_cross_entropy(
         logit_scale=logit_scale,
         axis_name=axis_name,
     )
-    check_axis_name(axis_name, operands.classes["weight"])
+    check_axis_name(axis_name, operands.classes["linear_weight"])
     value, statistics = evaluate(loss, operands, options)
     if not return_statistics:
         return value

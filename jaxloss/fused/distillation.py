@@ -100,7 +100,7 @@ def linear_distillation_loss(
         sample_weight=sample_weight,
         logit_scale=logit_scale,
     )
-    student_weight, tokens = operands.classes["weight"], operands.tokens["valid"].shape
+    student_weight, tokens = operands.classes["linear_weight"], operands.tokens["valid"].shape
     if student_weight.ndim != 2:
         raise ValueError(f"linear_weight must have shape [V, D]; got {_checks.describe(student_weight)}.")
     hidden, weight, bias = check_head(teacher_input, teacher_linear_weight, teacher_linear_bias, "teacher_")
@@ -108,10 +108,10 @@ def linear_distillation_loss(
     _checks.check_shape("teacher_linear_weight", weight, shape, "the student's classes")
     _checks.check_shape("teacher_input", hidden, (*tokens, hidden.shape[-1]), "the student's tokens")
     teacher_scale = check_logit_scale("teacher_logit_scale", teacher_logit_scale)
-    operands.tokens["teacher_input"] = lax.stop_gradient(hidden)
-    operands.classes["teacher_weight"] = lax.stop_gradient(weight)
+    operands.inputs["teacher_input"] = lax.stop_gradient(hidden)
+    operands.classes["teacher_linear_weight"] = lax.stop_gradient(weight)
     if bias is not None:
-        operands.classes["teacher_bias"] = lax.stop_gradient(bias)
+        operands.classes["teacher_linear_bias"] = lax.stop_gradient(bias)
     if teacher_scale is not None:
         dtype = operands.tokens["sample_weight"].dtype
         operands.scalars["teacher_logit_scale"] = lax.stop_gradient(jnp.asarray(teacher_scale, dtype))

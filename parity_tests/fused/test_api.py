@@ -96,6 +96,47 @@ def test_masked_tokens_may_hold_nan():
     jax.tree.map(assert_same, dirty, clean)
 
 
+@pytest.mark.parametrize("implementation", ["chunked", "reference"])
+@pytest.mark.parametrize("reduction", ["sum", "none"])
+def test_masked_tokens_may_have_any_label_and_loss(implementation, reduction):
+    # A label that is no class, and one whose logit is -inf: neither reaches any gradient.
+    arrays = {
+        "input": jnp.ones((3, 2)),
+        "linear_weight": jnp.arange(8.0).reshape(4, 2),
+        "linear_bias": jnp.array([-jnp.inf, 0.0, 1.0, 0.0]),
+        "weight": jnp.array([0.5, 1.0, 2.0, 1.5]),
+        "sample_weight": jnp.ones(3),
+    }
+
+    def total(arrays, rows, target, where):
+        of_rows = {k: arrays[k][rows] for k in ("input", "sample_weight")}
+        options = {"implementation": implementation, "chunk_size": 1, "reduction": reduction}
+        return jnp.sum(linear_cross_entropy(**arrays | of_rows, target=target, where=where, **options))
+
+    masked = jax.grad(total)(arrays, slice(None), jnp.array([2, 9999, 0]), jnp.array([True, False, False]))
+    alone = jax.grad(total)(arrays, slice(0, 1), jnp.array([2]), None)
+    for name, gradient in masked.items():
+        assert_within(gradient, alone[name], VALUE_EPS_OF_MAX, what=name)
+
+
+@pytest.mark.parametrize("weight", [[1.0, 0.0, 0.0], [0.0, 1.0, 2.0]])
+def test_smoothing_with_class_weights_keeps_confident_logits_and_zero_weights(weight):
+    logits, labels = jnp.array([[40.0, 0.0, 0.0], [1.0, 2.0, 0.5]]), jnp.array([0, 1])
+
+    def of_head(logits, weight):
+        options = {"weight": weight, "label_smoothing": 0.1, "reduction": "none"}
+        return linear_cross_entropy(logits, jnp.eye(3), labels, **options)
+
+    def of_logits(logits, weight):
+        return cross_entropy(logits, labels, weight, label_smoothing=0.1, reduction="none")
+
+    (actual, pull_back), (expected, pull_back_too) = (
+        jax.vjp(loss, logits, jnp.array(weight)) for loss in (of_head, of_logits)
+    )
+    np.testing.assert_allclose(actual, expected, rtol=1e-14)
+    assert_trees_within(pull_back(jnp.ones(2)), pull_back_too(jnp.ones(2)))
+
+
 def test_no_token_gives_nan_and_zero():
     arrays, target, _ = jax_problem({}, "labels")
     for implementation in ("chunked", "reference"):
