@@ -43,6 +43,8 @@ NEAREST = {
     "fused/_opaque.py": ["fused/test_api.py"],
     "fused/_token_loss.py": ["fused/test_api.py", "fused/test_distillation.py"],
 }
+# What it compares, such as the default of an option, no test has to enter.
+SIGNATURES = "parity_tests/test_mirror.py"
 
 
 def all_mutants() -> list[Mutant]:
@@ -70,17 +72,16 @@ def sample(candidates: list[Mutant], count: int, seed: int) -> list[Mutant]:
 def nearest_tests(file: str) -> list[str]:
     """The files of tests to try first, by their names."""
     room, _, name = file.rpartition("/")
-    named = [
-        path for path in (f"{room}/test_{name.removeprefix('_')}",) if (ROOT / "parity_tests" / path).exists()
-    ]
-    return [f"parity_tests/{path}" for path in NEAREST.get(file, named)]
+    named = f"{room}/test_{name.removeprefix('_')}"
+    default = [named] if (ROOT / "parity_tests" / named).exists() else []
+    return [f"parity_tests/{path}" for path in NEAREST.get(file, default)]
 
 
 def further_tests(file: str) -> list[str]:
     """All others, of which those that enter the mistaken function run."""
     rooms = ("losses",) if file.startswith("losses/") else ("losses", "fused")
     paths = [path for room in rooms for path in sorted((ROOT / "parity_tests" / room).glob("test_*.py"))]
-    return [p.relative_to(ROOT).as_posix() for p in paths]
+    return [SIGNATURES, *(p.relative_to(ROOT).as_posix() for p in paths)]
 
 
 class Run:
@@ -136,6 +137,7 @@ class Run:
         if not entering:
             # What a module or a class holds belongs to no function.
             entering = {t for file in tests for t in self.results.entering(file, mutant.file)}
+        entering |= {name for name in costs if name.startswith(SIGNATURES)}
         killers = self.killers[f"{mutant.file} {mutant.function}"]
         names = sorted(
             entering if only_entering else costs, key=lambda t: (t not in entering, -killers[t], costs[t])
