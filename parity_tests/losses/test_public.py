@@ -140,4 +140,4 @@ def test_strict_dtype_promotion_finds_nothing_to_promote(dtypes):
 def test_annotations_refuse_what_the_loss_refuses():
     with pytest.raises(jaxtyping.TypeCheckError):
         CHECKED.mse_loss(jnp.ones((2, 3)), jnp.ones((1, 3)))
-    assert CHECKED.previous_tokens(jnp.zeros(2, int)).shape == (2, 1)
+    assert CHECKED.previous_tokens(jnp.zeros(2, int)).shape == (2, 2)
