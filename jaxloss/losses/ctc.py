@@ -154,7 +154,7 @@ def _log_sum(*terms) -> tuple[jax.Array, jax.Array]:
     whole, rest = (jnp.stack(part) for part in zip(*terms, strict=True))
     peak = lax.stop_gradient(jnp.max(jnp.where(rest == -jnp.inf, -jnp.inf, whole), 0))
     nothing = peak == -jnp.inf
-    shifted = jnp.where(nothing, 0.0, rest + jnp.where(nothing | (rest == -jnp.inf), 0.0, whole - peak))
+    shifted = jnp.where(nothing, 0.0, rest + jnp.where(nothing, 0.0, whole - peak))
     log_sum = jnp.where(nothing, -jnp.inf, jnp.log(jnp.sum(jnp.exp(shifted), 0)))
     return jnp.where(nothing, 0.0, peak), log_sum
 

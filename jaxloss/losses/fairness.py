@@ -70,7 +70,7 @@ def group_gap_penalty(
     weight = jnp.ones(losses.shape, dtype) if sample_weight is None else sample_weight.astype(dtype)
     # A product, so that the NaN of a group out of range reaches the gradients too, whatever the weight.
     weight = select(valid, weight) * jnp.where(in_range | ~valid, 1.0, jnp.nan).astype(dtype)
-    index = jnp.where(valid & in_range, groups, 0).ravel()
+    index = jnp.where(in_range, groups, 0).ravel()
 
     def of_groups(values: jax.Array) -> jax.Array:
         return jax.ops.segment_sum(values.ravel(), index, num_groups)

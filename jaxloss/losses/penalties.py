@@ -134,7 +134,7 @@ def previous_tokens(target: Int[Array, "*B T"], *, ignore_index: int = -100) -> 
     earlier = np.tri(tokens.shape[-1], k=-1, dtype=bool)
     same = tokens[..., :, None] == tokens[..., None, :]
     is_first = ~jnp.any(same & earlier, -1)
-    avoid = earlier & ~same & (is_first & _checks.not_ignored(target, ignore_index))[..., None, :]
+    avoid = earlier & ~same & is_first[..., None, :]
     return jnp.where(avoid, tokens[..., None, :], ignore_index)
 
 
