@@ -131,16 +131,19 @@ def _settings(dtype: str, device: str, seed: int) -> Iterator[None]:
     from torch.backends import cudnn
 
     default, precision = torch.get_default_dtype(), torch.get_float32_matmul_precision()
-    tf32 = cudnn.allow_tf32
+    kept = {
+        name: getattr(cudnn, name) for name in ("enabled", "benchmark", "benchmark_limit", "deterministic")
+    }
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
     try:
         # So that torch.tensor(0.1) inside a function is not a float32 rounding of 0.1 in a float64
         # computation.
         torch.set_default_dtype(torch.float64 if dtype == "float64" else torch.float32)
         torch.set_float32_matmul_precision("highest")
-        # On CUDA convolutions multiply in TF32 unless told otherwise, whatever the matmul precision.
-        cudnn.allow_tf32 = False
         with (
+            # On CUDA convolutions multiply in TF32 unless told otherwise, whatever the matmul precision. By
+            # torch's own context, since `torch.testing` forbids to set a flag outside of one.
+            cudnn.flags(**kept, allow_tf32=False),
             torch.random.fork_rng(devices),
             torch.inference_mode(False),
             torch.autocast(torch.device(device).type, enabled=False),
@@ -150,7 +153,6 @@ def _settings(dtype: str, device: str, seed: int) -> Iterator[None]:
     finally:
         torch.set_default_dtype(default)
         torch.set_float32_matmul_precision(precision)
-        cudnn.allow_tf32 = tf32
 
 
 def _check_device(device: str) -> None:
