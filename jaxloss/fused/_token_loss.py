@@ -101,7 +101,7 @@ class LogitMap:
         """The logits; `shared` may hold "linear_bias" [V] and "logit_scale" []."""
         logits = product_CV
         if "linear_bias" in shared:
-            logits = logits + shared["linear_bias"].astype(logits.dtype)
+            logits = logits + shared["linear_bias"].astype(logits.dtype)[None]
         if "logit_scale" in shared:
             logits = logits * shared["logit_scale"].astype(logits.dtype)
         if self.softcap is not None:

@@ -51,7 +51,8 @@ def correlation_loss(
 
     >>> import jax.numpy as jnp
     >>> target = jnp.array([[1.0, 2.0, 4.0], [1.0, 2.0, 4.0], [3.0, 3.0, 3.0]], jnp.float32)
-    >>> print(correlation_loss(target * jnp.array([[2.0], [-1.0], [1.0]]) + 5, target, reduction="none"))
+    >>> scale = jnp.array([[2.0], [-1.0], [1.0]], jnp.float32)
+    >>> print(correlation_loss(scale * target + 5, target, reduction="none"))
     [0. 2. 1.]
     """
     (x, y, weight), where = elementwise_arguments(

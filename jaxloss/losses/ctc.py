@@ -78,7 +78,7 @@ def ctc_loss(
     x_TNC = select(valid_N, x_TNC.astype(compute_dtype(log_probs)), axis=-1)
 
     num_frames, longest = x_TNC.shape[0], y_NS.shape[1]
-    is_label = jnp.arange(longest, dtype=labels_N.dtype) < labels_N[:, None]
+    is_label = jnp.arange(longest, dtype=labels_N.dtype)[None] < labels_N[:, None]
     is_valid = is_label if valid_N is None else is_label & valid_N[:, None]
     _checks.check_labels("input_lengths", frames_N, valid_N, num_frames + 1, what="lengths")
     _checks.check_labels("target_lengths", labels_N, valid_N, longest + 1, what="lengths")
@@ -127,7 +127,7 @@ def _log_likelihood(x_TNC, y_NS, frames_N, labels_N, blank: int) -> jax.Array:
 
     no_frame_N1 = jnp.sum(x_TNC[:0], (0, 2))[:, None]
     zero_NL = zeros_like_all(x_TNC.dtype, no_frame_N1, frames_N[:, None], states_NL)
-    start = (zero_NL, jnp.where(jnp.arange(states_NL.shape[1]) == 0, zero_NL, -jnp.inf))
+    start = (zero_NL, jnp.where(jnp.arange(states_NL.shape[1])[None] == 0, zero_NL, -jnp.inf))
     alpha, _ = lax.scan(step, start, (jnp.arange(x_TNC.shape[0], dtype=frames_N.dtype), x_TNC))
     last_blank, last_label = (
         [jnp.take_along_axis(part_NL, state_N[:, None], 1)[:, 0] for part_NL in alpha]
@@ -152,11 +152,11 @@ def _split(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 def _log_sum(*terms) -> tuple[jax.Array, jax.Array]:
     """`log(sum(exp(terms)))` of logarithms in two parts, with a gradient of 0 where all are -inf."""
     whole, rest = (jnp.stack(part) for part in zip(*terms, strict=True))
-    peak = lax.stop_gradient(jnp.max(jnp.where(rest == -jnp.inf, -jnp.inf, whole), 0))
+    peak = lax.stop_gradient(jnp.max(jnp.where(rest == -jnp.inf, -jnp.inf, whole), 0, keepdims=True))
     nothing = peak == -jnp.inf
     shifted = jnp.where(nothing, 0.0, rest + jnp.where(nothing, 0.0, whole - peak))
-    log_sum = jnp.where(nothing, -jnp.inf, jnp.log(jnp.sum(jnp.exp(shifted), 0)))
-    return jnp.where(nothing, 0.0, peak), log_sum
+    log_sum = jnp.where(nothing[0], -jnp.inf, jnp.log(jnp.sum(jnp.exp(shifted), 0)))
+    return jnp.where(nothing, 0.0, peak)[0], log_sum
 
 
 def _lengths(name: str, value, num_sequences: int) -> jax.Array:
@@ -198,10 +198,10 @@ def _padded(targets, lengths_N: jax.Array, valid_N, num_sequences: int, *, batch
     possible_N = jnp.clip(lengths_N, 0, labels.size)
     is_split = jnp.all(possible_N == lengths_N) & (jnp.sum(possible_N) == labels.size)
     # Not cumsum, which does not take an array that is split over a mesh.
-    starts_N = jnp.sum(jnp.where(np.tri(num_sequences, k=-1, dtype=bool), possible_N, 0), 1)
-    ends_N = starts_N + lengths_N
+    starts_N = jnp.sum(jnp.where(np.tri(num_sequences, k=-1, dtype=bool), possible_N[None], 0), 1)
+    ends_N = starts_N + lengths_N.astype(starts_N.dtype)
     _checks.check_labels("cumsum(target_lengths)", ends_N, valid_N, labels.size + 1, what="lengths")
     index = jnp.clip(
-        starts_N[:, None] + jnp.arange(longest, dtype=starts_N.dtype), 0, max(labels.size - 1, 0)
+        starts_N[:, None] + jnp.arange(longest, dtype=starts_N.dtype)[None], 0, max(labels.size - 1, 0)
     )
     return labels[index] if labels.size else jnp.zeros((num_sequences, 0), labels.dtype), is_split

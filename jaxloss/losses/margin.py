@@ -125,13 +125,13 @@ def multi_margin_loss(
     _checks.check_labels("target", labels, where, x.shape[-1])
     index = jnp.where(in_range, labels, 0)
     own = jnp.take_along_axis(x, index[..., None], -1, mode="promise_in_bounds")
-    others = jnp.arange(x.shape[-1], dtype=labels.dtype) != labels[..., None]
+    others = _classes(x, labels.dtype) != labels[..., None]
     # Selected before it is squared: an infinite score leads itself by NaN.
     lead = strict_hinge(select(others, margin - own + x))
     loss = jnp.sum(lead if p == 1 else jnp.square(lead), -1)
     if weight is not None:
         # Not a gather, which on a mesh with explicit axes would have to be told where to put the rows.
-        loss *= jnp.sum(jnp.where(others, 0.0, weight.astype(dtype)), -1)
+        loss *= jnp.sum(jnp.where(others, 0.0, jnp.expand_dims(weight.astype(dtype), range(x.ndim - 1))), -1)
     # A product, so that the NaN of a label out of range reaches the gradient as well.
     poison = jnp.where(in_range, 1.0, jnp.nan).astype(dtype)
     return reduce_loss(poison * loss / x.shape[-1], reduction, where)
@@ -199,7 +199,7 @@ def _hinges(x: jax.Array, index: jax.Array, listed: jax.Array) -> tuple[jax.Arra
     if x.shape[-1] == 0:
         return x, x
     scores = jnp.take_along_axis(x, index, -1, mode="promise_in_bounds")
-    classes = jnp.arange(x.shape[-1], dtype=index.dtype)
+    classes = _classes(x, index.dtype)
     num_steps = jnp.max(jnp.sum(listed, -1), initial=0)
 
     def one_of_each_row(step, *arrays):
@@ -220,3 +220,8 @@ def _hinges(x: jax.Array, index: jax.Array, listed: jax.Array) -> tuple[jax.Arra
     is_label = lax.fori_loop(0, num_steps, mark_label, zeros_like_all(bool, x, listed))
     zeros = zeros_like_all(x.dtype, x, listed)
     return lax.fori_loop(0, num_steps, add_hinges, (zeros, zeros))
+
+
+def _classes(x: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """The class indices of scores, of as many axes."""
+    return jnp.expand_dims(jnp.arange(x.shape[-1], dtype=dtype), range(x.ndim - 1))

@@ -131,7 +131,7 @@ def previous_tokens(target: Int[Array, "*B T"], *, ignore_index: int = -100) -> 
     ignore_index = _checks.check_integer("ignore_index", ignore_index)
     if tokens.ndim < 1:
         raise ValueError(f"target must have shape [..., T]; got {_checks.describe(tokens)}.")
-    earlier = np.tri(tokens.shape[-1], k=-1, dtype=bool)
+    earlier = np.expand_dims(np.tri(tokens.shape[-1], k=-1, dtype=bool), tuple(range(tokens.ndim - 1)))
     same = tokens[..., :, None] == tokens[..., None, :]
     is_first = ~jnp.any(same & earlier, -1)
     avoid = earlier & ~same & is_first[..., None, :]
@@ -183,6 +183,7 @@ def token_set_loss(
     if members is None:
         raise TypeError("token_set must be a boolean array; got None.")
     logits = select(where, logits.astype(compute_dtype(logits, sample_weight)), axis=-1)
+    members = jnp.expand_dims(members, range(logits.ndim - members.ndim))
     lumped = jnp.stack([_log_sum(logits, members), _log_sum(logits, ~members)], -1)
     with np.errstate(divide="ignore"):
         wanted = jnp.asarray(np.log([mass, 1 - mass]), logits.dtype)
