@@ -10,6 +10,7 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 import jax
+import pytest
 import torch
 
 # float64 separates every known trap from rounding; arrays state their dtype, so float32 tests stay float32.
@@ -18,3 +19,13 @@ jax.config.update("jax_enable_x64", True)
 torch.set_num_threads(1)
 # Tracing makes many small objects that live on: looking through them for cycles took a tenth of the time.
 gc.set_threshold(200_000, 20, 100)
+
+
+@pytest.fixture(autouse=True)
+def _strict(request):
+    """In every test of a loss, nothing is promoted in dtype or rank but what the loss itself promotes."""
+    if request.path.parent.name not in ("losses", "fused"):
+        yield
+        return
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        yield

@@ -168,7 +168,7 @@ class CrossEntropy(TokenLoss):
             uniform = self.label_smoothing / self.classes.count(logits)
             probabilities = probabilities * (1 - self.label_smoothing) + uniform
         if class_weight is not None:
-            probabilities = probabilities * class_weight.astype(logits.dtype)
+            probabilities = probabilities * class_weight.astype(logits.dtype)[None]
         return soft_cross_entropy(logits, probabilities, self.classes)
 
     def _statistics(self, logits, rows):

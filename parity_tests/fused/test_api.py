@@ -57,7 +57,7 @@ def test_equals_cross_entropy_of_the_logits(target_kind):
     arrays, target, kwargs = jax_problem(OPTIONS["class weights and smoothing"], target_kind)
 
     def of_logits(arrays):
-        logits = arrays["input"] @ arrays["linear_weight"].T + arrays["linear_bias"]
+        logits = arrays["input"] @ arrays["linear_weight"].T + arrays["linear_bias"][None]
         return cross_entropy(logits, target, **kwargs)
 
     def of_hidden(arrays):

@@ -20,6 +20,7 @@ from torch.testing._internal.common_methods_invocations import op_db
 from torch.testing._internal.common_modules import module_db
 
 from jaxloss import losses
+from jaxloss._reduction import compute_dtype
 from parity_tests.compare import error_in_eps
 from parity_tests.tolerances import BFLOAT16_ULP, CTC_GRADIENT_EPS_OF_MAX, GRADIENT_EPS_OF_MAX
 
@@ -121,7 +122,7 @@ def our_loss(name: str) -> Callable:
 
 
 def at_least_float32(x):
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x.astype(compute_dtype(x))
 
 
 def their_loss(name: str) -> Callable:
