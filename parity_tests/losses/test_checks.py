@@ -23,8 +23,6 @@ from parity_tests.compare import assert_same
 N, C = 7, 5
 GRID = np.random.default_rng(0).integers(-1, 2, (N, C)).astype(np.float64)
 
-# Labels
-
 
 def test_any_integer_dtype_serves_as_label():
     labels = np.array([0, 4, 3, 2, 1, 3, 1])
@@ -79,9 +77,6 @@ def test_without_classes_every_label_is_out_of_range():
     assert cross_entropy(none, none, label_smoothing=0.1).shape == ()
 
 
-# Numbers
-
-
 def test_a_number_has_no_dtype_of_its_own():
     x, y = jnp.zeros((2, 3), jnp.float32), jnp.ones((2, 3), jnp.float32)
     for options in ({"pos_weight": 2.0}, {"pos_weight": 2}, {"weight": 0.5}):
@@ -99,8 +94,6 @@ def test_booleans_are_no_numbers(name):
     with pytest.raises(TypeError, match=f"{name} must be floating point"):
         binary_cross_entropy_with_logits(jnp.zeros(3), jnp.zeros(3), **{name: True})
 
-
-# Bad input
 
 GOOD = {"input": np.zeros((2, 3)), "target": np.array([0, 1])}
 BAD = [

@@ -48,9 +48,6 @@ def log_softmax(x):
     )
 
 
-# Values and gradients
-
-
 @pytest.mark.parametrize("scale", LOGITS)
 def test_cross_entropy_of_labels_matches_torch(scale):
     # Smoothed to the uniform distribution, near-uniform logits leave a gradient of nothing but rounding.
@@ -144,9 +141,6 @@ def test_where_equals_deletion_in_nll_loss():
     assert_masking_deletes(nll_loss, torch_nll_loss, arrays, MASK)
 
 
-# Invariants
-
-
 def test_cross_entropy_is_nll_of_log_softmax_in_value_and_gradient():
     logits, labels = jnp.asarray(LOGITS["grid"]), jnp.asarray(LABELS)
     both = [
@@ -167,9 +161,6 @@ def test_one_hot_probabilities_are_labels():
             cross_entropy(logits, labels, **options),
             VALUE_EPS_OF_MAX,
         )
-
-
-# Extremes
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
@@ -232,9 +223,6 @@ def test_confident_loss_and_gradient_do_not_cancel(margin):
         np.testing.assert_allclose(value, np.log1p(odds), rtol=3e-7)
         np.testing.assert_allclose(gradient[0, 0], -odds / (1 + odds), rtol=3e-7)
         np.testing.assert_allclose(gradient[0, 1:], odds / 2 / (1 + odds), rtol=1e-5)
-
-
-# Transforms
 
 
 @pytest.mark.parametrize("kind", ["labels", "probabilities", "smoothed", "nll"])

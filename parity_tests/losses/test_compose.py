@@ -20,9 +20,6 @@ rng = np.random.default_rng(0)
 Y_HAT, Y = rng.standard_normal((2, 6))
 
 
-# Values and gradients
-
-
 @pytest.mark.parametrize("step", [0, 25, 100, 1000])
 def test_scheduled_weights_match_torch(step):
     schedule = optax.linear_schedule(2.0, 1.0, 100)
@@ -54,9 +51,6 @@ def test_learnt_weights_match_torch():
     assert_within(gradient, y_hat.grad, VALUE_EPS_OF_MAX)
     for name, tensor in tensors.items():
         assert_within(log_gradient[name], tensor.grad, VALUE_EPS_OF_MAX)
-
-
-# Invariants
 
 
 def test_terms_come_back_unweighted_beside_the_sum():
@@ -112,9 +106,6 @@ def test_learnt_weights_reach_the_noise_of_each_loss():
     np.testing.assert_allclose(logs["l2"], np.log(np.square(Y_HAT - Y).mean()), atol=1e-5)
 
 
-# Transforms
-
-
 def test_step_and_weights_may_be_traced():
     weight = optax.linear_schedule(0.0, 1.0, 10)
 
@@ -128,9 +119,6 @@ def test_step_and_weights_may_be_traced():
             jnp.asarray(Y_HAT), jnp.asarray(Y)
         )
         assert_within(loss(jnp.asarray(Y_HAT), step, 3.0), expected, VALUE_EPS_OF_MAX)
-
-
-# Bad input
 
 
 @pytest.mark.parametrize(

@@ -30,9 +30,6 @@ MASK[1] = False
 WEIGHT = rng.uniform(0.5, 2.0, (N, T))
 
 
-# Values and gradients
-
-
 @pytest.mark.parametrize("axis", [-1, 0, None, (0, 1)])
 def test_correlation_loss_matches_torch(axis):
     cases = [{"axis": axis, "reduction": reduction} for reduction in ("mean", "none")]
@@ -82,9 +79,6 @@ def test_half_precision_is_computed_in_float32_and_its_gradient_rounded_once():
     assert_half_precision_is_rounded_once(correlation_loss, INPUT, TARGET, num_floats=2)
 
 
-# Invariants
-
-
 def test_shift_and_positive_scale_change_nothing():
     rows = correlation_loss(jnp.asarray(INPUT), jnp.asarray(TARGET), reduction="none")
     moved = correlation_loss(jnp.asarray(INPUT * 3.0 - 7.0), jnp.asarray(TARGET), reduction="none")
@@ -99,9 +93,6 @@ def test_integer_weights_repeat_elements():
     value = correlation_loss(jnp.asarray(INPUT[0]), jnp.asarray(TARGET[0]), sample_weight=jnp.asarray(weight))
     expected = correlation_loss(jnp.asarray(INPUT[0, repeated]), jnp.asarray(TARGET[0, repeated]))
     assert_within(value, expected, VALUE_EPS_OF_MAX)
-
-
-# Extremes
 
 
 def test_near_perfect_correlation_is_accurate():
@@ -152,14 +143,8 @@ def test_nan_and_infinity_poison_their_series_only():
     assert_same(jnp.isnan(loss), [1, 0, 1, 0])
 
 
-# Transforms
-
-
 def test_transforms():
     assert_transforms(correlation_loss, INPUT, TARGET)
-
-
-# Bad input
 
 
 @pytest.mark.parametrize(

@@ -37,9 +37,6 @@ SAMPLE_WEIGHT = np.array([1.0, 0.5, 2.0, 1.0, 3.0, 0.0, 0.25])
 MASK = np.array([True, False, True, True, True, False, True])
 
 
-# Values and gradients
-
-
 def test_distillation_loss_matches_torch():
     arrays = {"input": STUDENT, "teacher_input": TEACHER, "target": LABELS, "sample_weight": SAMPLE_WEIGHT}
     cases = [
@@ -72,9 +69,6 @@ def test_where_equals_deletion_and_keeps_nan_out():
 
 def test_half_precision_is_computed_in_float32_and_its_gradient_rounded_once():
     assert_half_precision_is_rounded_once(distillation_loss, STUDENT, TEACHER, num_floats=2)
-
-
-# Invariants
 
 
 def test_it_is_the_divergences_at_temperature_1_and_cross_entropy_at_hard_weight_1():
@@ -110,9 +104,6 @@ def test_ignored_labels_take_their_row_out_of_both_terms():
     expected = distillation_loss(jnp.asarray(STUDENT[kept]), jnp.asarray(TEACHER[kept]))
     assert_within(value, expected, VALUE_EPS_OF_MAX)
     assert_same(gradient[~kept], np.zeros((1, C)))
-
-
-# Extremes
 
 
 def test_a_student_close_to_its_teacher_is_judged_accurately():
@@ -161,17 +152,11 @@ def test_a_term_without_a_share_may_be_infinite():
     assert_same(gradient, expected_gradient)
 
 
-# Transforms
-
-
 def test_transforms():
     labels = np.abs(LABELS) % C
     assert_transforms(
         lambda student: distillation_loss(student, jnp.asarray(TEACHER), labels, hard_weight=0.5), STUDENT
     )
-
-
-# Bad input
 
 
 @pytest.mark.parametrize(

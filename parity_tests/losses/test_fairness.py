@@ -23,9 +23,6 @@ MASK = np.array([True, True, False, True, True, True, True, False, True])
 MEASURES = ["range", "variance"]
 
 
-# Values and gradients
-
-
 @pytest.mark.parametrize("measure", MEASURES)
 def test_group_gap_penalty_matches_torch(measure):
     arrays = {"input": LOSSES, "group": GROUPS, "sample_weight": WEIGHT}
@@ -58,9 +55,6 @@ def test_half_precision_is_computed_in_float32_and_its_gradient_rounded_once():
     assert_half_precision_is_rounded_once(lambda x: group_gap_penalty(x, GROUPS, 5), LOSSES)
 
 
-# Invariants
-
-
 def test_a_shift_of_all_losses_changes_nothing_and_size_of_a_group_neither():
     losses, groups = jnp.asarray(LOSSES), jnp.asarray(GROUPS)
     for measure in MEASURES:
@@ -78,9 +72,6 @@ def test_descending_the_penalty_closes_the_gap():
         losses = step(losses)
     gaps.append(float(group_gap_penalty(losses, groups, 5)))
     assert gaps[1] < 1e-3 * gaps[0]
-
-
-# Extremes
 
 
 @pytest.mark.parametrize("measure", MEASURES)
@@ -127,17 +118,11 @@ def test_a_group_without_weight_is_no_extreme_and_has_no_gradient():
         assert all(jnp.isfinite(gradient).all() for gradient in gradients)
 
 
-# Transforms
-
-
 def test_transforms():
     for measure in MEASURES:
         assert_transforms(
             lambda x, measure=measure: group_gap_penalty(x, jnp.asarray(GROUPS), 5, measure=measure), LOSSES
         )
-
-
-# Bad input
 
 
 @pytest.mark.parametrize(

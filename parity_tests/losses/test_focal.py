@@ -41,9 +41,6 @@ TORCH = {focal_loss: torch_focal.focal_loss, poly_loss: torch_focal.poly_loss}
 CASES = [(loss, options) for loss, cases in OPTIONS.items() for options in cases]
 
 
-# Values and gradients
-
-
 @pytest.mark.parametrize("scale", LOGITS)
 @pytest.mark.parametrize("loss", OPTIONS)
 def test_losses_of_labels_match_torch(loss, scale):
@@ -112,9 +109,6 @@ def test_half_precision_is_computed_in_float32_and_its_gradient_rounded_once():
     assert_half_precision_is_rounded_once(sigmoid_focal_loss, LOGITS["spread"], positives, num_floats=2)
 
 
-# Invariants
-
-
 def test_without_their_own_term_both_are_cross_entropy():
     logits, labels, weight = jnp.asarray(LOGITS["grid"]), jnp.asarray(LABELS), jnp.asarray(WEIGHT)
     for reduction in REDUCTIONS:
@@ -140,9 +134,6 @@ def test_focal_loss_falls_with_gamma_and_easy_rows_fall_most():
     kept = hard / easy
     assert kept[0] < 0.01
     assert 0.9 < kept[1] < 1.0
-
-
-# Extremes
 
 
 MARGINS = [-80.0, -5.0, 0.0, 5.0, 17.0, 40.0, 80.0, 1e4]
@@ -263,9 +254,6 @@ def test_nothing_to_average_is_nan_with_a_zero_gradient_and_sums_to_zero(loss):
     assert loss(logits, ignored, reduction="sum") == 0
 
 
-# Transforms
-
-
 @pytest.mark.parametrize("loss", [focal_loss, poly_loss])
 def test_transforms(loss):
     assert_transforms(loss, LOGITS["spread"], np.abs(LABELS) % C)
@@ -273,9 +261,6 @@ def test_transforms(loss):
 
 def test_transforms_of_the_sigmoid():
     assert_transforms(sigmoid_focal_loss, LOGITS["spread"], rng.uniform(size=(N, C)))
-
-
-# Bad input
 
 
 @pytest.mark.parametrize(

@@ -41,9 +41,6 @@ SAMPLE_WEIGHT = np.array([1.0, 0.5, 2.0, 1.0, 3.0, 0.0, 0.25])
 MASK = np.array([True, False, True, True, True, False, True])
 
 
-# Values and gradients
-
-
 def test_penalties_match_torch():
     arrays = {"input": LOGITS, "sample_weight": SAMPLE_WEIGHT}
     wrt = ("input", "sample_weight")
@@ -85,9 +82,6 @@ def test_half_precision_is_computed_in_float32_and_its_gradient_rounded_once():
     assert_half_precision_is_rounded_once(token_set_loss, LOGITS, SET)
 
 
-# Invariants
-
-
 def test_z_loss_is_0_for_log_probabilities_and_sees_a_shift():
     log_probs = jax.nn.log_softmax(jnp.asarray(LOGITS))
     assert z_loss(log_probs) < 1e-30
@@ -118,9 +112,6 @@ def test_the_wanted_mass_is_the_minimum():
     value, gradient = jax.value_and_grad(token_set_loss)(logits, jnp.asarray(SET), mass=0.5)
     assert 0 <= value < 1e-30
     assert jnp.abs(gradient).max() < 1e-15
-
-
-# Extremes
 
 
 def test_a_model_sure_of_a_token_to_avoid_is_accurate():
@@ -211,16 +202,10 @@ def test_a_set_of_impossible_tokens_has_a_finite_gradient(members):
     assert not jnp.isnan(gradient).any()
 
 
-# Transforms
-
-
 def test_transforms():
     assert_transforms(z_loss, LOGITS)
     assert_transforms(unlikelihood_loss, LOGITS, AVOID)
     assert_transforms(token_set_loss, LOGITS, SETS, mass=0.3)
-
-
-# Bad input
 
 
 @pytest.mark.parametrize(

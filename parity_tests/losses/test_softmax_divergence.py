@@ -61,9 +61,6 @@ EXACT = {
 }
 
 
-# Values and gradients
-
-
 @pytest.mark.parametrize("loss", LOSSES)
 def test_divergences_match_torch(loss):
     # Near-uniform pairs are left to mpmath below: torch's gradient of a small divergence is noise.
@@ -93,9 +90,6 @@ def test_half_precision_is_computed_in_float32_and_its_gradient_rounded_once(los
     assert_half_precision_is_rounded_once(loss, *PAIRS["spread"], num_floats=2)
 
 
-# Invariants
-
-
 @pytest.mark.parametrize("loss", LOSSES)
 def test_a_distribution_is_no_distance_from_itself(loss):
     logits = PAIRS["spread"][0]
@@ -123,9 +117,6 @@ def test_pinskers_inequality_and_symmetry():
     assert (symmetric <= np.log(2)).all()
     for loss, rows in ((jensen_shannon_div, symmetric), (total_variation_div, distance)):
         assert_within(_compiled(loss)(target, input, everywhere)[0], rows, VALUE_EPS_OF_MAX)
-
-
-# Extremes
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -210,15 +201,9 @@ def test_nothing_to_average_is_nan_with_a_zero_gradient(loss):
     assert_same(gradient, np.zeros((N, C)))
 
 
-# Transforms
-
-
 @pytest.mark.parametrize("loss", LOSSES)
 def test_transforms(loss):
     assert_transforms(lambda both: loss(*both), PAIRS["spread"])
-
-
-# Bad input
 
 
 @pytest.mark.parametrize(

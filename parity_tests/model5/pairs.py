@@ -14,7 +14,7 @@ import torch_ref.model5 as torch_side
 from jaxloss.losses import final_token_loss, next_token_loss
 from jaxloss.model5 import Model5Config
 from jaxloss.model5._gpt2_layout import array_shapes
-from parity_tests.compare import error_in_eps, to_numpy
+from parity_tests.compare import assert_same, error_in_eps, to_numpy
 
 TINY = Model5Config(vocab_size=61, context_length=16, embed_dim=32, num_heads=4, num_blocks=2)
 
@@ -142,3 +142,9 @@ def worst_errors(actual: Arrays, expected: Arrays, dtype: str) -> tuple[float, f
     errors = {name: error_in_eps(actual[name], expected[name], dtype) for name in expected}
     value_error = max(errors.pop("loss"), errors.pop("logits"))
     return value_error, max(errors.values())
+
+
+def assert_same_arrays(actual, expected):
+    assert actual.keys() == expected.keys()
+    for name in expected:
+        assert_same(actual[name], expected[name], name)
