@@ -13,11 +13,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import checkify
+from jaxtyping import Array, Real
 
 # True while a loss made by `make_checked` is called. JAX knows this context, and `jit` traces anew in it what
 # it has traced without checks. `checkify.debug_check` would need no context, but it stays in every program: a
 # call of a jitted function with one in it takes 170 us in place of 12 (jax 0.10.2, CPU).
 checks_labels = jax.make_user_context(False)
+
+# The annotation of an option that `as_scalar` reads: it may change while training, or be learnt.
+Scalar = float | Real[Array, ""]
 
 _SEQUENCES = (list, tuple, str, bytes, dict, set)
 
@@ -150,9 +154,10 @@ def check_flag(name: str, value) -> None:
 
 
 def check_integer(name: str, value, *, low: int | None = None, high: int | None = None) -> int:
-    """`value` as an int, from `low` to `high`; booleans, floats and arrays are refused."""
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Integral):
-        raise TypeError(f"{name} must be an int; got {value!r}.")
+    """`value` as an int, from `low` to `high`; booleans, floats and JAX's arrays are refused."""
+    value = _as_pythons(value)
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{name} must be an int; got {_show(value)}.")
     integer = int(value)
     if (low is not None and integer < low) or (high is not None and integer > high):
         allowed = f"at least {low}" if high is None else f"in [{low}, {high}]"
@@ -169,16 +174,64 @@ def check_number(
     open_low: bool = False,
     open_high: bool = False,
 ) -> float:
-    """`value` as a float in `[low, high]`, without an end that is open."""
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
-        known = ", known when the function is traced" if isinstance(value, jax.core.Tracer) else ""
-        raise TypeError(f"{name} must be a number{known}; got {value!r}.")
+    """`value` as a float in `[low, high]`, without an end that is open; JAX's arrays are refused."""
+    value = _as_pythons(value)
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be a number; got {_show(value)}.")
     number = float(value)
     if not (low <= number <= high) or (open_low and number == low) or (open_high and number == high):
         left = "(" if open_low or low == -np.inf else "["
         right = ")" if open_high or high == np.inf else "]"
         raise ValueError(f"{name} must be in {left}{low:g}, {high:g}{right}; got {value!r}.")
     return number
+
+
+def as_scalar(
+    name: str,
+    value,
+    *,
+    low: float = -np.inf,
+    high: float = np.inf,
+    open_low: bool = False,
+    open_high: bool = False,
+) -> float | jax.Array:
+    """An option that decides no shape: a number as `check_number` has it, or a JAX array without axes.
+
+    The array stays one, with its gradient: it may be traced, and to read it would wait for the device. Out of
+    range, it becomes NaN. It is cast with `in_dtype` where it is used, since an option does not promote.
+    """
+    if not isinstance(value, jax.Array) and hasattr(value, "__jax_array__"):
+        value = value.__jax_array__()
+    if getattr(value, "shape", ()):
+        raise ValueError(f"{name} must be a number or an array without axes; got {describe(value)}.")
+    if not isinstance(value, jax.Array):
+        return check_number(name, value, low=low, high=high, open_low=open_low, open_high=open_high)
+    if jnp.issubdtype(value.dtype, jnp.integer):
+        value = value.astype(float)
+    if not jnp.issubdtype(value.dtype, jnp.floating):
+        raise TypeError(f"{name} must be a real number; got {describe(value)}.")
+    if (low, high) == (-np.inf, np.inf) and not (open_low or open_high):
+        return value
+    above = value > low if open_low else value >= low
+    below = value < high if open_high else value <= high
+    # A product, so that the NaN reaches the gradient as well.
+    return value * jnp.where(above & below, 1.0, jnp.nan)
+
+
+def in_dtype(scalar: float | jax.Array, dtype) -> float | jax.Array:
+    """What `as_scalar` read, in the dtype of the computation; a number has none of its own."""
+    return scalar.astype(dtype) if isinstance(scalar, jax.Array) else scalar
+
+
+def _as_pythons(value) -> Any:
+    """The number in a numpy scalar, or in a numpy array without axes, as Python's own."""
+    return value.item() if isinstance(value, (np.ndarray, np.generic)) and value.ndim == 0 else value
+
+
+def _show(value) -> str:
+    if not isinstance(value, jax.Array):
+        return repr(value)
+    return f"the array {describe(value)}. It decides how the function is traced, so pass Python's own number"
 
 
 def class_axis(input: jax.Array, axis: int, name: str = "input") -> int:

@@ -89,6 +89,54 @@ def test_a_number_has_no_dtype_of_its_own():
     assert soft_margin_loss(jnp.float32(0.5), 1).dtype == jnp.float32
 
 
+SCALARS = [1, 1.0, np.int64(1), np.float16(1), np.float64(1), np.array(1), np.array(1.0, "float32")]
+
+
+def test_an_option_is_a_number_or_a_jax_array_without_axes():
+    for scalar in SCALARS:
+        assert type(_checks.as_scalar("gamma", scalar)) is float
+        assert type(_checks.check_number("gamma", scalar)) is float
+    assert [_checks.check_integer("axis", scalar) for scalar in (1, np.int8(1), np.array(1))] == [1] * 3
+    for dtype in ("int32", "bfloat16", "float64"):
+        assert _checks.as_scalar("gamma", jnp.ones((), dtype), low=1.0) == 1.0
+    value, gradient = jax.jit(jax.value_and_grad(lambda g: _checks.as_scalar("gamma", g, high=1.0)))(0.5)
+    assert (value, gradient) == (0.5, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("scalar", "limits"),
+    [
+        (-0.1, {"low": 0.0}),
+        (0.0, {"low": 0.0, "open_low": True}),
+        (1.1, {"high": 1.0}),
+        (np.inf, {"open_high": True}),
+        (np.nan, {"low": 0.0}),
+    ],
+)
+def test_an_option_out_of_range_raises_or_is_nan(scalar, limits):
+    with pytest.raises(ValueError, match="gamma must be in"):
+        _checks.as_scalar("gamma", scalar, **limits)
+    assert np.isnan(jax.value_and_grad(lambda g: _checks.as_scalar("gamma", g, **limits))(scalar)).all()
+
+
+@pytest.mark.parametrize(
+    ("check", "value", "error", "message"),
+    [
+        (_checks.as_scalar, np.ones(1), ValueError, r"without axes; got float64\[1\]"),
+        (_checks.as_scalar, jnp.ones((2, 3)), ValueError, r"without axes; got float64\[2, 3\]"),
+        (_checks.as_scalar, jnp.array(True), TypeError, r"a real number; got bool\[\]"),
+        (_checks.as_scalar, np.True_, TypeError, "a number; got .*True"),
+        (_checks.check_number, jnp.ones(()), TypeError, r"the array float64\[\]. It decides how"),
+        (_checks.check_integer, jnp.array(1), TypeError, r"the array int64\[\]. It decides how"),
+        (_checks.check_integer, np.True_, TypeError, "an int; got .*True"),
+        (jax.jit(_checks.check_integer, static_argnums=0), 1, TypeError, r"array int64\[\]. It decides how"),
+    ],
+)
+def test_what_is_no_such_number_is_refused_by_name(check, value, error, message):
+    with pytest.raises(error, match=f"gamma must be .*{message}"):
+        check("gamma", value)
+
+
 @pytest.mark.parametrize("name", ["weight", "pos_weight"])
 def test_booleans_are_no_numbers(name):
     with pytest.raises(TypeError, match=f"{name} must be floating point"):
