@@ -1,4 +1,4 @@
-"""Session set-up: float64 on, CPU only, one torch thread, no console noise from the libraries."""
+"""Session set-up: float64 on, CPU only as four devices, one torch thread, no console noise."""
 
 import gc
 import os
@@ -15,10 +15,20 @@ import torch
 
 # float64 separates every known trap from rounding; arrays state their dtype, so float32 tests stay float32.
 jax.config.update("jax_enable_x64", True)
+# For the tests of sharding; the others use the first, and are no slower for the rest.
+jax.config.update("jax_num_cpu_devices", 4)
 # Workers of pytest-xdist share the cores; torch's own pool on top of that only costs time.
 torch.set_num_threads(1)
 # Tracing makes many small objects that live on: looking through them for cycles took a tenth of the time.
 gc.set_threshold(200_000, 20, 100)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_device_trains():
+    """Training would spread a batch over all devices, and spend its time on passing gradients around."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "local_devices", lambda: jax.devices()[:1])
+        yield
 
 
 @pytest.fixture(autouse=True)

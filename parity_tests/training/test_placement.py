@@ -1,71 +1,56 @@
 """Batch and parameters are placed by the program; a caller who mixes devices is helped or told."""
 
-import os
-import subprocess
-import sys
-import textwrap
-
 import jax
 import numpy as np
 import pytest
 import torch
 
-from jaxloss import training
-from parity_tests import quick_compilation
+from jaxloss import next_token_loss, training
 from parity_tests.training import tiny
 from torch_ref import training as torch_training
 
-TWO_DEVICES = """
-    import jax
-    jax.config.update("jax_num_cpu_devices", 2)
-    import numpy as np
-    from jaxloss import training
-    from parity_tests.training import tiny
 
-    one, two = jax.devices()
+@pytest.fixture
+def two_devices(monkeypatch):
+    """Two devices that share the work; other tests of training have one."""
+    devices = jax.devices()[:2]
+    monkeypatch.setattr(jax, "local_devices", lambda: devices)
+    return devices
+
+
+def test_two_devices_share_a_batch_and_give_the_loss_of_one(two_devices):
+    one, two = two_devices
     state = tiny.jax_state("float32")
-    assert state.params["wte"]["embedding"].sharding.device_set == {one, two}
+    assert _devices(state.params) == {one, two}
 
     # A batch of numpy, or on any one device, is moved and split.
     placed = training.place_batch((jax.device_put(tiny.batch(0)[0], two),), state.params)[0]
     assert {shard.data.shape for shard in placed.addressable_shards} == {(2, 8)}
     key = jax.device_put(tiny.key(), two)
     state, loss, _ = tiny.jax_step("all")(state, *jax.device_put(tiny.batch(0), two), key)
-    assert state.params["wte"]["embedding"].sharding.device_set == {one, two}
-    print(float(loss).hex())
+    assert _devices(state.params) == {one, two}
 
-    # Three crops do not split over two devices: one works alone.
-    alone = training.place_params(tiny.params("float32"), batch_size=3)
-    assert alone["wte"]["embedding"].sharding.device_set == {one}
-
-    # Parameters that a caller has scattered are refused.
-    scattered = dict(alone, wpe=jax.device_put(alone["wpe"], two))
-    try:
-        training.place_batch(tiny.batch(0), scattered)
-    except ValueError as error:
-        print(error)
-"""
+    inputs, targets = tiny.batch(0)
+    alone = next_token_loss(tiny.logits(tiny.params("float32"), inputs), targets)
+    assert float(loss) == pytest.approx(float(alone), rel=1e-6)
 
 
-@pytest.fixture(scope="module")
-def two_devices():
-    program = "import parity_tests.conftest\n" + textwrap.dedent(TWO_DEVICES)
-    environment = os.environ | {"XLA_FLAGS": quick_compilation.XLA_FLAGS}
-    command = [sys.executable, "-c", program]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()
-
-
-def test_two_devices_share_a_batch_and_give_the_loss_of_one(two_devices):
-    _, loss, _ = tiny.jax_step("all")(tiny.jax_state("float32"), *tiny.batch(0), tiny.key())
-    assert float.fromhex(two_devices[0]) == pytest.approx(float(loss), rel=1e-6)
+def test_one_device_works_alone_on_three_crops(two_devices):
+    params = training.place_params(tiny.params("float32"), batch_size=3)
+    assert _devices(params) == {two_devices[0]}
 
 
 def test_scattered_parameters_are_refused_in_plain_words(two_devices):
-    assert "all parameters must be on the same devices" in two_devices[1]
-    assert "wpe/embedding" in two_devices[1]
-    assert "place_params" in two_devices[1]
+    params = training.place_params(tiny.params("float32"), batch_size=3)
+    scattered = dict(params, wpe=jax.device_put(params["wpe"], two_devices[1]))
+    with pytest.raises(ValueError, match=r"all parameters must be on the same devices") as error:
+        training.place_batch(tiny.batch(0), scattered)
+    assert "wpe/embedding" in str(error.value)
+    assert "place_params" in str(error.value)
+
+
+def _devices(params):
+    return params["wte"]["embedding"].sharding.device_set
 
 
 def test_params_are_copied_not_shared():
