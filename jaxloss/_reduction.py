@@ -11,9 +11,9 @@ REDUCTIONS = ("none", "mean", "sum")
 def compute_dtype(*arrays: jax.Array | None) -> jnp.dtype:
     """The dtype that a loss of these arrays is computed and returned in: the widest, at least float32.
 
-    Python numbers have no dtype of their own, as everywhere in JAX, unless there is nothing else.
+    Integers have no say in it, nor have Python numbers, as everywhere in JAX, unless there is nothing else.
     """
-    given = [array for array in arrays if array is not None]
+    given = [a for a in arrays if a is not None and jnp.issubdtype(a.dtype, jnp.floating)]
     dtypes = [array.dtype for array in given if not array.weak_type] or [array.dtype for array in given]
     # Not `jnp.promote_types`, which under JAX's strict promotion refuses two that differ.
     return max([jnp.dtype(jnp.float32), *dtypes], key=lambda dtype: dtype.itemsize)

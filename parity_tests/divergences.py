@@ -17,7 +17,12 @@ class Divergence(NamedTuple):
 
 
 DIVERGENCES = [
-    Divergence("class axis", "`axis=1`", "`axis=-1`; `axis=1` gives torch's layout", ("`axis=-1`",)),
+    Divergence(
+        "class axis",
+        "`axis=1`",
+        "`axis=-1`; `axis=1` gives torch's layout, without it `[N, C, C]` is read with classes last",
+        ("`axis=-1`",),
+    ),
     Divergence(
         "confident predictions in float32",
         "loss 0 with the label's gradient 0; `soft_margin_loss` infinite at scores below -88",
@@ -65,7 +70,7 @@ DIVERGENCES = [
     Divergence(
         "integers or booleans in place of real numbers",
         "converted by some losses",
-        "`TypeError`, but for Python numbers and for targets of 1 and -1",
+        "`TypeError`, but for Python numbers and for integer targets where torch takes them",
     ),
     Divergence(
         "shapes that differ",

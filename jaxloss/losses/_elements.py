@@ -20,21 +20,21 @@ def elementwise_arguments(
     where,
     *,
     broadcastable: tuple[str, ...] = (),
-    signs: tuple[str, ...] = (),
+    integers: tuple[str, ...] = (),
     reductions: tuple[str, ...] = REDUCTIONS,
     **arrays,
 ) -> tuple[list[Any], jax.Array | None]:
     """The named arrays in the dtype of the computation, with masked elements selected away, and the mask.
 
-    All have the shape of the first; those in `broadcastable` are known to broadcast to it. Those in `signs`
-    may be integers. None stays None.
+    All have the shape of the first; those in `broadcastable` are known to broadcast to it. Those in
+    `integers` may be integers. None stays None.
     """
     first, *others = arrays
     read = {first: _checks.as_floats(first, arrays[first])}
     shape, of = read[first].shape, f"that of {first}"
     for name in others:
-        if name in signs:
-            read[name] = as_signs(name, arrays[name], shape, of)
+        if name in integers:
+            read[name] = as_reals(name, arrays[name], shape, of)
         elif arrays[name] is not None:
             read[name] = _checks.as_floats(name, arrays[name])
             if name not in broadcastable:
@@ -51,12 +51,15 @@ def broadcast_in(array: jax.Array, shape: tuple[int, ...], dtype) -> jax.Array:
     return jnp.broadcast_to(array.astype(dtype), shape)
 
 
-def as_signs(name: str, value, shape, of: str) -> jax.Array:
-    """`value`, a target of 1 and -1 (or 1 and 0), integers or not, as floating-point numbers."""
+def as_reals(name: str, value, shape, of: str) -> Any:
+    """`value`, which may hold integers: those are numbers without a dtype, whatever their width.
+
+    numpy's stay in a numpy array: without 64 bits, JAX would wrap them.
+    """
     is_integer = _checks.has_dtype(value, jnp.integer)
-    signs = _checks.as_labels(name, value) if is_integer else _checks.as_floats(name, value)
-    _checks.check_shape(name, signs, shape, of)
-    return signs.astype(jnp.float32) if is_integer else signs
+    reals = _checks.labels_as_given(value) if is_integer else _checks.as_floats(name, value)
+    _checks.check_shape(name, reals, shape, of)
+    return reals
 
 
 def absolute(x: jax.Array) -> jax.Array:

@@ -10,7 +10,7 @@ from jaxloss import _checks
 from jaxloss._reduction import REDUCTIONS, compute_dtype, reduce_loss, select
 from jaxloss.losses._elements import (
     TORCH_EPSILON,
-    as_signs,
+    as_reals,
     broadcast_in,
     elementwise_arguments,
     softplus,
@@ -156,7 +156,7 @@ def soft_margin_loss(
     >>> print([f"{x:.4g}" for x in soft_margin_loss(scores, jnp.array([1, 1]), reduction="none")])
     ['0.6931', '100']
     """
-    (x, y), where = elementwise_arguments(reduction, where, input=input, target=target, signs=("target",))
+    (x, y), where = elementwise_arguments(reduction, where, input=input, target=target, integers=("target",))
     return reduce_loss(softplus(-y * x), reduction, where)
 
 
@@ -190,7 +190,7 @@ def multilabel_soft_margin_loss(
     x = _checks.as_floats("input", input)
     if x.ndim == 0:
         raise ValueError(f"input must have a class axis; got the scalar {_checks.describe(x)}.")
-    y = as_signs("target", target, x.shape, "that of input")
+    y = as_reals("target", target, x.shape, "that of input")
     _checks.check_choice("reduction", reduction, REDUCTIONS)
     where = _checks.as_mask("where", where, x.shape[:-1], "one value for each row")
     weight = _weight("weight", weight, x)

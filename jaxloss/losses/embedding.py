@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float, Num
 
 from jaxloss import _checks
 from jaxloss._reduction import REDUCTIONS, compute_dtype, reduce_loss, select
-from jaxloss.losses._elements import TORCH_EPSILON, absolute, as_signs, hinge
+from jaxloss.losses._elements import TORCH_EPSILON, absolute, as_reals, hinge
 
 __all__ = ["cosine_embedding_loss", "triplet_margin_loss", "triplet_margin_with_distance_loss"]
 
@@ -44,7 +44,7 @@ def cosine_embedding_loss(
     """
     margin = _checks.check_number("margin", margin)
     (a, b), where = _vectors(reduction, where, input1=input1, input2=input2)
-    y = as_signs("target", target, a.shape[:-1], "one sign for each pair").astype(a.dtype)
+    y = as_reals("target", target, a.shape[:-1], "one sign for each pair").astype(a.dtype)
     # Torch's epsilon gives a zero vector a cosine of 0 with everything.
     cosine = jnp.sum(a * b, -1) / jnp.sqrt(
         (jnp.sum(jnp.square(a), -1) + TORCH_EPSILON) * (jnp.sum(jnp.square(b), -1) + TORCH_EPSILON)

@@ -5,7 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Num
 
 from jaxloss import _checks
 from jaxloss._reduction import compute_dtype, reduce_loss, select
@@ -16,7 +16,7 @@ __all__ = ["gaussian_nll_loss", "poisson_nll_loss"]
 
 def poisson_nll_loss(
     input: Float[Array, "*dims"],
-    target: Float[Array, "*dims"],
+    target: Num[Array, "*dims"],
     log_input: bool = True,
     full: bool = False,
     eps: float = 1e-8,
@@ -33,7 +33,7 @@ def poisson_nll_loss(
 
     Args:
         input: $x = \log \lambda$, or $\lambda$ itself, at least 0, without `log_input`.
-        target: counts $y$, of the same shape.
+        target: counts $y$, of the same shape; integers serve as well.
         log_input: `input` holds logarithms.
         full: add Stirling's approximation.
         eps: added to $\lambda$ inside the logarithm without `log_input`, at least 0.
@@ -52,7 +52,7 @@ def poisson_nll_loss(
     _checks.check_flag("log_input", log_input)
     _checks.check_flag("full", full)
     eps = _checks.check_number("eps", eps, low=0.0)
-    (x, y), where = elementwise_arguments(reduction, where, input=input, target=target)
+    (x, y), where = elementwise_arguments(reduction, where, input=input, target=target, integers=("target",))
     loss = jnp.exp(x) - y * x if log_input else x - y * jnp.log(x + eps)
     if full:
         many = jnp.where(y <= 1.0, 2.0, y)
@@ -63,7 +63,7 @@ def poisson_nll_loss(
 
 def gaussian_nll_loss(
     input: Float[Array, "*dims"],
-    target: Float[Array, "*dims"],
+    target: Num[Array, "*dims"],
     var: Float[Array, "..."] | float,
     full: bool = False,
     eps: float = 1e-6,
@@ -80,7 +80,7 @@ def gaussian_nll_loss(
 
     Args:
         input: predicted means $x$.
-        target: true values $y$, of the same shape.
+        target: true values $y$, of the same shape; integers serve as well.
         var: predicted variances $\sigma^2 \ge 0$: of the shape of `input`, of that without its last axis,
             with one axis of size 1, or one number for all.
         full: add the constant.
@@ -101,7 +101,13 @@ def gaussian_nll_loss(
     eps = _checks.check_number("eps", eps, low=0.0)
     var = _variance(_checks.as_floats("input", input), var)
     (x, y, variance), where = elementwise_arguments(
-        reduction, where, input=input, target=target, var=var, broadcastable=("var",)
+        reduction,
+        where,
+        input=input,
+        target=target,
+        var=var,
+        broadcastable=("var",),
+        integers=("target",),
     )
     # The masked variances are 0 by now; 1 keeps their gradient finite.
     variance = variance if where is None else jnp.where(where, variance, 1.0)

@@ -41,7 +41,7 @@ def margin_ranking_loss(
     """
     margin = _checks.check_number("margin", margin)
     (a, b, y), where = elementwise_arguments(
-        reduction, where, input1=input1, input2=input2, target=target, signs=("target",)
+        reduction, where, input1=input1, input2=input2, target=target, integers=("target",)
     )
     return reduce_loss(hinge(-y * (a - b) + margin), reduction, where)
 
@@ -71,7 +71,7 @@ def hinge_embedding_loss(
     [0.25 0.75]
     """
     margin = _checks.check_number("margin", margin)
-    (x, y), where = elementwise_arguments(reduction, where, input=input, target=target, signs=("target",))
+    (x, y), where = elementwise_arguments(reduction, where, input=input, target=target, integers=("target",))
     similar, dissimilar = select(y != -1, x), select(y != 1, hinge(margin - x))
     return reduce_loss(similar + dissimilar, reduction, where)
 

@@ -1,7 +1,7 @@
 """Losses on real numbers: absolute and squared error, and what lies between."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Num
 
 from jaxloss import _checks
 from jaxloss._reduction import reduce_loss
@@ -13,7 +13,7 @@ __all__ = ["huber_loss", "l1_loss", "mse_loss", "smooth_l1_loss"]
 
 def l1_loss(
     input: Float[Array, "*dims"],
-    target: Float[Array, "*dims"],
+    target: Num[Array, "*dims"],
     reduction: str = "mean",
     weight: Float[Array, "*dims"] | None = None,
     *,
@@ -27,7 +27,7 @@ def l1_loss(
 
     Args:
         input: predictions $x$.
-        target: true values $y$, of the same shape.
+        target: true values $y$, of the same shape; integers serve as well.
         weight: a factor $w_i$ for each element, also in the denominator of the mean.
 
     Differs from torch: where the error is NaN so is the gradient, which torch gives as 0.
@@ -38,13 +38,15 @@ def l1_loss(
     >>> print(l1_loss(jnp.array(2.0, jnp.float32), jnp.array(5.0, jnp.float32)))
     3.0
     """
-    (x, y, w), where = elementwise_arguments(reduction, where, input=input, target=target, weight=weight)
+    (x, y, w), where = elementwise_arguments(
+        reduction, where, input=input, target=target, weight=weight, integers=("target",)
+    )
     return reduce_weighted(absolute(x - y), reduction, where, w)
 
 
 def mse_loss(
     input: Float[Array, "*dims"],
-    target: Float[Array, "*dims"],
+    target: Num[Array, "*dims"],
     reduction: str = "mean",
     weight: Float[Array, "*dims"] | None = None,
     *,
@@ -58,7 +60,7 @@ def mse_loss(
 
     Args:
         input: predictions $x$.
-        target: true values $y$, of the same shape.
+        target: true values $y$, of the same shape; integers serve as well.
         weight: a factor $w_i$ for each element, also in the denominator of the mean.
 
     Reference: Boyd and Vandenberghe 2004, "Convex Optimization", section 6.1.
@@ -67,13 +69,15 @@ def mse_loss(
     >>> print(mse_loss(jnp.array(2.0, jnp.float32), jnp.array(5.0, jnp.float32)))
     9.0
     """
-    (x, y, w), where = elementwise_arguments(reduction, where, input=input, target=target, weight=weight)
+    (x, y, w), where = elementwise_arguments(
+        reduction, where, input=input, target=target, weight=weight, integers=("target",)
+    )
     return reduce_weighted(jnp.square(x - y), reduction, where, w)
 
 
 def smooth_l1_loss(
     input: Float[Array, "*dims"],
-    target: Float[Array, "*dims"],
+    target: Num[Array, "*dims"],
     reduction: str = "mean",
     beta: float = 1.0,
     *,
@@ -86,7 +90,7 @@ def smooth_l1_loss(
 
     Args:
         input: predictions $x$.
-        target: true values $y$, of the same shape.
+        target: true values $y$, of the same shape; integers serve as well.
         beta: where the square ends, at least 0; at 0 this is `l1_loss`.
 
     Reference: Girshick 2015, "Fast R-CNN", equation 3 (https://arxiv.org/abs/1504.08083).
@@ -97,14 +101,14 @@ def smooth_l1_loss(
     [0.125 2.5  ]
     """
     beta = _checks.check_number("beta", beta, low=0.0)
-    (x, y), where = elementwise_arguments(reduction, where, input=input, target=target)
+    (x, y), where = elementwise_arguments(reduction, where, input=input, target=target, integers=("target",))
     loss = absolute(x - y) if beta == 0.0 else smooth_l1(x - y, beta)
     return reduce_loss(loss, reduction, where)
 
 
 def huber_loss(
     input: Float[Array, "*dims"],
-    target: Float[Array, "*dims"],
+    target: Num[Array, "*dims"],
     reduction: str = "mean",
     delta: float = 1.0,
     weight: Float[Array, "*dims"] | None = None,
@@ -118,7 +122,7 @@ def huber_loss(
 
     Args:
         input: predictions $x$.
-        target: true values $y$, of the same shape.
+        target: true values $y$, of the same shape; integers serve as well.
         reduction: the mean divides by the number of elements, whatever their weights.
         delta: where the square ends, above 0.
         weight: a factor $w_i$ for each element, 1 by default.
@@ -132,6 +136,8 @@ def huber_loss(
     [0.125 4.   ]
     """
     delta = _checks.check_number("delta", delta, low=0.0, open_low=True)
-    (x, y, w), where = elementwise_arguments(reduction, where, input=input, target=target, weight=weight)
+    (x, y, w), where = elementwise_arguments(
+        reduction, where, input=input, target=target, weight=weight, integers=("target",)
+    )
     loss = huber(x - y, delta)
     return reduce_loss(loss if w is None else loss * w, reduction, where)

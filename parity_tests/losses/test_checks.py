@@ -8,16 +8,20 @@ import numpy as np
 import pytest
 import torch
 
+import jaxloss.losses
+import torch_ref.losses
 from jaxloss import _checks
 from jaxloss.losses import (
     binary_cross_entropy_with_logits,
     cross_entropy,
     hinge_embedding_loss,
+    l1_loss,
     make_checked,
     mse_loss,
     nll_loss,
     soft_margin_loss,
 )
+from parity_tests.cases import CASES
 from parity_tests.compare import assert_same
 
 N, C = 7, 5
@@ -87,6 +91,43 @@ def test_a_number_has_no_dtype_of_its_own():
     assert mse_loss(jnp.float32(2), 5.0).dtype == jnp.float32
     assert mse_loss(2.0, 5).dtype == jnp.float64
     assert soft_margin_loss(jnp.float32(0.5), 1).dtype == jnp.float32
+
+
+def _arguments_with_a_real_target(name):
+    """A loss's sample arguments by name, if its target is floating point and torch has the loss."""
+    parameters = inspect.signature(getattr(jaxloss.losses, name)).parameters
+    named = dict(zip(parameters, CASES[name][0].arguments("float32"), strict=False)) if name in CASES else {}
+    is_real = hasattr(torch.nn.functional, name) and _checks.has_dtype(named.get("target"), np.floating)
+    return named if is_real else None
+
+
+@pytest.mark.parametrize("name", [*filter(_arguments_with_a_real_target, jaxloss.losses.__all__)])
+def test_integers_serve_as_real_targets_where_torch_takes_them(name):
+    loss, theirs = (CASES[name][0].loss(name, side) for side in (jaxloss.losses, torch_ref.losses))
+    arguments = _arguments_with_a_real_target(name)
+    arguments["target"] = np.sign(arguments["target"]).astype("int64")
+    is_array = {key: hasattr(value, "dtype") for key, value in arguments.items()}
+    tensors = {key: torch.tensor(np.asarray(value)) for key, value in arguments.items() if is_array[key]}
+    try:
+        expected = theirs(**(arguments | tensors))
+    except (RuntimeError, NotImplementedError):
+        with pytest.raises(TypeError, match=r"target must be floating point; got int64.*astype\(float\)"):
+            loss(**arguments)
+        return
+    for dtype in ("int64", "int8"):
+        value = loss(**(arguments | {"target": jnp.asarray(arguments["target"], dtype)}))
+        assert value.dtype == jnp.float32
+        np.testing.assert_allclose(value, expected.numpy(), rtol=1e-6)
+    with pytest.raises(TypeError, match="target must be floating point; got bool"):
+        loss(**(arguments | {"target": arguments["target"] > 0}))
+
+
+def test_an_integer_target_is_not_wrapped_and_does_not_widen_the_loss():
+    big = np.array([2**40 + 1, -(2**33)])
+    with jax.enable_x64(False):
+        assert_same(mse_loss(jnp.zeros(2), big, "none"), np.square(big.astype(np.float32)))
+    assert_same(l1_loss(jnp.zeros(2), big, "sum"), 2.0**40 + 1 + 2**33)
+    assert mse_loss(jnp.zeros(2, "bfloat16"), big).dtype == jnp.float32
 
 
 SCALARS = [1, 1.0, np.int64(1), np.float16(1), np.float64(1), np.array(1), np.array(1.0, "float32")]

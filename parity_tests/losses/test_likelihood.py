@@ -102,7 +102,7 @@ def test_transforms():
         ("gaussian_nll_loss", {"target": np.ones(3)}, ValueError, r"target must have shape \[2, 3\]"),
         ("gaussian_nll_loss", {"full": None}, TypeError, "full must be True or False"),
         ("poisson_nll_loss", {"log_input": "yes"}, TypeError, "log_input must be True or False"),
-        ("poisson_nll_loss", {"target": np.ones((2, 3), int)}, TypeError, "target must be floating point"),
+        ("poisson_nll_loss", {"target": np.ones((2, 3), bool)}, TypeError, "target must be floating point"),
         ("poisson_nll_loss", {"reduction": "avg"}, ValueError, "reduction must be one of"),
     ],
 )

@@ -168,7 +168,7 @@ def test_transforms(name):
     [
         ({"target": np.zeros((1, 3))}, ValueError, r"target must have shape \[2, 3\].*got float64\[1, 3\]"),
         ({"target": np.zeros(())}, ValueError, r"target must have shape \[2, 3\].*got float64\[\]"),
-        ({"target": np.zeros((2, 3), int)}, TypeError, r"target must be floating point; got int64\[2, 3\]"),
+        ({"target": np.zeros((2, 3), bool)}, TypeError, r"target must be floating point; got bool\[2, 3\]"),
         ({"input": np.zeros((2, 3), complex)}, TypeError, "input must be floating point; got complex128"),
         ({"input": np.array(1)}, TypeError, r"input must be floating point"),
         ({"weight": np.zeros(3)}, ValueError, r"weight must have shape \[2, 3\]"),
