@@ -86,6 +86,17 @@ def as_labels(name: str, value) -> jax.Array:
     return jnp.asarray(array)
 
 
+def as_wide_as_jax(integers: np.ndarray) -> np.ndarray:
+    """numpy's integers in the dtype that JAX has for them; those beyond it become its largest or smallest.
+
+    JAX itself would wrap them: without 64 bits, 2**32 + 1 becomes 1.
+    """
+    dtype = jax.dtypes.canonicalize_dtype(integers.dtype)
+    if dtype == integers.dtype:
+        return integers
+    return integers.clip(jnp.iinfo(dtype).min, jnp.iinfo(dtype).max).astype(dtype)
+
+
 def not_ignored(labels, ignore_index: int) -> jax.Array:
     """Where labels of any integer dtype differ from `ignore_index`.
 

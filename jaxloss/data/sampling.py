@@ -31,7 +31,8 @@ def sample_batch(
         `(inputs, targets)`, both int32 `[B, T]`; `targets[:, t]` is the token that follows `inputs[:, t]`.
 
     Raises:
-        ValueError: for a count below 1, a negative seed or step, or fewer than `context_length + 1` tokens.
+        ValueError: for a count below 1, a negative seed or step, fewer than `context_length + 1` tokens, or a
+            token beyond int32 in a crop.
         TypeError: if `tokens` does not hold integers, or a count, seed or step is not an integer.
 
     >>> inputs, targets = sample_batch(np.arange(100), batch_size=2, context_length=4, seed=0, step=7)
@@ -67,7 +68,8 @@ def eval_crops(
         `(inputs, targets)`, both int32 `[B, T]`; `targets[:, t]` is the token that follows `inputs[:, t]`.
 
     Raises:
-        ValueError: for a count below 1, fewer than `context_length + 1` tokens, or more crops than there are.
+        ValueError: for a count below 1, fewer than `context_length + 1` tokens, more crops than there are, or
+            a token beyond int32 in a crop.
         TypeError: if `tokens` does not hold integers, or a count is not an integer.
 
     >>> eval_crops(np.arange(10), num_crops=3, context_length=2)[0].tolist()
@@ -115,7 +117,14 @@ def check_tokens(tokens: Integer[np.ndarray, " N"], vocab_size: int) -> None:
 
 
 def _crops(tokens: np.ndarray, starts_B: np.ndarray, context_length: int) -> tuple[np.ndarray, np.ndarray]:
-    crops_BT = np.asarray(tokens[starts_B[:, None] + np.arange(context_length + 1)], dtype=np.int32)
+    crops_BT = tokens[starts_B[:, None] + np.arange(context_length + 1)]
+    fits_BT = (np.iinfo(np.int32).min <= crops_BT) & (crops_BT <= np.iinfo(np.int32).max)
+    if not fits_BT.all():
+        row, column = np.argwhere(~fits_BT)[0]
+        raise ValueError(
+            f"tokens must fit in int32; got {crops_BT[row, column]} at position {starts_B[row] + column}"
+        )
+    crops_BT = crops_BT.astype(np.int32)
     return np.ascontiguousarray(crops_BT[:, :-1]), np.ascontiguousarray(crops_BT[:, 1:])
 
 

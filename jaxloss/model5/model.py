@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxloss._checks import check_integer
+from jaxloss._checks import as_labels, check_integer
 from jaxloss.model5.blocks import INIT_STD, Block, KeyValue, layer_norm
 from jaxloss.model5.config import Model5Config
 from jaxloss.model5.dropout import Dropout
@@ -76,7 +76,8 @@ class Model5(nn.Module):
         self, ids_BT: Int[Array, "B T"], deterministic: bool = True, logits_to_keep: int | None = None
     ) -> Float[Array, "B K D"]:
         """Hidden states after the last norm: what `logits` takes, and losses that take the head as well."""
-        _check_ids(ids_BT, self.config, logits_to_keep)
+        ids_BT = as_labels("ids", ids_BT)
+        _check_shape(ids_BT.shape, self.config, logits_to_keep)
         x_BTD = self.drop(self._embed(ids_BT, jnp.int32(0)), deterministic)
         for block in self.h[:-1]:
             x_BTD = block(x_BTD, deterministic)
@@ -99,7 +100,7 @@ class Model5(nn.Module):
         Returns:
             The hidden states, and the cache with the new positions written.
         """
-        x_BTD = self._embed(ids_BT, start)
+        x_BTD = self._embed(as_labels("ids", ids_BT), start)
         extended = []
         for block, key_value in zip(self.h, cache, strict=True):
             x_BTD, key_value = block.extend(x_BTD, key_value, start)
@@ -145,13 +146,11 @@ def num_params(config: Model5Config) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
 
 
-def _check_ids(ids_BT: jax.Array, config: Model5Config, logits_to_keep: int | None) -> None:
-    if not jnp.issubdtype(ids_BT.dtype, jnp.integer):
-        raise TypeError(f"ids must have an integer dtype; got {ids_BT.dtype}")
-    if ids_BT.ndim != 2 or not 1 <= ids_BT.shape[1] <= config.context_length:
+def _check_shape(shape: tuple[int, ...], config: Model5Config, logits_to_keep: int | None) -> None:
+    if len(shape) != 2 or not 1 <= shape[1] <= config.context_length:
         raise ValueError(
             f"ids must be [B, T] with T between 1 and context_length={config.context_length}; "
-            f"got shape {ids_BT.shape}"
+            f"got shape {shape}"
         )
     if logits_to_keep is not None:
-        check_integer("logits_to_keep", logits_to_keep, low=1, high=ids_BT.shape[1])
+        check_integer("logits_to_keep", logits_to_keep, low=1, high=shape[1])

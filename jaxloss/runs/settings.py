@@ -71,7 +71,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "eval_every", "eval_crops"):
             check_integer(name, getattr(self, name), low=1)
-        check_integer("seed", self.seed, low=0)
+        # JAX keeps 32 bits of a key's seed, and would take seed 2**32 + 1 for 1.
+        check_integer("seed", self.seed, low=0, high=2**32 - 1)
         check_choice("compute_dtype", self.compute_dtype, ("float32", "bfloat16"))
         check_number("learning_rate", self.learning_rate, low=0, open_low=True, open_high=True)
         check_number("weight_decay", self.weight_decay, low=0, open_high=True)

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxloss._checks import as_wide_as_jax
+
 
 def place_params(params: Any, *, batch_size: int) -> Any:
     """Copy a tree of arrays to the devices that will train it.
@@ -21,9 +23,7 @@ def place_params(params: Any, *, batch_size: int) -> Any:
     Returns:
         The tree, on those devices.
     """
-    devices = jax.local_devices()
-    if batch_size % len(devices):
-        devices = devices[:1]
+    devices = _sharing(batch_size)
     everywhere = NamedSharding(Mesh(np.array(devices), ("batch",)), PartitionSpec())
     # Copied first: device_put alone, even with may_alias=False, can hand back the caller's own buffer.
     return jax.tree.map(lambda leaf: jax.device_put(jnp.array(leaf, copy=True), everywhere), params)
@@ -32,9 +32,12 @@ def place_params(params: Any, *, batch_size: int) -> Any:
 def place_batch(batch: Any, params: Any) -> Any:
     """Move a batch to where the parameters are, split along its first axis if their devices divide it.
 
+    A token id beyond JAX's integers becomes their largest or smallest, which is no token either.
+
     Args:
         batch: tree of arrays, of NumPy or on any device.
-        params: tree of arrays, all on the same devices.
+        params: tree of arrays, all on the same devices; NumPy's, as read from a file, count as on those
+            where `place_params` would put them.
 
     Returns:
         The batch, on the parameters' devices.
@@ -42,18 +45,30 @@ def place_batch(batch: Any, params: Any) -> Any:
     Raises:
         ValueError: if some parameters are on other devices than the rest.
     """
-    devices = _devices(params)
+    devices = _devices(params) or _sharing(len(jax.tree.leaves(batch)[0]))
     mesh = Mesh(np.array(devices), ("batch",))
 
-    def sharding(leaf: Any) -> NamedSharding:
+    def place(leaf: Any) -> jax.Array:
+        if isinstance(leaf, np.ndarray) and np.issubdtype(leaf.dtype, np.integer):
+            leaf = as_wide_as_jax(leaf)
         splits = np.ndim(leaf) > 0 and np.shape(leaf)[0] % len(devices) == 0
-        return NamedSharding(mesh, PartitionSpec("batch") if splits else PartitionSpec())
+        parts = PartitionSpec("batch") if splits else PartitionSpec()
+        return jax.device_put(leaf, NamedSharding(mesh, parts))
 
-    return jax.tree.map(lambda leaf: jax.device_put(leaf, sharding(leaf)), batch)
+    return jax.tree.map(place, batch)
+
+
+def _sharing(batch_size: int) -> list[jax.Device]:
+    """The devices that share a batch of this size."""
+    devices = jax.local_devices()
+    return devices[:1] if batch_size % len(devices) else devices
 
 
 def _devices(params: Any) -> list[jax.Device]:
-    leaves = jax.tree.leaves_with_path(params)
+    """The devices of JAX's arrays among the parameters; none if there are none."""
+    leaves = [item for item in jax.tree.leaves_with_path(params) if isinstance(item[1], jax.Array)]
+    if not leaves:
+        return []
     first_path, first = leaves[0]
     for path, leaf in leaves:
         if leaf.sharding.device_set != first.sharding.device_set:

@@ -122,6 +122,20 @@ def test_bad_arguments_are_named(change, error, message):
         sample_batch(arguments.pop("tokens"), **arguments)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "token"), [(np.int64, -(2**32) + 1), (np.uint32, 2**31), (np.uint64, 2**63)]
+)
+def test_tokens_beyond_int32_are_refused_with_their_position_and_not_wrapped(dtype, token):
+    tokens = np.arange(9, dtype=dtype)
+    tokens[6] = token
+    message = rf"tokens must fit in int32; got {token} at position 6"
+    with pytest.raises(ValueError, match=message):
+        sample_batch(tokens, batch_size=1, context_length=8, seed=0, step=0)
+    with pytest.raises(ValueError, match=message):
+        eval_crops(tokens, num_crops=2, context_length=3)
+    assert eval_crops(tokens, num_crops=1, context_length=3)[1].tolist() == [[1, 2, 3]]
+
+
 def test_tokens_outside_the_vocabulary_are_refused_with_their_position():
     check_tokens(np.array([0, 7, 3], dtype=np.uint16), 8)
     check_tokens(np.array([], dtype=np.int32), 8)

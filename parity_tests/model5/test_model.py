@@ -221,6 +221,16 @@ def test_token_outside_the_vocabulary_never_gives_a_finite_loss():
             torch_model("float32")(torch.tensor(wrong))
 
 
+def test_token_beyond_the_integers_of_jax_is_not_wrapped_into_the_vocabulary():
+    wrong = tokens()[0].astype(np.int64)
+    wrong[0, 5], wrong[1, 7] = 2**32 + 5, 5 - 2**32
+    with jax.enable_x64(False):
+        logits_BTV = jax.jit(lambda p: Model5(TINY).apply({"params": p}, wrong))(jax_params("float32"))
+    assert_same(np.isnan(logits_BTV).all((1, 2)), [True, True, False])
+    with pytest.raises(IndexError):
+        torch_model("float32")(torch.tensor(wrong))
+
+
 @pytest.mark.parametrize(
     ("ids", "error", "message"),
     [

@@ -61,6 +61,16 @@ def test_params_are_copied_not_shared():
     jax.tree.map(np.testing.assert_array_equal, placed, params)
 
 
+def test_ids_beyond_the_integers_of_jax_are_not_wrapped():
+    ids = np.array([2**32 + 1, 1 - 2**32, 7])
+    for dtype, expected in ((np.int64, [2**31 - 1, -(2**31), 7]), (np.uint64, [2**32 - 1, 2**32 - 1, 7])):
+        with jax.enable_x64(False):
+            (placed,) = training.place_batch((ids.astype(dtype),), tiny.params())
+        assert placed.tolist() == expected
+    (placed,) = torch_training.place_batch((ids,), tiny.torch_model())
+    assert placed.tolist() == ids.tolist()
+
+
 def test_torch_batch_follows_the_model_and_becomes_int64():
     inputs, targets = torch_training.place_batch(tiny.batch(0), tiny.torch_model())
     assert inputs.dtype == targets.dtype == torch.int64
