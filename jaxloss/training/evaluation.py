@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from jaxloss.training._restored import on_devices
 from jaxloss.training.placement import place_batch
 from jaxloss.training.state import TrainState
 from jaxloss.training.step import Loss
@@ -44,11 +45,12 @@ def make_eval_step(losses: Mapping[str, Loss], *, from_hidden: bool = False) -> 
             as for `make_train_step`: no more than one crop's logits are in memory.
 
     Returns:
-        `eval_step(state, inputs_BT, targets_BT) -> {name: loss of each crop}`.
+        `eval_step(state, inputs_BT, targets_BT) -> {name: loss of each crop}`. It moves the batch to the
+        parameters' devices.
     """
 
     @jax.jit
-    def eval_step(
+    def measure_batch(
         state: TrainState, inputs_BT: Int[Array, "B T"], targets_BT: Int[Array, "B T"]
     ) -> dict[str, Float[Array, " B"]]:
         variables = {"params": state.params}
@@ -70,6 +72,12 @@ def make_eval_step(losses: Mapping[str, Loss], *, from_hidden: bool = False) -> 
             }
 
         return jax.lax.map(measure, (x_BTD, targets_BT))
+
+    def eval_step(
+        state: TrainState, inputs_BT: Int[Array, "B T"], targets_BT: Int[Array, "B T"]
+    ) -> dict[str, Float[Array, " B"]]:
+        state = on_devices(state, batch_size=len(inputs_BT))
+        return measure_batch(state, *place_batch((inputs_BT, targets_BT), state.params))
 
     return eval_step
 
@@ -97,9 +105,8 @@ def evaluate(
     num_crops = len(inputs_NT)
     # The last batch is filled up with its own crops, so that one shape is compiled.
     rows = np.resize(np.arange(num_crops), -(-num_crops // batch_size) * batch_size).reshape(-1, batch_size)
-    measured = [
-        eval_step(state, *place_batch((inputs_NT[row], targets_NT[row]), state.params)) for row in rows
-    ]
+    state = on_devices(state, batch_size=batch_size)
+    measured = [eval_step(state, inputs_NT[row], targets_NT[row]) for row in rows]
     return {
         name: Estimate.of(np.concatenate([np.asarray(batch[name]) for batch in measured])[:num_crops])
         for name in measured[0]

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxloss._barriers import jit_with_barriers
 from jaxloss._checks import check_choice
+from jaxloss.training._restored import on_devices
 from jaxloss.training.placement import place_batch
 from jaxloss.training.state import TrainState
 
@@ -46,7 +47,9 @@ def make_train_step(
     Returns:
         `train_step(state, inputs_BT, targets_BT, key) -> (state, loss, grad_norm)`. It moves the batch to the
         parameters' devices, consumes the state that it is given, and draws its dropout from
-        `fold_in(key, state.step)`. A loss or a gradient that is not finite leaves the state as it was.
+        `fold_in(key, state.step)`. A loss or a gradient that is not finite leaves the state as it was. (Adam
+        squares a gradient: where one is beyond 6e20, its float32 average is infinite from then on, and that
+        weight stands still. `optax.clip_by_global_norm` before it takes such a gradient for 0.)
 
     Raises:
         ValueError: `compute_dtype` is none of these.
@@ -58,7 +61,7 @@ def make_train_step(
     ) -> tuple[TrainState, Float[Array, ""], Float[Array, ""]]:
         step_key = jax.random.fold_in(key, state.step)
         value, grads = jax.value_and_grad(batch_loss)(state.params, state, inputs_BT, targets_BT, step_key)
-        grad_norm = jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(grads)))
+        grad_norm = _norm(jax.tree.leaves(grads))
         finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
         # Decided inside the step, because by the time that the host sees the loss, the old weights are gone.
         # By a condition, because selecting leaf by leaf would copy weights and averages first.
@@ -70,10 +73,28 @@ def make_train_step(
     def train_step(
         state: TrainState, inputs_BT: Int[Array, "B T"], targets_BT: Int[Array, "B T"], key: jax.Array
     ) -> tuple[TrainState, Float[Array, ""], Float[Array, ""]]:
+        state = on_devices(state, batch_size=len(inputs_BT))
         inputs_BT, targets_BT, key = place_batch((inputs_BT, targets_BT, key), state.params)
         return compiled_update(state, inputs_BT, targets_BT, key)
 
     return train_step
+
+
+def _norm(leaves: list[jax.Array]) -> Float[Array, ""]:
+    """The Euclidean norm of all leaves together, at least float32, also where squares overflow or vanish."""
+    dtype = jnp.result_type(jnp.float32, *leaves)
+    leaves = [leaf.astype(dtype) for leaf in leaves]
+    total = jnp.asarray(sum(jnp.sum(jnp.square(leaf)) for leaf in leaves), dtype)
+    info = jnp.finfo(dtype)
+
+    def scaled() -> Float[Array, ""]:
+        # A power of two, so that no digit is lost, under which squares of any number fit.
+        exponent = int(0.7 * info.maxexp)
+        scale = jnp.where(total < 1, 2.0**exponent, 2.0**-exponent).astype(dtype)
+        return jnp.sqrt(jnp.asarray(sum(jnp.sum(jnp.square(leaf * scale)) for leaf in leaves), dtype)) / scale
+
+    is_exact = (total > jnp.sqrt(info.tiny)) & (total < jnp.inf)
+    return jax.lax.cond(is_exact, lambda: jnp.sqrt(total), scaled)
 
 
 def _make_batch_loss(

@@ -2,8 +2,10 @@
 
 import jax
 import numpy as np
+import pytest
 import torch
 
+from jaxloss import losses, training
 from parity_tests.compare import assert_same
 from parity_tests.training import tiny
 
@@ -19,6 +21,25 @@ def test_training_leaves_the_callers_weights_alone():
     tiny.jax_step("all")(tiny.jax_state(), *tiny.batch(0), tiny.key())
     # A donated buffer would be deleted, and reading it would raise.
     jax.tree.map(np.testing.assert_array_equal, tiny.params(), before)
+
+
+@pytest.mark.parametrize("restored", ["state", "params", "averages"])
+def test_a_state_read_from_a_file_as_numpy_trains_and_is_left_alone(restored):
+    state, batch = tiny.jax_state(), tiny.batch(0)
+    read = jax.tree.map(np.array, state)
+    if restored != "state":
+        field = {"params": "params", "averages": "opt_state"}[restored]
+        read = state.replace(**{field: getattr(read, field)})
+    before = jax.tree.map(np.array, read)
+    trained, *measured = tiny.jax_step("all")(read, *batch, tiny.key())
+    assert measured == list(tiny.jax_step("all")(tiny.jax_state(), *batch, tiny.key())[1:])
+    assert int(trained.step) == 1
+    field = "opt_state" if restored == "averages" else "params"
+    jax.tree.map(assert_same, getattr(read, field), getattr(before, field))
+    if restored == "state":
+        eval_step = training.make_eval_step({"all": losses.next_token_loss})
+        measured = [training.evaluate(s, eval_step, *batch, batch_size=4) for s in (read, tiny.jax_state())]
+        assert measured[0] == measured[1]
 
 
 def test_training_leaves_the_callers_model_alone():

@@ -6,6 +6,7 @@ import inspect
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import torch
 
@@ -205,6 +206,34 @@ def _assert_refused(step, inputs_BT, targets_BT):
     assert not np.isfinite([loss, norm]).all()
     jax.tree.map(np.testing.assert_array_equal, jax.tree.map(np.array, state), before)
     return float(loss)
+
+
+# The squares of the gradients overflow float32, or vanish in it.
+@pytest.mark.parametrize("size", [1e25, 1e-25])
+def test_norm_of_a_finite_gradient_is_finite_and_the_step_is_made(size):
+    def loss(logits, targets):
+        return size * logits[..., 0].mean()
+
+    rng = np.random.default_rng(0)
+    weights = {name: rng.standard_normal(3).astype(np.float32) for name in ("a", "b")}
+    x_BT = np.ones((4, 1), np.int32)
+    state = training.init_state(
+        lambda variables, x, **_: x[..., None] * (variables["params"]["a"] + variables["params"]["b"]),
+        weights,
+        optax.sgd(1 / size),
+        batch_size=4,
+    )
+    state, _, norm = training.make_train_step(loss)(state, x_BT, x_BT, tiny.key())
+    assert float(norm) == pytest.approx(np.sqrt(2) * size, rel=1e-6)
+    assert int(state.step) == 1
+    assert_within(state.params["a"], weights["a"] - [1, 0, 0], 4, "float32")
+
+    torch_state = tiny.torch_state("float32")
+    step = torch_training.make_train_step(lambda logits, targets: size * logits[..., 0].mean())
+    torch_state, _, torch_norm = step(torch_state, *tiny.batch(0), tiny.generator())
+    grads = [p.grad.double() for p in torch_state.model.parameters()]
+    assert torch_norm.item() == pytest.approx(torch.nn.utils.get_total_norm(grads).item(), rel=1e-6)
+    assert torch_state.step == 1
 
 
 def test_torch_step_that_is_not_finite_leaves_the_state_as_it_was():

@@ -44,11 +44,13 @@ def make_eval_step(losses: Mapping[str, Loss], *, from_hidden: bool = False) -> 
             as for `make_train_step`: no more than one crop's logits are in memory.
 
     Returns:
-        `eval_step(state, inputs_BT, targets_BT) -> {name: loss of each crop}`.
+        `eval_step(state, inputs_BT, targets_BT) -> {name: loss of each crop}`. It moves the batch to the
+        parameters' device.
     """
 
     @torch.no_grad()
     def eval_step(state: TrainState, inputs_BT: Tensor, targets_BT: Tensor) -> dict[str, Tensor]:
+        inputs_BT, targets_BT = place_batch((inputs_BT, targets_BT), state.model)
         was_training = state.model.training
         state.model.eval()
         x_BTV = state.model.hidden(inputs_BT) if from_hidden else state.model(inputs_BT)
@@ -99,8 +101,7 @@ def evaluate(
         For each loss, its mean over the crops in nats and the standard error of that mean.
     """
     measured = [
-        eval_step(state, *place_batch((inputs_NT[start:end], targets_NT[start:end]), state.model))
+        eval_step(state, inputs_NT[start : start + batch_size], targets_NT[start : start + batch_size])
         for start in range(0, len(inputs_NT), batch_size)
-        for end in [start + batch_size]
     ]
     return {name: Estimate.of(torch.cat([batch[name] for batch in measured])) for name in measured[0]}

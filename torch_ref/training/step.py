@@ -81,13 +81,21 @@ def make_train_step(
                 value = torch.func.functional_call(whole, cast, (inputs_BT, targets_BT))
         value.backward()
         grads = [p.grad for p in state.model.parameters() if p.grad is not None]
-        grad_norm = torch.nn.utils.get_total_norm(grads)
+        grad_norm = _norm(grads)
         if value.isfinite() and grad_norm.isfinite():
             state.optimizer.step()
             state.step += 1
         return state, value.detach(), grad_norm
 
     return train_step
+
+
+def _norm(grads: list[Tensor]) -> Tensor:
+    """The Euclidean norm of all gradients together, of numbers of which the largest is 1."""
+    largest = torch.stack([grad.abs().max() for grad in grads]).max()
+    if largest == 0 or not largest.isfinite():
+        return largest
+    return largest * torch.nn.utils.get_total_norm([grad / largest for grad in grads])
 
 
 class _BatchLoss(nn.Module):
