@@ -50,7 +50,8 @@ def generate(
 
     Raises:
         TypeError: the prompt is not of an integer dtype, or a count is not an integer.
-        ValueError: the prompt is empty or holds an id outside the vocabulary, or an option is out of range.
+        ValueError: the prompt is empty or holds an id outside the vocabulary, an option is out of range, or
+            the logits become NaN. Within another `jit`, which cannot raise, the ids are -1 from there on.
 
     >>> from jaxloss.model5 import init_params
     >>> config = Model5Config(vocab_size=11, context_length=4, embed_dim=8, num_heads=2, num_blocks=1)
@@ -67,7 +68,14 @@ def generate(
     stored_BS = _continue(
         params, stored_BS, window_BP.shape[1], stop, key, jnp.float32(temperature), config=config, top_k=top_k
     )
-    return jnp.concatenate([prompt.astype(np.int32), stored_BS[:, window_BP.shape[1] : stop]], axis=1)
+    new_BN = stored_BS[:, window_BP.shape[1] : stop]
+    if not isinstance(new_BN, jax.core.Tracer) and (np.asarray(new_BN) < 0).any():
+        row, i = np.argwhere(np.asarray(new_BN) < 0)[0]
+        raise ValueError(
+            f"params give logits of which no token can be drawn, NaN or all -inf, for token {i} of sequence "
+            f"{row}: look for NaN, infinity or huge numbers in params"
+        )
+    return jnp.concatenate([prompt.astype(np.int32), new_BN], axis=1)
 
 
 def sample_token(
@@ -77,6 +85,9 @@ def sample_token(
     top_k: int | None = None,
 ) -> Int[Array, " B"]:
     """Draw one token for each row of logits.
+
+    A row that holds NaN, or -inf only, gives -1, which is no token: it cannot raise under `jit`, and it must
+    not pass. Of infinite scores one is drawn, all as likely.
 
     Args:
         logits_BV: scores of every token.
@@ -88,14 +99,17 @@ def sample_token(
     Array([1], dtype=int32)
     """
     logits_BV = logits_BV.astype(jnp.promote_types(logits_BV.dtype, jnp.float32))
+    largest_B1 = logits_BV.max(axis=-1, keepdims=True)
     # Relative to the largest, so that no temperature, however small, makes it overflow.
-    scores_BV = logits_BV - logits_BV.max(axis=-1, keepdims=True)
+    scores_BV = jnp.where(logits_BV == largest_B1, 0, logits_BV - largest_B1)
     if top_k is not None:
         least_B1 = jax.lax.top_k(scores_BV, top_k)[0][:, -1:]
         scores_BV = jnp.where(scores_BV < least_B1, -jnp.inf, scores_BV)
     is_greedy = jnp.asarray(temperature) == 0
     drawn_B = jax.random.categorical(key, scores_BV / jnp.where(is_greedy, 1, temperature))
-    return jnp.where(is_greedy, scores_BV.argmax(axis=-1), drawn_B).astype(jnp.int32)
+    token_B = jnp.where(is_greedy, scores_BV.argmax(axis=-1), drawn_B)
+    # The largest of a row that holds NaN is NaN.
+    return jnp.where(largest_B1[:, 0] > -jnp.inf, token_B, -1).astype(jnp.int32)
 
 
 def _check_request(

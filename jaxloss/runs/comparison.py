@@ -109,7 +109,12 @@ def write_texts(
     """
     prompt = np.tile(tokenizer.encode([sampling.prompt])[0].astype(np.int32), (sampling.num_texts, 1))
     options: dict[str, Any] = {"num_tokens": sampling.num_tokens, "temperature": sampling.temperature}
-    ids = np.asarray(generate(params, config, jnp.asarray(prompt), key=key, **options))
+    try:
+        ids = np.asarray(generate(params, config, jnp.asarray(prompt), key=key, **options))
+    except ValueError as error:
+        # A model that has diverged must not cost the run its other results.
+        measures = dict.fromkeys([*measure_text(tokenizer.decode, prompt), "perplexity_under_other"], np.nan)
+        return [f"(no text: {error})"] * sampling.num_texts, measures
     crops = ids[:, -config.context_length - 1 :]
     measures = measure_text(tokenizer.decode, ids[:, prompt.shape[1] :])
     with np.errstate(over="ignore"):  # a model that has diverged finds anything infinitely surprising

@@ -125,6 +125,39 @@ def test_temperature_near_zero_takes_the_likeliest_token(side, temperature):
         assert_same(draw_many(side, np.array(logits_V, np.float32), temperature, None, 100), [0.0, 1.0, 0.0])
 
 
+@pytest.mark.parametrize("top_k", [None, 2])
+@pytest.mark.parametrize("temperature", [0.0, 1e-30, 1.0])
+def test_logits_without_a_distribution_give_no_token_and_infinite_ones_their_own(temperature, top_k):
+    nan, inf = np.nan, np.inf
+    rows = {(nan, nan, nan): {-1}, (0.0, nan, inf): {-1}, (-inf, -inf, -inf): {-1}}
+    rows |= {(0.0, inf, 1.0): {1}, (-inf, -inf, 5.0): {2}}
+    rows[(-inf, inf, inf)] = {1} if temperature == 0 else {1, 2}
+    for dtype in (np.float32, np.float64):
+        logits_BV = np.repeat(np.array(list(rows), dtype), 40, axis=0)
+        drawn = jax_side.sample_token(jnp.asarray(logits_BV), KEY, temperature, top_k)
+        generator = torch.Generator().manual_seed(0)
+        torch_drawn = torch_side.sample_token(torch.tensor(logits_BV), generator, temperature, top_k)
+        for tokens_B in (np.asarray(drawn), torch_drawn.numpy()):
+            assert [set(tokens.tolist()) for tokens in tokens_B.reshape(len(rows), 40)] == list(rows.values())
+
+
+def test_parameters_that_give_nan_are_refused_and_generate_no_token():
+    params, model = jax_params("float64"), torch_model("float64")
+    params["ln_f"]["bias"] = params["ln_f"]["bias"].at[0].set(np.nan)
+    with torch.no_grad():
+        model.ln_f.bias[0] = np.nan
+    options = {"num_tokens": 10, "temperature": 0.0}
+    message = "NaN or all -inf, for token 0 of sequence 0: look for NaN"
+    with pytest.raises(ValueError, match=message):
+        jax_side.generate(params, TINY, PROMPTS[:, :6], key=KEY, **options)
+    ids_BN = jax.jit(lambda p: jax_side.generate(p, TINY, PROMPTS[:, :6], key=KEY, **options))(params)
+    assert ((np.asarray(ids_BN) == -1) == (np.arange(16) > 5)).all()
+    with pytest.raises(ValueError, match="no token can be drawn"):
+        torch_side.generate(
+            model, TINY, torch.tensor(PROMPTS[:, :6]), generator=torch.Generator().manual_seed(0), **options
+        )
+
+
 WRONG = [
     ({"prompt": np.zeros((1, 0), int)}, ValueError, r"at least one token; got shape \(1, 0\)"),
     ({"prompt": np.zeros(3, int)}, ValueError, r"must be \[B, T\]"),

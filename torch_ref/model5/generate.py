@@ -39,7 +39,7 @@ def generate(
 
     Raises:
         TypeError: the prompt is not of an integer dtype, or an option is not a number.
-        ValueError: the prompt is empty, or an option too small.
+        ValueError: the prompt is empty, an option too small, or the model's logits are NaN.
         IndexError: the prompt holds an id outside the vocabulary.
     """
     if num_tokens < 1 or temperature < 0 or (top_k is not None and top_k < 1):
@@ -55,6 +55,8 @@ def generate(
             for _ in range(num_tokens):
                 logits_BV = model(ids_BN[:, -config.context_length :])[:, -1]
                 token_B = sample_token(logits_BV, generator, temperature, top_k)
+                if token_B.min() < 0:
+                    raise ValueError("no token can be drawn of the model's logits: they are NaN or all -inf")
                 ids_BN = torch.cat([ids_BN, token_B[:, None].to(ids_BN.dtype)], dim=1)
     finally:
         model.train(was_training)
@@ -66,17 +68,25 @@ def sample_token(
 ) -> Tensor:
     """Draw one token for each row of logits.
 
+    A row that holds NaN, or -inf only, gives -1, which is no token. Of infinite scores one is drawn, all as
+    likely.
+
     Args:
         logits_BV: scores of every token.
         generator: the only source of randomness.
         temperature: what the logits are divided by; 0 takes the likeliest token, the first of equals.
         top_k: draw from the `top_k` likeliest tokens only, and from what ties with the last of them.
     """
-    if temperature == 0:
-        return logits_BV.argmax(dim=-1)
-    if top_k is not None:
-        least_B1 = logits_BV.topk(top_k, dim=-1).values[:, -1:]
-        logits_BV = logits_BV.masked_fill(logits_BV < least_B1, -torch.inf)
+    largest_B1 = logits_BV.amax(dim=-1, keepdim=True)
+    is_drawable_B1 = largest_B1 > -torch.inf
     # Relative to the largest, so that no temperature, however small, makes it overflow.
-    scores_BV = (logits_BV - logits_BV.amax(dim=-1, keepdim=True)) / temperature
-    return torch.multinomial(scores_BV.softmax(dim=-1), 1, generator=generator)[:, 0]
+    scores_BV = (logits_BV - largest_B1).masked_fill((logits_BV == largest_B1) | ~is_drawable_B1, 0)
+    if top_k is not None:
+        least_B1 = scores_BV.topk(top_k, dim=-1).values[:, -1:]
+        scores_BV = scores_BV.masked_fill(scores_BV < least_B1, -torch.inf)
+    if temperature == 0:
+        token_B = scores_BV.argmax(dim=-1)
+    else:
+        probabilities_BV = (scores_BV / temperature).softmax(dim=-1)
+        token_B = torch.multinomial(probabilities_BV, 1, generator=generator)[:, 0]
+    return token_B.masked_fill(~is_drawable_B1[:, 0], -1)
