@@ -51,7 +51,15 @@ def reduce_loss(
         return total
     if denominator is None:
         denominator = count(loss, where)
-    return total / denominator
+    return weighted_mean(total, denominator)
+
+
+def weighted_mean(total: jax.Array, total_weight: jax.Array) -> jax.Array:
+    """`total / total_weight`; where the weight is 0, NaN in value and gradient, whatever the total.
+
+    The total need not be 0 too: a smoothed label spreads its loss over classes that weigh more than its own.
+    """
+    return total / jnp.where(total_weight == 0.0, jnp.nan, total_weight)
 
 
 def count(loss: jax.Array, where: jax.Array | None = None) -> jax.Array:

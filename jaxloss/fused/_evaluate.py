@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from jaxloss._reduction import select
+from jaxloss._reduction import select, weighted_mean
 from jaxloss.fused._arguments import Operands, Options
 from jaxloss.fused._chunked import Chunks, chunked_losses, chunked_sum
 from jaxloss.fused._token_loss import Arrays, TokenLoss, token_losses
@@ -100,8 +100,8 @@ def _evaluate_here(
     if options.reduction == "mean":
         denominator = jnp.sum(loss.mean_weight(sample_weight, shared, rows))
         denominator = lax.psum(denominator, batch_axes) if batch_axes else denominator
-        # Inside the sum, so that no gradient needs a second pass to be divided. Without tokens it is 0 / 0.
-        rows["factor"] = select(valid, sample_weight / denominator)
+        # Inside the sum, so that no gradient needs a second pass to be divided.
+        rows["factor"] = select(valid, weighted_mean(sample_weight, denominator))
 
     chunks = _choose_chunks(token_shape, math.prod(heads), shared["linear_weight"].shape[0], options)
     run = partial(_one_head, loss, options, chunks)
@@ -118,7 +118,8 @@ def _evaluate_here(
     total = jnp.sum(result)
     total = lax.psum(total, batch_axes) if batch_axes else total
     if options.reduction == "mean":
-        total = total + jnp.where(denominator == 0.0, jnp.nan, 0.0).astype(total.dtype)
+        # Without a token that takes part there is no factor to be NaN.
+        total = total + weighted_mean(jnp.zeros_like(total), denominator.astype(total.dtype))
     return total, statistics
 
 

@@ -17,7 +17,7 @@ class LabelRows(NamedTuple):
     """A loss's checked input; for each row its label, whether it is valid (takes part), and its weights.
 
     `label_weight` is the weight of the label's class: 0 in a row that is not valid, NaN for a label out of
-    range, which poisons value and gradient.
+    range, which poisons value and gradient. `class_weight` is that of all classes, if given.
     """
 
     input: jax.Array
@@ -26,6 +26,7 @@ class LabelRows(NamedTuple):
     label_weight: jax.Array
     sample_weight: jax.Array | None
     axis: int
+    class_weight: jax.Array | None
 
     @property
     def logits(self) -> jax.Array:
@@ -63,14 +64,15 @@ def label_rows(input, target, weight, ignore_index, where, sample_weight, axis) 
     valid = valid if where is None else valid & where
     in_range = (labels >= 0) & (labels < num_classes)
     _checks.check_labels("target", target, valid, num_classes)
+    weight = None if weight is None else weight.astype(dtype)
     if weight is None or num_classes == 0:
         label_weight = jnp.ones(rows, dtype)
     else:
-        label_weight = take(weight.astype(dtype), jnp.where(valid & in_range, labels, 0))
+        label_weight = take(weight, jnp.where(valid & in_range, labels, 0))
     label_weight = select(valid, jnp.where(in_range, label_weight, jnp.nan))
     if sample_weight is not None:
         sample_weight = select(valid, sample_weight.astype(dtype))
-    return LabelRows(input, jnp.where(valid, labels, 0), valid, label_weight, sample_weight, axis)
+    return LabelRows(input, jnp.where(valid, labels, 0), valid, label_weight, sample_weight, axis, weight)
 
 
 def check_rows(input: jax.Array, reduction, where, sample_weight, axis: int):

@@ -63,17 +63,19 @@ def cross_entropy(
         if _checks.check_integer("ignore_index", ignore_index) >= 0:
             raise ValueError(f"ignore_index must be negative with class probabilities; got {ignore_index}.")
         axis, where, sample_weight = _rows.check_rows(logits, reduction, where, sample_weight, axis)
+        _rows.check_classes(logits, axis)
         weight = _checks.as_class_weight(weight, logits.shape[axis])
-        loss = _probability_loss(logits, target, weight, label_smoothing, where, axis)
+        loss = _probability_loss(logits, target, weight, sample_weight, label_smoothing, where, axis)
         return _rows.reduce_weighted(loss, reduction, where, sample_weight)
 
     rows = _rows.label_rows(logits, target, weight, ignore_index, where, sample_weight, axis)
+    _rows.check_classes(logits, rows.axis)
     if label_smoothing == 0.0:
         loss = label_cross_entropy(rows.logits, rows.labels, rows.valid, Classes(rows.axis))
         return _rows.reduce_weighted(loss, reduction, rows.valid, rows.weight)
     # Each class has its own weight in the smoothed rows, so the loss is not multiplied by the label's.
     logits = select(rows.valid, rows.logits, axis=rows.axis)
-    loss = soft_cross_entropy(logits, _smooth(rows, weight, label_smoothing), Classes(rows.axis))
+    loss = soft_cross_entropy(logits, _smooth(rows, label_smoothing), Classes(rows.axis))
     if rows.sample_weight is not None:
         loss = loss * rows.sample_weight
     return reduce_loss(loss, reduction, rows.valid, jnp.sum(rows.weight))
@@ -134,24 +136,24 @@ def _along(weight: jax.Array, ndim: int, axis: int) -> jax.Array:
     return jnp.reshape(weight, [-1 if i == axis else 1 for i in range(ndim)])
 
 
-def _smooth(rows: _rows.LabelRows, weight, label_smoothing: float) -> jax.Array:
+def _smooth(rows: _rows.LabelRows, label_smoothing: float) -> jax.Array:
     """Weighted, smoothed one-hot rows; a label out of range has a row of NaN."""
     dtype, shape = rows.label_weight.dtype, rows.input.shape
-    spread = jnp.full((shape[rows.axis],), label_smoothing / max(shape[rows.axis], 1), dtype)
-    spread = spread if weight is None else spread * jnp.asarray(weight).astype(dtype)
+    spread = jnp.full((shape[rows.axis],), label_smoothing / shape[rows.axis], dtype)
+    spread = spread if rows.class_weight is None else spread * rows.class_weight
     own = jnp.expand_dims((1 - label_smoothing) * rows.label_weight, rows.axis)
     is_own = Classes(rows.axis).is_label(shape, rows.labels)
     one_hot = jnp.where(is_own, own, jnp.where(jnp.isnan(own), jnp.nan, 0.0))
     return one_hot + _along(spread, len(shape), rows.axis)
 
 
-def _probability_loss(logits, target, weight, label_smoothing, where, axis):
+def _probability_loss(logits, target, weight, sample_weight, label_smoothing, where, axis):
     probabilities = _checks.as_floats("target", target)
-    dtype = compute_dtype(logits, probabilities, weight)
+    dtype = compute_dtype(logits, probabilities, weight, sample_weight)
     logits = select(where, logits.astype(dtype), axis=axis)
     probabilities = select(where, probabilities.astype(dtype), axis=axis)
     if label_smoothing > 0.0:
-        probabilities = probabilities * (1 - label_smoothing) + label_smoothing / max(logits.shape[axis], 1)
+        probabilities = probabilities * (1 - label_smoothing) + label_smoothing / logits.shape[axis]
     if weight is not None:
         probabilities = probabilities * _along(weight.astype(dtype), logits.ndim, axis)
     return soft_cross_entropy(logits, probabilities, Classes(axis))

@@ -52,6 +52,7 @@ def focal_loss(
     gamma = _checks.check_number("gamma", gamma, low=0.0)
     _checks.check_choice("reduction", reduction, REDUCTIONS)
     rows = _rows.label_rows(input, target, weight, ignore_index, where, sample_weight, axis)
+    _rows.check_classes(rows.input, rows.axis)
     nll = label_cross_entropy(rows.logits, rows.labels, rows.valid, Classes(rows.axis))
     return _rows.reduce_weighted(_scale_down_easy(nll, gamma), reduction, rows.valid, rows.weight)
 
@@ -92,6 +93,7 @@ def poly_loss(
     """
     _checks.check_choice("reduction", reduction, REDUCTIONS)
     rows = _rows.label_rows(input, target, weight, ignore_index, where, sample_weight, axis)
+    _rows.check_classes(rows.input, rows.axis)
     nll = label_cross_entropy(rows.logits, rows.labels, rows.valid, Classes(rows.axis))
     wrong, polynomial = _one_minus_p(nll), jnp.zeros_like(nll)
     for coefficient in reversed(_coefficients(epsilon, nll.dtype)):

@@ -1,6 +1,7 @@
 """What arguments may be: wrong ones are named at once, labels of any dtype are never wrapped round."""
 
 import inspect
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +15,13 @@ from jaxloss import _checks
 from jaxloss.losses import (
     binary_cross_entropy_with_logits,
     cross_entropy,
+    focal_loss,
     hinge_embedding_loss,
     l1_loss,
     make_checked,
     mse_loss,
     nll_loss,
+    poly_loss,
     soft_margin_loss,
 )
 from parity_tests.cases import CASES
@@ -73,12 +76,13 @@ def test_ignore_index_is_compared_with_the_label_as_it_came(x64, array, label, i
         assert_same(loss[1], 0.0 if ignored else np.nan)
 
 
-def test_without_classes_every_label_is_out_of_range():
+def test_a_softmax_over_no_class_is_refused():
     none, labels = jnp.zeros((2, 0)), jnp.array([0, -100])
-    for options in ({}, {"weight": jnp.zeros(0)}, {"label_smoothing": 0.1}):
-        assert_same(cross_entropy(none, labels, reduction="none", **options)[0], np.nan)
+    for loss in (cross_entropy, focal_loss, poly_loss, partial(cross_entropy, target=none)):
+        target = () if isinstance(loss, partial) else (labels,)
+        with pytest.raises(ValueError, match=r"input must have at least one class; got float64\[2, 0\]"):
+            loss(none, *target)
     assert_same(nll_loss(none, labels, jnp.zeros(0), reduction="none"), [np.nan, 0.0])
-    assert cross_entropy(none, none, label_smoothing=0.1).shape == ()
 
 
 def test_a_number_has_no_dtype_of_its_own():

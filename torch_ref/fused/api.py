@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from torch_ref.fused._head import head_logits
+from torch_ref.losses._masking import weighted_mean
 
 __all__ = [
     "TokenStatistics",
@@ -87,7 +88,8 @@ def linear_cross_entropy(
     elif reduction == "sum":
         loss = losses.sum()
     else:
-        loss = losses.sum() / (factor * weight[chosen] if has_labels and weight is not None else factor).sum()
+        counts = factor * weight[chosen] if has_labels and weight is not None else factor
+        loss = weighted_mean(losses.sum(), counts.sum())
     return (loss, _statistics(logits_of(input).detach(), target, valid)) if return_statistics else loss
 
 

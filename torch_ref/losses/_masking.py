@@ -22,4 +22,9 @@ def reduce_rows(loss: Tensor, where: Tensor, reduction: str, weight: Tensor | No
     if reduction == "none":
         return undelete(loss * weight, where, reduction)
     total = (loss * weight).sum()
-    return total if reduction == "sum" else total / weight.sum()
+    return total if reduction == "sum" else weighted_mean(total, weight.sum())
+
+
+def weighted_mean(total: Tensor, total_weight: Tensor) -> Tensor:
+    """`total / total_weight`, NaN for a weight of 0, where the total of smoothed labels may be another."""
+    return total / torch.where(total_weight == 0, torch.nan, total_weight)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from torch_ref.losses._masking import undelete
+from torch_ref.losses._masking import undelete, weighted_mean
 
 __all__ = ["cross_entropy", "nll_loss"]
 
@@ -89,4 +89,4 @@ def _weigh(
         counts = target != ignore_index
         chosen = torch.where(counts, chosen, 0.0)
         chosen = chosen if weight is None else chosen * weight[torch.where(counts, target, 0)]
-    return loss.sum() / chosen.sum()
+    return weighted_mean(loss.sum(), chosen.sum())
