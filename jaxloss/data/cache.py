@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 @contextmanager
@@ -25,6 +29,21 @@ def atomic_path(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def cached_dataset(path: Path, make: Callable[[], Dataset]) -> Dataset:
+    """Map the dataset of a parquet file; make it and write it first if the file is missing or damaged."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from datasets import Dataset
+
+    try:
+        return Dataset(pq.read_table(path, memory_map=True))
+    except (OSError, pa.ArrowException):
+        dataset = make()
+        with atomic_path(path) as temporary:
+            pq.write_table(dataset.data.table, temporary)
+        return dataset
 
 
 def make_folder(folder: Path) -> None:

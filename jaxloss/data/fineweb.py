@@ -12,7 +12,8 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jaxloss.data.cache import atomic_path
+from jaxloss.data.cache import cached_dataset
+from jaxloss.data.files import cleaned
 from jaxloss.data.network import is_reachable
 from jaxloss.data.progress import progress_bar
 
@@ -29,16 +30,8 @@ def load(cache_dir: Path, *, num_documents: int) -> Dataset:
     Raises:
         ConnectionError: if they are not cached and the Hub is out of reach or `HF_HUB_OFFLINE` is set.
     """
-    import pyarrow.parquet as pq
-    from datasets import Dataset
-
     path = cache_dir / "corpora" / f"fineweb-{SUBSET}-{num_documents}.parquet"
-    if not path.exists():
-        dataset = _download(num_documents)
-        with atomic_path(path) as temporary:
-            pq.write_table(dataset.data.table, temporary)
-        return dataset
-    return Dataset(pq.read_table(path, memory_map=True))
+    return cached_dataset(path, lambda: _download(num_documents))
 
 
 def _download(num_documents: int) -> Dataset:
@@ -52,14 +45,15 @@ def _download(num_documents: int) -> Dataset:
         raise ConnectionError(f"--corpus fineweb is not cached and {hub.ENDPOINT} is out of reach: {instead}")
     try:
         stream = load_dataset(REPOSITORY, name=SUBSET, split="train", streaming=True)
+        rows = ((f"row {number}", row["text"]) for number, row in enumerate(stream, start=1))
         texts = []
         with progress_bar("downloading fineweb", total=num_documents, unit="document") as bar:
-            for row in itertools.islice(stream, num_documents):
-                texts.append(row["text"])
+            for text in itertools.islice(cleaned(rows, REPOSITORY, "text"), num_documents):
+                texts.append(text)
                 bar.update()
         # A stream that is left half read aborts the interpreter at its end, before datasets 5.
         # https://github.com/huggingface/datasets/issues/7467
-        del stream
+        del stream, rows
         gc.collect()
     except Exception as error:  # the Hub's client raises httpx, OSError and its own errors
         reason = textwrap.shorten(str(error) or type(error).__name__, 160, placeholder="...")

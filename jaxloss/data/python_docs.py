@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jaxloss.data.cache import atomic_path
+from jaxloss.data.cache import cached_dataset
 from jaxloss.data.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -93,15 +93,10 @@ def version() -> str:
 
 def load(cache_dir: Path, *, num_documents: int | None) -> Dataset:
     """Return the corpus as a dataset, extracted once and cached for this Python version."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
     from datasets import Dataset
 
     path = cache_dir / "corpora" / f"python-docs-{version()}.parquet"
-    if not path.exists():
-        with atomic_path(path) as temporary:
-            pq.write_table(pa.table({"text": python_docs()}), temporary)
-    dataset = Dataset(pq.read_table(path))
+    dataset = cached_dataset(path, lambda: Dataset.from_dict({"text": python_docs()}))
     return dataset if num_documents is None else dataset.take(min(num_documents, len(dataset)))
 
 

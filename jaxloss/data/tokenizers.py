@@ -178,7 +178,7 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
     if not path.is_file():
         raise FileNotFoundError(f"no tokenizer file at {path}")
     try:
-        tokenizer = HFTokenizer.from_str(path.read_text(encoding="utf-8"))
+        tokenizer = HFTokenizer.from_str(path.read_text(encoding="utf-8-sig"))
     except Exception as error:  # `tokenizers` raises bare Exception for whatever it cannot parse
         raise ValueError(f"{path} is not a tokenizer.json: {error}") from error
     size = tokenizer.get_vocab_size()

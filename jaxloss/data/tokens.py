@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 # Part of the cache key: raise it whenever the same corpus and tokenizer would give another file.
-_FORMAT = 1
+_FORMAT = 2
 _TEST_FRACTION = 0.1
 _BATCH_PIECES = 256
 
@@ -207,7 +207,7 @@ def _load(folder: Path, corpus: str) -> TokenData | None:
         tokenizer = load_tokenizer(folder)
         train, test = tokens[:num_train], tokens[num_train:]
         return TokenData(train, test, tokenizer, corpus, folder=folder, **counts)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 

@@ -20,7 +20,7 @@ def on_devices(state: TrainState, *, batch_size: int) -> TrainState:
         return state
     if not placed:
         return place_params(state, batch_size=batch_size)
-    devices = max((leaf.sharding.device_set for leaf in placed), key=len)
+    devices: set[jax.Device] = max((leaf.sharding.device_set for leaf in placed), key=len)
     mesh = Mesh(np.array(sorted(devices, key=lambda device: device.id)), ("batch",))
     everywhere = NamedSharding(mesh, PartitionSpec())
 

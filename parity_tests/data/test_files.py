@@ -1,6 +1,9 @@
 """Local files: what is a document, and what is wrong with the ones that cannot be read."""
 
 import json
+import os
+import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
@@ -8,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
 
-from jaxloss.data import files, load_corpus
+from jaxloss.data import files, load_corpus, prepare_tokens
+from parity_tests.data import bad_files
 
 
 def texts(*arguments, **options) -> list[str]:
@@ -74,66 +78,91 @@ def test_a_typo_in_a_corpus_name_suggests_the_name(tmp_path, monkeypatch):
     assert error("") == "the corpus must be python-docs or fineweb, or a file, folder or glob; got ''"
 
 
-def test_files_of_another_kind_are_refused(folder):
-    assert error(folder / "notes.md") == f"{folder}/notes.md must be a .txt, .jsonl, .parquet file; got '.md'"
+def test_globs_and_columns_are_refused_by_what_they_name(folder):
     assert (
         error(f"{folder}/*.md")
         == f"{folder}/*.md must match .txt, .jsonl, .parquet files; got {folder}/notes.md"
     )
-    (folder / "empty").mkdir()
-    assert error(folder / "empty") == f"no .txt, .jsonl, .parquet file in the folder {folder}/empty"
-
-
-def test_a_missing_column_lists_the_columns_and_suggests_the_nearest(folder):
     assert error(folder / "c.parquet", text_column="txt") == (
         f"{folder}/c.parquet: no column 'txt', it has id, text (see text_column); did you mean text?"
     )
-    assert error(folder / "sub" / "a.jsonl", text_column="titel") == (
-        f"{folder}/sub/a.jsonl, line 1: no column 'titel', it has text (see text_column)"
-    )
-
-
-def test_a_column_of_something_else_is_refused(folder):
-    assert (
-        error(folder / "c.parquet", text_column="id")
-        == f"{folder}/c.parquet: column 'id' must be text; got int64"
-    )
-    (folder / "n.jsonl").write_text('{"text": "a"}\n{"text": 3}\n')
-    assert error(folder / "n.jsonl") == f"{folder}/n.jsonl, line 2: 'text' must be text; got int"
-
-
-def test_damaged_files_are_named_with_the_place(folder):
-    (folder / "l.txt").write_bytes("caf\u00e9".encode("latin-1"))
-    assert error(folder / "l.txt") == f"{folder}/l.txt is not UTF-8: byte 3 is 0xe9"
-    (folder / "l.jsonl").write_bytes(b'{"text": "a"}\n{"text": "\xe9"}\n')
-    assert error(folder / "l.jsonl") == f"{folder}/l.jsonl, line 2, is not UTF-8: byte 10 is 0xe9"
-    (folder / "j.jsonl").write_text('{"text": "a"}\n{"text": \n')
-    assert error(folder / "j.jsonl") == f"{folder}/j.jsonl, line 2: not JSON (Expecting value)"
-    (folder / "s.jsonl").write_text('["a"]\n')
-    assert error(folder / "s.jsonl") == f"{folder}/s.jsonl, line 1: must be an object; got list"
-
-
-@pytest.mark.parametrize("length", [0, 3, 100, -1])
-def test_a_truncated_parquet_file_is_refused(folder, length):
-    path = folder / "c.parquet"
-    path.write_bytes(path.read_bytes()[:length])
-    assert error(path).startswith(f"{path} is not a whole parquet file")
-
-
-def test_files_without_text_are_refused(folder):
-    (folder / "e.txt").write_text(" \n\n")
-    assert error(folder / "e.txt") == f"{folder}/e.txt: there is no text"
     (folder / "sub" / "a.jsonl").write_text("")
-    assert error(folder / "sub") == f"{folder}/sub/a.jsonl: there is no text"
+    (folder / "sub" / "b.jsonl").write_text("")
+    assert error(folder / "sub") == f"{folder}/sub/a.jsonl and 1 more files: there is no text"
 
 
-def test_an_unreadable_file_is_named(folder, monkeypatch):
-    def refuse(path):
-        raise PermissionError(13, "Permission denied")
+def test_every_bad_file_is_one_line_that_names_it_and_the_place(tmp_path):
+    for path, message in bad_files.write(tmp_path).items():
+        assert error(path).startswith(message)
 
-    # Tests may run as root, whom no file mode stops.
-    monkeypatch.setattr(Path, "read_bytes", refuse)
-    assert error(folder / "b.txt") == f"cannot read {folder}/b.txt: Permission denied"
+
+@contextmanager
+def without_rights(*paths: Path):
+    """Nobody may read these files and folders meanwhile: not the superuser either, who is not himself."""
+    modes, user = {path: path.stat().st_mode for path in paths}, os.geteuid()
+    for path in paths:
+        path.chmod(0)
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+        for path, mode in modes.items():
+            path.chmod(mode)
+
+
+def test_what_may_not_be_read_is_named_and_never_left_out():
+    # Not in pytest's folder, which only its owner can enter.
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        (folder / "sub").mkdir()
+        paths = [folder / name for name in ("a.txt", "a.jsonl", "a.parquet", "sub")]
+        for path in paths[:-1]:
+            path.write_text("text")
+        with without_rights(*paths):
+            for path in paths:
+                assert error(path) == f"cannot read {path}: Permission denied"
+                with pytest.raises(PermissionError, match=f"cannot read {path}: Permission denied"):
+                    prepare_tokens(path)
+            assert error(folder) == f"cannot read {folder}/sub: Permission denied"
+
+
+def test_hidden_files_and_folders_are_not_part_of_a_corpus(folder):
+    expected = texts(folder)
+    names = ".ipynb_checkpoints/b.txt", "sub/.git/x.jsonl", "._b.txt", "__MACOSX/b.txt", "sub/.c.parquet"
+    for name in names:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("hidden")
+    assert texts(folder) == expected
+    assert sorted(texts(f"{folder}/**")) == sorted([*expected, "hidden"])  # a glob says what it wants
+    assert texts(folder / "._b.txt") == texts(folder / ".ipynb_checkpoints") == ["hidden"]
+
+
+@pytest.mark.parametrize("suffix", ["txt", "jsonl", "parquet", "dataset"])
+def test_lines_end_in_a_newline_and_a_byte_order_mark_is_dropped_in_every_format(tmp_path, suffix):
+    text, path = "a\r\nb\nc\rd", tmp_path / f"t.{suffix}"
+    if suffix == "txt":
+        path.write_bytes(b"\xef\xbb\xbf" + text.encode())
+    elif suffix == "jsonl":
+        path.write_bytes(b"\xef\xbb\xbf" + json.dumps({"text": text}).encode() + b"\r\n")
+    elif suffix == "parquet":
+        pq.write_table(pa.table({"text": [text]}), path)
+    else:
+        path = Dataset.from_dict({"text": [text]})
+    assert texts(path) == ["a\nb\nc\rd"]
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.string_view(), "dictionary"])
+def test_every_arrow_type_of_text_is_read(tmp_path, kind):
+    column = pa.array(["a", None, "", "b", "a"], pa.string() if kind == "dictionary" else kind)
+    column = column.dictionary_encode() if kind == "dictionary" else column
+    ids = pa.array(range(5))
+    # Columns that nobody reads may stand there twice.
+    table = pa.Table.from_arrays([ids, column, ids], ["id", "text", "id"])
+    pq.write_table(table, tmp_path / "t.parquet")
+    assert texts(tmp_path / "t.parquet") == ["a", "b", "a"]
 
 
 def test_a_users_dataset_is_checked_like_a_file():
@@ -141,8 +170,10 @@ def test_a_users_dataset_is_checked_like_a_file():
     assert files.documents(dataset, "body", None)["text"][:] == ["a", "b"]
     with pytest.raises(ValueError, match="no column 'text', it has body, n"):
         files.documents(dataset, "text", None)
-    with pytest.raises(ValueError, match="there is no text"):
+    with pytest.raises(ValueError, match="the dataset: there is no text"):
         files.documents(Dataset.from_dict({"text": [""]}), "text", None)
+    with pytest.raises(ValueError, match=r"^the dataset, row 1: 'n' must be text; got int$"):
+        files.documents(dataset, "n", None)
     with pytest.raises(TypeError, match=r"a name, a path or a datasets\.Dataset; got list"):
         files.documents(["a"], "text", None)
 

@@ -77,12 +77,12 @@ def test_another_tokenizer_or_text_gives_another_file(dataset, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["tokens.npy", "tokens.json", "tokenizer.json"])
-@pytest.mark.parametrize("damage", ["missing", "truncated"])
+@pytest.mark.parametrize("damage", ["missing", "truncated", "empty", "other"])
 def test_a_damaged_cache_is_rebuilt(dataset, tmp_path, name, damage):
     first = prepare_tokens(dataset, tokenizer="bytes", cache_dir=tmp_path)
     train = np.array(first.train)
     path = first.folder / name
-    path.write_bytes(path.read_bytes()[:-5])
+    path.write_bytes({"truncated": path.read_bytes()[:-5], "other": b"[]"}.get(damage, b""))
     if damage == "missing":
         path.unlink()
     second = prepare_tokens(dataset, tokenizer="bytes", cache_dir=tmp_path)

@@ -12,6 +12,7 @@ import pytest
 from jaxloss import model5
 from jaxloss.data import load_tokenizer, sample_batch
 from jaxloss.runs.cli import run_cli
+from parity_tests.data import bad_files
 from parity_tests.experiments.scripts import load
 from parity_tests.training import tiny
 from torch_ref import model5 as torch_model5
@@ -245,6 +246,15 @@ def test_folder_that_holds_a_run_is_refused_and_kept(folder, corpus, monkeypatch
     assert run(corpus, folder) == 2
     assert "already holds a run" in capfd.readouterr().err
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+
+
+def test_bad_corpus_is_one_line_and_exit_code_2(tmp_path, capfd):
+    for path, message in bad_files.write(tmp_path).items():
+        assert run(path, tmp_path / "run") == 2
+        shown = capfd.readouterr()
+        assert shown.err.startswith(f"error: {message}")
+        assert (shown.out, shown.err.count("\n")) == ("", 1)
+    assert not (tmp_path / "run").exists()
 
 
 def test_misspelt_flag_gets_a_suggestion(corpus, tmp_path, capfd):
