@@ -93,12 +93,12 @@ def _read_directory(path: Path) -> tuple[Arrays, dict[str, str]]:
         if pickles:
             _refuse_pickle(path / pickles[0])
         raise ValueError(f"{path} holds neither {_WEIGHTS} nor {_INDEX}")
-    index = _parse_json((path / _INDEX).read_text(), str(path / _INDEX))
+    index = _parse_json((path / _INDEX).read_bytes(), str(path / _INDEX))
     weight_map = index.get("weight_map")
     if not isinstance(weight_map, dict):
         raise ValueError(f"{path / _INDEX}: no weight_map")
     arrays: Arrays = {}
-    for shard in sorted(set(weight_map.values())):
+    for shard in sorted(set(map(str, weight_map.values()))):
         if Path(shard).name != shard or not (path / shard).is_file():
             raise ValueError(f"{path / _INDEX}: the shard {shard!r} is not in this directory")
         arrays |= _read_file(path / shard)[0]
@@ -123,6 +123,8 @@ def _read_file(path: Path) -> tuple[Arrays, dict[str, str]]:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(f"{path} is truncated or not a safetensors file: {error}") from error
+    except AttributeError as error:  # "module 'numpy' has no attribute 'float8_e4m3fn'"
+        raise ValueError(f"{path} cannot be read ({error}): convert it to float32 or bfloat16") from error
 
 
 def _refuse_pickle(path: Path) -> None:
@@ -133,13 +135,14 @@ def _refuse_pickle(path: Path) -> None:
 
 
 def _read_config(path: Path) -> Model5Config:
-    return from_hugging_face(_parse_json(path.read_text(), str(path)), str(path))
+    return from_hugging_face(_parse_json(path.read_bytes(), str(path)), str(path))
 
 
-def _parse_json(text: str, source: str) -> dict[str, Any]:
+def _parse_json(text: str | bytes, source: str) -> dict[str, Any]:
     try:
+        # Bytes may begin with a byte order mark.
         parsed = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also not UTF-8, too many digits, too deep nesting
         raise ValueError(f"{source} is not valid JSON: {error}") from error
     if not isinstance(parsed, dict):
         raise ValueError(f"{source} must be a JSON object; got {type(parsed).__name__}")

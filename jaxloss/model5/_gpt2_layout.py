@@ -18,7 +18,8 @@ from jaxloss.model5.model import Params, init_params
 
 Arrays = dict[str, np.ndarray]
 
-_PREFIX = "transformer."
+# What torch.compile, DistributedDataParallel, FSDP and activation checkpoints put before a module's names.
+_WRAPPERS = {"_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 _CAUSAL_MASKS = re.compile(r"h\.\d+\.attn\.(masked_)?bias")
 
 _SIZES = {
@@ -73,21 +74,38 @@ def array_shapes(config: Model5Config) -> dict[str, tuple[int, ...]]:
 def clean_arrays(arrays: Mapping[str, Any], config: Model5Config | None, source: str = "arrays") -> Arrays:
     """The model's arrays and nothing else, under their plain names, 16-bit floats widened to float32.
 
-    Drops the `transformer.` prefix, the causal masks that old checkpoints store, and an `lm_head.weight`
-    that equals the token embedding. With a `config`, every name and shape is checked against it.
+    Drops the `transformer.` prefix and those of torch's wrappers, the causal masks that old checkpoints
+    store, and an `lm_head.weight` that equals the token embedding; without that embedding, it is it. With a
+    `config`, every name and shape is checked against it.
 
     Raises:
-        ValueError: an array is missing, unexpected, of the wrong shape or not floating point, or the head is
-            not tied; the message begins with `source`.
+        ValueError: an array is missing, unexpected, there twice, of the wrong shape or not floating point, or
+            the head is not tied; the message begins with `source`.
     """
-    cleaned = {name.removeprefix(_PREFIX): np.asarray(array) for name, array in arrays.items()}
-    cleaned = {name: array for name, array in cleaned.items() if not _CAUSAL_MASKS.fullmatch(name)}
+    cleaned: Arrays = {}
+    for name, array in arrays.items():
+        plain = _plain_name(name)
+        if plain in cleaned:
+            raise ValueError(f"{source} holds {plain} twice, once of them as {name}: leave one out")
+        if not _CAUSAL_MASKS.fullmatch(plain):
+            cleaned[plain] = np.asarray(array)
     head = cleaned.pop("lm_head.weight", None)
-    if head is not None and not np.array_equal(head, cleaned.get("wte.weight", np.empty(0))):
+    # Of two names of one tensor, safetensors' save_model writes the first in the alphabet.
+    if head is not None and not np.array_equal(head, cleaned.setdefault("wte.weight", head)):
         raise ValueError(f"{source}: lm_head.weight differs from wte.weight; Model 5's head is tied to it")
     if config is not None:
+        if config.num_blocks > len(cleaned):
+            raise ValueError(
+                f"{source} does not hold this model: {len(cleaned)} arrays are too few for "
+                f"{config.num_blocks} blocks"
+            )
         _check_names_and_shapes(cleaned, array_shapes(config), source)
     return {name: _as_float(name, array, source) for name, array in cleaned.items()}
+
+
+def _plain_name(name: str) -> str:
+    parts = [part for part in name.split(".") if part not in _WRAPPERS]
+    return ".".join(parts).removeprefix("transformer.")
 
 
 def to_hugging_face(config: Model5Config) -> dict[str, Any]:
@@ -119,24 +137,25 @@ def from_hugging_face(options: dict[str, Any], source: str) -> Model5Config:
     missing = [name for name in _SIZES if name not in options]
     if missing:
         raise ValueError(f"{source} lacks {listing(missing)}")
-    if options.get("n_inner") not in (None, 4 * options["n_embd"]):
-        raise ValueError(f"{source}: n_inner must be 4 * n_embd; got {options['n_inner']}")
     activation = options.get("activation_function", "gelu_new")
-    if activation not in _ACTIVATIONS:
+    if not isinstance(activation, str) or activation not in _ACTIVATIONS:
         raise ValueError(
             f"{source}: activation_function must be one of {', '.join(_ACTIVATIONS)}; got {activation!r}"
         )
-    dropouts = {options.get(f"{place}_pdrop", GPT2.dropout) for place in ("embd", "attn", "resid")}
-    if len(dropouts) > 1:
+    dropouts = [options.get(f"{place}_pdrop", GPT2.dropout) for place in ("embd", "attn", "resid")]
+    if any(dropout != dropouts[0] for dropout in dropouts):
         raise ValueError(
             f"{source}: Model 5 has one dropout rate, and embd_pdrop, attn_pdrop and resid_pdrop differ "
-            f"({', '.join(map(str, sorted(dropouts)))}): pass config with the one to use"
+            f"({', '.join(map(str, dropouts))}): pass config with the one to use"
         )
     try:
         given = {field: options[name] for name, field in _FIELDS.items() if name in options}
-        return dataclasses.replace(GPT2, **given, activation=_ACTIVATIONS[activation])
+        config = dataclasses.replace(GPT2, **given, activation=_ACTIVATIONS[activation])
     except (TypeError, ValueError) as error:
-        raise type(error)(f"{source}: {error}") from error
+        raise ValueError(f"{source}: {error}") from error
+    if options.get("n_inner") not in (None, 4 * config.embed_dim):
+        raise ValueError(f"{source}: n_inner must be 4 * n_embd; got {options['n_inner']}")
+    return config
 
 
 def infer_config(arrays: Arrays, source: str) -> Model5Config:

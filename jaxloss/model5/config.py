@@ -42,7 +42,7 @@ class Model5Config:
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "context_length", "embed_dim", "num_heads", "num_blocks"):
-            check_integer(name, getattr(self, name), low=1)
+            check_integer(name, getattr(self, name), low=1, high=2**31 - 1)
         if self.embed_dim % self.num_heads:
             raise ValueError(
                 f"embed_dim must be a multiple of num_heads; got embed_dim={self.embed_dim} "

@@ -35,8 +35,9 @@ def from_arrays(arrays: Mapping[str, np.ndarray], config: Model5Config) -> Param
     """Make parameters from named arrays: the inverse of `to_arrays`.
 
     Args:
-        arrays: GPT-2's names and layout, with or without the `transformer.` prefix; stored causal masks are
-            ignored, and so is an `lm_head.weight` that equals `wte.weight`.
+        arrays: GPT-2's names and layout, with or without the `transformer.` prefix and those of torch's
+            wrappers (`module.`, `_orig_mod.`); stored causal masks are ignored, and so is an `lm_head.weight`
+            that equals `wte.weight`. Alone, it stands for both.
         config: sizes that the arrays must have.
 
     Raises:

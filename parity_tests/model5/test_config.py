@@ -33,8 +33,9 @@ def test_integers_and_floats_of_numpy_are_accepted():
 @pytest.mark.parametrize(
     ("field", "value", "error", "message"),
     [
-        ("vocab_size", 0, ValueError, "vocab_size must be at least 1; got 0"),
-        ("context_length", -3, ValueError, "context_length must be at least 1; got -3"),
+        ("vocab_size", 0, ValueError, r"vocab_size must be in \[1, 2147483647\]; got 0"),
+        ("context_length", -3, ValueError, r"context_length must be in \[1, .*; got -3"),
+        ("embed_dim", 10**30, ValueError, r"embed_dim must be in \[1, 2147483647\]"),
         ("num_blocks", 1.5, TypeError, r"num_blocks must be an int; got 1\.5"),
         ("num_heads", True, TypeError, "num_heads must be an int; got True"),
         ("embed_dim", "8", TypeError, "embed_dim must be an int; got '8'"),

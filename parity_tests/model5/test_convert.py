@@ -1,6 +1,8 @@
 """Weights between the two frameworks, files and Hugging Face's transformers."""
 
 import dataclasses
+import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +15,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 import jaxloss.model5 as jax_side
 import torch_ref.model5 as torch_side
 from jaxloss.model5 import GPT2, Model5
+from jaxloss.model5._gpt2_layout import to_hugging_face
 from parity_tests.compare import assert_same, assert_within
 from parity_tests.model5.pairs import TINY, assert_same_arrays, jax_params, tokens, torch_model, weights
 from parity_tests.tolerances import VALUE_EPS_OF_MAX
@@ -127,6 +130,36 @@ def test_transformers_loads_what_is_saved_here(tmp_path, side):
     assert logits_BTV.dtype == torch.float64
     expected = gpt2_logits(jax_params("float64", config=GPT2_TINY))
     assert_within(logits_BTV, expected, VALUE_EPS_OF_MAX, "float64")
+
+
+WRAPPINGS = [
+    ("", ""),
+    ("_orig_mod.", ""),
+    ("module.", "._orig_mod"),
+    ("module._orig_mod.", "._fsdp_wrapped_module"),
+]
+
+
+def of_wrapped(name, start, block):
+    """The name that a wrapper of the whole model, and one of each block, make of GPT-2's."""
+    prefix = "" if name == "lm_head.weight" else "transformer."
+    return start + prefix + re.sub(r"^h\.\d+", rf"\g<0>{block}", name)
+
+
+@pytest.mark.parametrize("head", ["lm_head.weight", "both", "wte.weight"])
+@pytest.mark.parametrize("wrapping", WRAPPINGS)
+def test_wrapped_and_tied_checkpoints_load_whichever_name_of_the_head_they_keep(tmp_path, head, wrapping):
+    arrays = dict(weights())
+    arrays["lm_head.weight"] = arrays["wte.weight"].copy()
+    if head != "both":
+        del arrays["wte.weight" if head == "lm_head.weight" else "lm_head.weight"]
+    save_file({of_wrapped(name, *wrapping): a for name, a in arrays.items()}, tmp_path / "model.safetensors")
+    # An editor may have put a byte order mark in front.
+    (tmp_path / "config.json").write_text(json.dumps(to_hugging_face(TINY)), encoding="utf-8-sig")
+    for side in SIDES.values():
+        model, config = side.load_weights(tmp_path)
+        assert same_options(config, TINY)
+        assert_same_arrays(side.to_arrays(model), weights())
 
 
 def test_names_with_prefix_stored_masks_and_a_tied_head_are_understood():

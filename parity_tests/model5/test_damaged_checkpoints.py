@@ -1,15 +1,20 @@
 """Checkpoints that are damaged, incomplete or not a GPT-2: refused on both sides, and named on ours."""
 
+import itertools
 import json
+import math
 import shutil
 
 import numpy as np
 import pytest
+import torch
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
+from safetensors.torch import save_file as torch_save
 
 import jaxloss.model5 as jax_side
 import torch_ref.model5 as torch_side
+from jaxloss.model5._gpt2_layout import from_hugging_face, to_hugging_face
 from parity_tests.model5.pairs import TINY, assert_same_arrays, jax_params, weights
 
 
@@ -66,9 +71,30 @@ WRONG_DIRECTORIES = {
         edit_config(activation_function="relu"),
         "activation_function must be one of gelu, ",
     ),
-    "two dropout rates": (edit_config(attn_pdrop=0.0), r"differ \(0\.0, 0\.1\): pass config"),
+    "two dropout rates": (edit_config(attn_pdrop=0.0), r"differ \(0\.1, 0\.0, 0\.1\): pass config"),
     "invalid size": (edit_config(n_head=5), r"config\.json: embed_dim must be a multiple of num_heads"),
     "invalid JSON": (lambda path: (path / "config.json").write_text("{"), r"config\.json is not valid JSON"),
+    "JSON in another encoding": (
+        lambda path: (path / "config.json").write_bytes(b'{"\xff": 1}'),
+        r"config\.json is not valid JSON: 'utf-8' codec can't decode",
+    ),
+    "JSON nested too deep": (
+        lambda path: (path / "config.json").write_text("[" * 100_000),
+        r"config\.json is not valid JSON: ",
+    ),
+    "more blocks than arrays": (edit_config(n_layer=10**8), "arrays are too few for 100000000 blocks"),
+    "float8": (
+        lambda path: torch_save(
+            {"ln_f.bias": torch.zeros(32, dtype=torch.float8_e5m2)}, path / "model.safetensors"
+        ),
+        r"model\.safetensors cannot be read \(.*float8_e5m2'\): convert it to float32",
+    ),
+    "an array twice": (
+        lambda path: save_file(
+            weights() | {"module.ln_f.bias": weights()["ln_f.bias"]}, path / "model.safetensors"
+        ),
+        r"holds ln_f\.bias twice, once of them as module\.ln_f\.bias",
+    ),
     "JSON of another kind": (lambda path: (path / "config.json").write_text("[]"), "must be a JSON object"),
     "lacking size": (
         lambda path: (path / "config.json").write_text("{}"),
@@ -83,6 +109,8 @@ WRONG_DIRECTORIES = {
 
 # Torch takes the arrays from all files there are, and hidden widths from the arrays.
 HARMLESS_IN_TORCH = {"missing shard", "shard elsewhere", "incomplete shard", "other hidden width"}
+# Making that many modules takes for ever.
+NOT_TRIED_IN_TORCH = {"more blocks than arrays"}
 ERRORS_OF_TORCH = (ValueError, RuntimeError, KeyError, AttributeError, FileNotFoundError, SafetensorError)
 
 
@@ -105,6 +133,19 @@ def test_wrong_directories_are_refused_on_both_sides_and_named_on_ours(saved, tm
     assert "\n" not in str(raised.value)
     if damage in HARMLESS_IN_TORCH:
         assert_same_arrays(torch_side.to_arrays(torch_side.load_weights(path)[0]), weights())
-    else:
+    elif damage not in NOT_TRIED_IN_TORCH:
         with pytest.raises(ERRORS_OF_TORCH):
             torch_side.load_weights(path)
+
+
+def test_an_option_of_any_type_is_understood_or_refused_by_name():
+    options = to_hugging_face(TINY)
+    values = [None, "a", [1], {"a": 1}, True, math.nan, math.inf, -1, 0, 0.5, 10**30]
+    messages = []
+    for name, value in itertools.product(options, values):
+        try:
+            from_hugging_face(options | {name: value}, "config.json")
+        except ValueError as error:
+            messages.append(str(error))
+    assert len(messages) > 100
+    assert all(message.startswith("config.json: ") for message in messages)

@@ -19,6 +19,8 @@ from torch import Tensor
 from torch_ref.model5.config import GPT2, Activation, Model5Config
 from torch_ref.model5.model import Model5
 
+# What torch.compile, DistributedDataParallel, FSDP and activation checkpoints put before a module's names.
+_WRAPPERS = ("_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 _KERNELS = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
 
 # What Model 5 does, where GPT-2's configuration leaves a choice.
@@ -74,15 +76,16 @@ def from_arrays(arrays: Mapping[str, np.ndarray], config: Model5Config) -> Model
     """Make a model from named arrays: the inverse of `to_arrays`.
 
     Args:
-        arrays: GPT-2's names and layout, with or without the `transformer.` prefix; stored causal masks are
-            ignored, and so is an `lm_head.weight` that equals `wte.weight`.
+        arrays: GPT-2's names and layout, with or without the `transformer.` prefix and those of torch's
+            wrappers (`module.`, `_orig_mod.`); stored causal masks are ignored, and so is an `lm_head.weight`
+            that equals `wte.weight`. Alone, it stands for both.
         config: sizes that the arrays must have.
 
     Returns:
         The model, in the arrays' dtype, in evaluation mode.
 
     Raises:
-        ValueError: the head is not tied.
+        ValueError: the head is not tied, or an array is there twice.
         RuntimeError: an array is missing, unexpected or of the wrong shape; from `load_state_dict`.
     """
     return _from_tensors({name: torch.tensor(array) for name, array in arrays.items()}, config)
@@ -147,15 +150,14 @@ def load_weights(
             tensors |= {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     if config is None:
         described = path / "config.json"
-        text = described.read_text() if described.exists() else metadata.get("config")
+        text = described.read_bytes() if described.exists() else metadata.get("config")
         config = _with_sizes_of(tensors) if text is None else _from_hugging_face(json.loads(text))
     return _from_tensors(tensors, config), config
 
 
 def _from_tensors(tensors: Mapping[str, Tensor], config: Model5Config) -> Model5:
     state = {}
-    for name, value in tensors.items():
-        name = name.removeprefix("transformer.")
+    for name, value in _plain(tensors).items():
         # Checkpoints of old store the causal masks too.
         if not name.endswith((".attn.bias", ".attn.masked_bias")):
             state[name] = _widened(value.T.contiguous() if name.endswith(_KERNELS) else value)
@@ -170,6 +172,20 @@ def _from_tensors(tensors: Mapping[str, Tensor], config: Model5Config) -> Model5
     # Assigning made one Parameter for each name.
     model.head.weight = model.wte.weight
     return model.eval()
+
+
+def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors under GPT-2's names; a head without a token embedding is that too."""
+    plain: dict[str, Tensor] = {}
+    for name, value in tensors.items():
+        name = ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+        name = name.removeprefix("transformer.")
+        if name in plain:
+            raise ValueError(f"{name} is there twice")
+        plain[name] = value
+    if "lm_head.weight" in plain:
+        plain.setdefault("wte.weight", plain["lm_head.weight"])
+    return plain
 
 
 def _to_hugging_face(config: Model5Config) -> dict[str, Any]:
@@ -202,7 +218,7 @@ def _from_hugging_face(options: dict[str, Any]) -> Model5Config:
 
 def _with_sizes_of(tensors: Mapping[str, Tensor]) -> Model5Config:
     """GPT-2's options, with the sizes that the tensors have and heads of width 64."""
-    shapes = {name.removeprefix("transformer."): value.shape for name, value in tensors.items()}
+    shapes = {name: value.shape for name, value in _plain(tensors).items()}
     (vocab_size, width), (context_length, _) = shapes["wte.weight"], shapes["wpe.weight"]
     if width % 64:
         raise ValueError(f"width {width} is not a multiple of GPT-2's head width 64: pass config")
