@@ -234,6 +234,11 @@ def in_dtype(scalar: float | jax.Array, dtype) -> float | jax.Array:
     return scalar.astype(dtype) if isinstance(scalar, jax.Array) else scalar
 
 
+def is_number(scalar: float | jax.Array, number: float) -> bool:
+    """Whether what `as_scalar` read is this number, for which a program may leave out a part; no array is."""
+    return not isinstance(scalar, jax.Array) and scalar == number
+
+
 def _as_pythons(value) -> Any:
     """The number in a numpy scalar, or in a numpy array without axes, as Python's own."""
     return value.item() if isinstance(value, (np.ndarray, np.generic)) and value.ndim == 0 else value

@@ -65,6 +65,12 @@ DIVERGENCES = [
             "be raised",
         ),
     ),
+    Divergence(
+        "`gaussian_nll_loss`, variances with axes of size 1",
+        "one such axis",
+        "any number",
+        ("variances may have several axes of size 1",),
+    ),
     Divergence("labels", "int64 (or uint8)", "any integer dtype", ("any integer dtype serves as a label",)),
     Divergence("floating-point dtypes that differ", "often an error", "the widest of them"),
     Divergence(

@@ -32,7 +32,13 @@ def test_the_worked_example_is_a_loss_like_any_other(tmp_path):
     for side, line in zip(("jaxloss", "torch_ref"), lines, strict=True):
         _insert(tmp_path / side / "losses" / "__init__.py", line, "from ")
     _insert(tmp_path / "parity_tests" / "cases.py", entry, '    "')
-    names = ("losses/test_quantile", "losses/test_public", "test_mirror", "test_readme")
+    names = (
+        "losses/test_quantile",
+        "losses/test_public",
+        "losses/test_options",
+        "test_mirror",
+        "test_readme",
+    )
     tests = [f"parity_tests/{name}.py" for name in names]
     for command in (
         ["parity_tests.readme"],

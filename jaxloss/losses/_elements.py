@@ -1,6 +1,5 @@
 """Elementwise losses: their arrays, read and checked in one way, and the steps that they share."""
 
-from functools import partial
 from typing import Any
 
 import jax
@@ -10,6 +9,7 @@ from jax import lax
 
 from jaxloss import _checks
 from jaxloss._reduction import REDUCTIONS, compute_dtype, select
+from jaxloss.numerics.tangent import tangent_of
 
 # A constant of type float in torch's C++, so that in float64 it is not quite 1e-12.
 TORCH_EPSILON = float(np.float32(1e-12))
@@ -85,36 +85,75 @@ def softplus(x: jax.Array) -> jax.Array:
 
 @softplus.defjvp
 def _softplus_jvp(primals, tangents):
-    return softplus(primals[0]), jax.nn.sigmoid(primals[0]) * tangents[0]
+    return softplus(primals[0]), _sigmoid(primals[0]) * tangents[0]
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(1,))
-def huber(error: jax.Array, delta: float) -> jax.Array:
+@jax.custom_jvp
+def _sigmoid(x: jax.Array) -> jax.Array:
+    return jax.nn.sigmoid(x)
+
+
+@_sigmoid.defjvp
+def _sigmoid_jvp(primals, tangents):
+    # Not `s * (1 - s)`, which cancels for a large `x`.
+    return _sigmoid(primals[0]), _sigmoid(primals[0]) * _sigmoid(-primals[0]) * tangents[0]
+
+
+@jax.custom_jvp
+def huber(error: jax.Array, delta: float | jax.Array) -> jax.Array:
     """`error**2 / 2` up to `delta`, linear beyond; its gradient is the error, clipped."""
     size = jnp.abs(error)
     near = jnp.minimum(size, delta)
     return near * (size - 0.5 * near)
 
 
-@huber.defjvp
-def _huber_jvp(delta, primals, tangents):
-    return huber(primals[0], delta), jnp.clip(primals[0], -delta, delta) * tangents[0]
+def _huber_jvp(primals, tangents):
+    error, delta = primals
+    by_error, by_delta = (
+        lambda: jnp.clip(error, -delta, delta),
+        lambda: jnp.maximum(jnp.abs(error) - delta, 0.0),
+    )
+    return huber(error, delta), tangent_of((by_error, by_delta), tangents)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(1,))
-def smooth_l1(error: jax.Array, beta: float) -> jax.Array:
-    """`huber(error, beta) / beta` without overflow or underflow of `huber`."""
+huber.defjvp(_huber_jvp, symbolic_zeros=True)
+
+
+@jax.custom_jvp
+def smooth_l1(error: jax.Array, beta: float | jax.Array) -> jax.Array:
+    """`huber(error, beta) / beta` without overflow or underflow of `huber`; `|error|` at a beta of 0."""
     size = jnp.abs(error)
-    return jnp.where(size < beta, 0.5 * size * (size / beta), size - 0.5 * beta)
+    return jnp.where(size >= beta, size - 0.5 * beta, 0.5 * size * _share(size, beta))
 
 
-@smooth_l1.defjvp
-def _smooth_l1_jvp(beta, primals, tangents):
-    (error,) = primals
-    slope = jnp.where(jnp.abs(error) < beta, error / beta, jnp.sign(error))
-    return smooth_l1(error, beta), slope * tangents[0]
+def _smooth_l1_jvp(primals, tangents):
+    slope = _share(*primals)
+    slopes = (lambda: slope), (lambda: -0.5 * jnp.square(slope))
+    return smooth_l1(*primals), tangent_of(slopes, tangents)
 
 
-def zero_times(factor: jax.Array, value: jax.Array) -> jax.Array:
+smooth_l1.defjvp(_smooth_l1_jvp, symbolic_zeros=True)
+
+
+@jax.custom_jvp
+def _share(error: jax.Array, beta: float | jax.Array) -> jax.Array:
+    """`error / beta`, clipped to 1 and -1; that of an error of 0 is 0, whatever the beta."""
+    is_beyond = jnp.abs(error) >= beta
+    return jnp.where(is_beyond, jnp.sign(error), error / jnp.where(is_beyond, 1.0, beta))
+
+
+def _share_jvp(primals, tangents):
+    error, beta = primals
+    ratio, is_beyond = _share(error, beta), jnp.abs(error) >= beta
+    slope = jnp.where(is_beyond, 0.0, 1 / jnp.where(is_beyond, 1.0, beta))
+    return ratio, tangent_of(((lambda: slope), (lambda: -ratio * slope)), tangents)
+
+
+_share.defjvp(_share_jvp, symbolic_zeros=True)
+
+
+def zero_times(factor: float | jax.Array, value: jax.Array) -> jax.Array:
     """`factor * value` with 0 * inf = 0, as xlogy has it: a probability of 0 contributes 0."""
+    if isinstance(factor, float) and factor != 0.0:
+        return factor * value
     return factor * jnp.where((factor == 0.0) & jnp.isinf(value), 0.0, value)

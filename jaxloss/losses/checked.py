@@ -37,9 +37,19 @@ def make_checked(loss: Callable) -> Callable:
     jax._src.checkify.JaxRuntimeError: target[1] is 10, outside [0, 10); 1 of 2 labels are. (`check` failed)
     """
 
-    @functools.wraps(loss)
-    def checked(*args, **kwargs):
-        with _checks.checks_labels(True):
-            return loss(*args, **kwargs)
+    return _Checked(loss)
 
-    return checked
+
+class _Checked:
+    """A class, since a function that has taken another's name cannot be pickled."""
+
+    def __init__(self, loss: Callable):
+        functools.update_wrapper(self, loss)
+        self._loss = loss
+
+    def __call__(self, *args, **kwargs):
+        with _checks.checks_labels(True):
+            return self._loss(*args, **kwargs)
+
+    def __reduce__(self):
+        return make_checked, (self._loss,)

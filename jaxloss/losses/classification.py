@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxloss import _checks
+from jaxloss._checks import Scalar, in_dtype, is_number
 from jaxloss._reduction import REDUCTIONS, compute_dtype, reduce_loss, select
 from jaxloss.losses import _rows
 from jaxloss.numerics.softmax import Classes, label_cross_entropy, soft_cross_entropy
@@ -18,7 +19,7 @@ def cross_entropy(
     weight: Float[Array, " C"] | None = None,
     ignore_index: int = -100,
     reduction: str = "mean",
-    label_smoothing: float = 0.0,
+    label_smoothing: Scalar = 0.0,
     *,
     where: Bool[Array, "..."] | None = None,
     sample_weight: Float[Array, "..."] | None = None,
@@ -58,7 +59,7 @@ def cross_entropy(
     """
     logits = _checks.as_floats("input", input)
     _checks.check_choice("reduction", reduction, REDUCTIONS)
-    label_smoothing = _checks.check_number("label_smoothing", label_smoothing, low=0.0, high=1.0)
+    label_smoothing = _checks.as_scalar("label_smoothing", label_smoothing, low=0.0, high=1.0)
     if _is_probabilities(target, logits.shape):
         if _checks.check_integer("ignore_index", ignore_index) >= 0:
             raise ValueError(f"ignore_index must be negative with class probabilities; got {ignore_index}.")
@@ -70,7 +71,7 @@ def cross_entropy(
 
     rows = _rows.label_rows(logits, target, weight, ignore_index, where, sample_weight, axis)
     _rows.check_classes(logits, rows.axis)
-    if label_smoothing == 0.0:
+    if is_number(label_smoothing, 0.0):
         loss = label_cross_entropy(rows.logits, rows.labels, rows.valid, Classes(rows.axis))
         return _rows.reduce_weighted(loss, reduction, rows.valid, rows.weight)
     # Each class has its own weight in the smoothed rows, so the loss is not multiplied by the label's.
@@ -136,9 +137,10 @@ def _along(weight: jax.Array, ndim: int, axis: int) -> jax.Array:
     return jnp.reshape(weight, [-1 if i == axis else 1 for i in range(ndim)])
 
 
-def _smooth(rows: _rows.LabelRows, label_smoothing: float) -> jax.Array:
+def _smooth(rows: _rows.LabelRows, label_smoothing: float | jax.Array) -> jax.Array:
     """Weighted, smoothed one-hot rows; a label out of range has a row of NaN."""
     dtype, shape = rows.label_weight.dtype, rows.input.shape
+    label_smoothing = in_dtype(label_smoothing, dtype)
     spread = jnp.full((shape[rows.axis],), label_smoothing / shape[rows.axis], dtype)
     spread = spread if rows.class_weight is None else spread * rows.class_weight
     own = jnp.expand_dims((1 - label_smoothing) * rows.label_weight, rows.axis)
@@ -152,7 +154,8 @@ def _probability_loss(logits, target, weight, sample_weight, label_smoothing, wh
     dtype = compute_dtype(logits, probabilities, weight, sample_weight)
     logits = select(where, logits.astype(dtype), axis=axis)
     probabilities = select(where, probabilities.astype(dtype), axis=axis)
-    if label_smoothing > 0.0:
+    if not is_number(label_smoothing, 0.0):
+        label_smoothing = in_dtype(label_smoothing, dtype)
         probabilities = probabilities * (1 - label_smoothing) + label_smoothing / logits.shape[axis]
     if weight is not None:
         probabilities = probabilities * _along(weight.astype(dtype), logits.ndim, axis)

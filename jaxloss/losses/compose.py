@@ -5,13 +5,17 @@ own.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jaxloss import _checks
+from jaxloss._checks import Scalar, as_scalar, in_dtype, is_number
 from jaxloss._reduction import compute_dtype
+from jaxloss.losses._elements import zero_times
 
 __all__ = ["init_log_variances", "make_hybrid_loss", "make_uncertainty_weighted_loss"]
 
@@ -20,7 +24,7 @@ _LIKELIHOODS = ("gaussian", "softmax")
 
 def make_hybrid_loss(
     losses: Mapping[str, Callable],
-    weights: Mapping[str, float | jax.Array | Callable],
+    weights: Mapping[str, Scalar | Callable],
 ) -> Callable:
     r"""Make the weighted sum of several losses, with weights that are fixed or depend on the step.
 
@@ -28,13 +32,14 @@ def make_hybrid_loss(
 
     Args:
         losses: functions of `(y_hat, y)` that return a scalar, by name.
-        weights: for each name a number; an array, which may be traced; or a function from the step to one,
-            such as an optax schedule. A loss whose weight is the number 0 is not computed.
+        weights: for each name a number; an array without axes, which may be traced or learnt; or a function
+            from the step to one of them, such as an optax schedule. A loss whose weight is the number 0 is
+            not computed; one whose weight becomes 0 adds nothing to value and gradient, even if infinite.
 
     Returns:
         `hybrid(y_hat, y, *, step=None, return_terms=False, **options)`, itself a loss. `options`, such as
         `where=`, go to every loss. With `return_terms` it returns the sum and a dict of the losses before
-        weighting, for `jax.value_and_grad(..., has_aux=True)`.
+        weighting, for `jax.value_and_grad(..., has_aux=True)`. It can be pickled if the losses can.
 
     Reference: Goodfellow et al. 2016, "Deep Learning", equation 7.1, for a loss with a weighted penalty.
 
@@ -50,22 +55,28 @@ def make_hybrid_loss(
     _check_losses(losses)
     _check_names("weights", weights, losses)
     for name, weight in weights.items():
-        if not callable(weight) and not hasattr(weight, "shape"):
-            _checks.check_number(f"weights[{name!r}]", weight)
+        if not callable(weight):
+            weights[name] = as_scalar(f"weights[{name!r}]", weight)
+    return partial(_hybrid, losses, weights)
 
-    def hybrid(y_hat: Any, y: Any, *, step=None, return_terms: bool = False, **options):
-        for name, weight in weights.items():
-            if callable(weight) and step is None:
+
+def _hybrid(losses, weights, /, y_hat: Any, y: Any, *, step=None, return_terms: bool = False, **options):
+    terms, now = {}, {}
+    for name, loss in losses.items():
+        weight = weights[name]
+        if callable(weight):
+            if step is None:
                 raise ValueError(f"step must be given: the weight of {name!r} depends on it.")
-        used = {name: loss for name, loss in losses.items() if not _is_zero(weights[name])}
-        terms = _terms(used, y_hat, y, options)
-        total = jnp.zeros((), compute_dtype(*terms.values()))
-        for name, term in terms.items():
-            weight = weights[name]
-            total = total + (weight(step) if callable(weight) else weight) * term
-        return (total, terms) if return_terms else total
-
-    return hybrid
+            weight = as_scalar(f"weights[{name!r}] at the step", weight(step))
+        elif is_number(weight, 0.0):
+            continue
+        arguments = _without_gradient_at_0(weight, (y_hat, y, options))
+        now[name], terms[name] = weight, _term(name, loss, *arguments)
+    dtype = compute_dtype(*terms.values())
+    total = jnp.zeros((), dtype)
+    for name, term in terms.items():
+        total = total + zero_times(in_dtype(now[name], dtype), term.astype(dtype))
+    return (total, terms) if return_terms else total
 
 
 def make_uncertainty_weighted_loss(
@@ -104,19 +115,30 @@ def make_uncertainty_weighted_loss(
     for name, likelihood in likelihoods.items():
         _checks.check_choice(f"likelihoods[{name!r}]", likelihood, _LIKELIHOODS)
 
-    def hybrid(y_hat: Any, y: Any, log_variances: Mapping, *, return_terms: bool = False, **options):
-        _check_names("log_variances", log_variances, losses)
-        terms = _terms(losses, y_hat, y, options)
-        given = {name: jnp.asarray(log_variances[name]) for name in terms}
-        dtype = compute_dtype(*terms.values(), *given.values())
-        total = jnp.zeros((), dtype)
-        for name, term in terms.items():
-            scale = 0.5 if likelihoods[name] == "gaussian" else 1.0
-            log_variance = given[name].astype(dtype)
-            total = total + scale * jnp.exp(-log_variance) * term.astype(dtype) + log_variance / 2
-        return (total, terms) if return_terms else total
+    return partial(_uncertainty_weighted, losses, likelihoods)
 
-    return hybrid
+
+def _uncertainty_weighted(
+    losses,
+    likelihoods,
+    /,
+    y_hat: Any,
+    y: Any,
+    log_variances: Mapping,
+    *,
+    return_terms: bool = False,
+    **options,
+):
+    _check_names("log_variances", log_variances, losses)
+    terms = {name: _term(name, loss, y_hat, y, options) for name, loss in losses.items()}
+    given = {name: jnp.asarray(as_scalar(f"log_variances[{name!r}]", log_variances[name])) for name in terms}
+    dtype = compute_dtype(*terms.values(), *given.values())
+    total = jnp.zeros((), dtype)
+    for name, term in terms.items():
+        scale = 0.5 if likelihoods[name] == "gaussian" else 1.0
+        log_variance = given[name].astype(dtype)
+        total = total + scale * jnp.exp(-log_variance) * term.astype(dtype) + log_variance / 2
+    return (total, terms) if return_terms else total
 
 
 def init_log_variances(losses: Mapping[str, Callable]) -> dict:
@@ -138,16 +160,23 @@ def init_log_variances(losses: Mapping[str, Callable]) -> dict:
     return {name: jnp.zeros((), jnp.float32) for name in losses}
 
 
-def _terms(losses: Mapping[str, Callable], y_hat, y, options) -> dict:
-    terms = {name: jnp.asarray(loss(y_hat, y, **options)) for name, loss in losses.items()}
-    for name, term in terms.items():
-        if term.ndim:
-            raise ValueError(f"losses[{name!r}] must return a scalar; got {_checks.describe(term)}.")
-    return terms
+def _term(name: str, loss: Callable, y_hat, y, options) -> jax.Array:
+    term = jnp.asarray(loss(y_hat, y, **options))
+    if term.ndim:
+        raise ValueError(f"losses[{name!r}] must return a scalar; got {_checks.describe(term)}.")
+    return term
 
 
-def _is_zero(weight) -> bool:
-    return not callable(weight) and not hasattr(weight, "shape") and weight == 0
+def _without_gradient_at_0(weight: float | jax.Array, arguments):
+    """The arguments of a loss, constants where its weight is 0: its own gradient of 0 would be 0 * inf."""
+    if not isinstance(weight, jax.Array) and weight != 0.0:
+        return arguments
+
+    def constant_at_0(leaf):
+        is_real = _checks.has_dtype(leaf, jnp.floating)
+        return jnp.where(weight == 0.0, lax.stop_gradient(leaf), leaf) if is_real else leaf
+
+    return jax.tree.map(constant_at_0, arguments)
 
 
 def _check_losses(losses: Mapping[str, Callable]) -> None:

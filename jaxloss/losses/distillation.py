@@ -1,12 +1,15 @@
 """Training a student on a teacher's logits."""
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxloss import _checks
+from jaxloss._checks import Scalar, in_dtype, is_number
 from jaxloss._reduction import compute_dtype, select
 from jaxloss.losses import _rows
+from jaxloss.losses._elements import zero_times
 from jaxloss.numerics.divergence import DIVERGENCES
 from jaxloss.numerics.softmax import Classes, label_cross_entropy
 
@@ -18,8 +21,8 @@ def distillation_loss(
     teacher_input: Float[Array, "..."],
     target: Int[Array, "..."] | None = None,
     *,
-    temperature: float = 2.0,
-    hard_weight: float = 0.0,
+    temperature: Scalar = 2.0,
+    hard_weight: Scalar = 0.0,
     divergence: str = "forward_kl",
     ignore_index: int = -100,
     reduction: str = "mean",
@@ -60,26 +63,30 @@ def distillation_loss(
     student, teacher = _checks.as_floats("input", input), _checks.as_floats("teacher_input", teacher_input)
     _checks.check_shape("teacher_input", teacher, student.shape, "that of input")
     teacher = lax.stop_gradient(teacher)
-    temperature = _checks.check_number("temperature", temperature, low=0.0, open_low=True)
-    hard_weight = _checks.check_number("hard_weight", hard_weight, low=0.0, high=1.0)
+    temperature = _checks.as_scalar("temperature", temperature, low=0.0, open_low=True)
+    hard_weight = _checks.as_scalar("hard_weight", hard_weight, low=0.0, high=1.0)
     _checks.check_choice("divergence", divergence, tuple(DIVERGENCES))
     class_axis, where, sample_weight = _rows.check_rows(student, reduction, where, sample_weight, axis)
     _rows.check_classes(student, class_axis)
-    if target is None and hard_weight > 0.0:
-        raise ValueError(f"target must hold labels when hard_weight is above 0; got None with {hard_weight}.")
+    if target is None and not is_number(hard_weight, 0.0):
+        raise ValueError("target must hold labels when hard_weight is above 0, or an array; got None.")
     dtype = compute_dtype(student, teacher, sample_weight)
+    temperature, hard_weight = in_dtype(temperature, dtype), in_dtype(hard_weight, dtype)
     student = student.astype(dtype)
     if target is not None:
         rows = _rows.label_rows(student, target, None, ignore_index, where, sample_weight, axis)
         where, sample_weight = rows.valid, rows.weight
 
     loss = jnp.zeros((), dtype)
-    # A term of weight 0 is left out, since it may be infinite.
-    if hard_weight < 1.0:
+    # A term of weight 0 is left out, since it may be infinite, with a gradient of 0 * NaN.
+    if not is_number(hard_weight, 1.0):
         soft_student = select(where, student, axis=class_axis) / temperature
+        if isinstance(hard_weight, jax.Array):
+            soft_student = jnp.where(hard_weight == 1.0, lax.stop_gradient(soft_student), soft_student)
         soft_teacher = select(where, teacher.astype(dtype), axis=class_axis) / temperature
         soft = DIVERGENCES[divergence](soft_student, soft_teacher, class_axis)
-        loss += soft * (1 - hard_weight) * temperature**2
-    if hard_weight > 0.0:
-        loss += hard_weight * label_cross_entropy(student, rows.labels, rows.valid, Classes(class_axis))
+        loss += zero_times(1 - hard_weight, soft) * temperature**2
+    if not is_number(hard_weight, 0.0):
+        hard = label_cross_entropy(student, rows.labels, rows.valid, Classes(class_axis))
+        loss += zero_times(hard_weight, hard)
     return _rows.reduce_weighted(loss, reduction, where, sample_weight)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Num
 
 from jaxloss import _checks
+from jaxloss._checks import Scalar, in_dtype
 from jaxloss._reduction import REDUCTIONS, compute_dtype, reduce_loss, select
 from jaxloss.losses._elements import TORCH_EPSILON, absolute, as_reals, hinge
 
@@ -17,7 +18,7 @@ def cosine_embedding_loss(
     input1: Float[Array, "*B D"],
     input2: Float[Array, "*B D"],
     target: Num[Array, "*B"],
-    margin: float = 0,
+    margin: Scalar = 0,
     reduction: str = "mean",
     *,
     where: Bool[Array, "*B"] | None = None,
@@ -42,14 +43,14 @@ def cosine_embedding_loss(
     >>> print(cosine_embedding_loss(a, b, jnp.array([1, -1]), reduction="none").round(4))
     [0.04 0.96]
     """
-    margin = _checks.check_number("margin", margin)
+    margin = _checks.as_scalar("margin", margin)
     (a, b), where = _vectors(reduction, where, input1=input1, input2=input2)
     y = as_reals("target", target, a.shape[:-1], "one sign for each pair").astype(a.dtype)
     # Torch's epsilon gives a zero vector a cosine of 0 with everything.
     cosine = jnp.sum(a * b, -1) / jnp.sqrt(
         (jnp.sum(jnp.square(a), -1) + TORCH_EPSILON) * (jnp.sum(jnp.square(b), -1) + TORCH_EPSILON)
     )
-    loss = select(y == 1, 1 - cosine) + select(y == -1, hinge(cosine - margin))
+    loss = select(y == 1, 1 - cosine) + select(y == -1, hinge(cosine - in_dtype(margin, a.dtype)))
     return reduce_loss(loss, reduction, where)
 
 
@@ -57,9 +58,9 @@ def triplet_margin_loss(
     anchor: Float[Array, "*B D"],
     positive: Float[Array, "*B D"],
     negative: Float[Array, "*B D"],
-    margin: float = 1.0,
+    margin: Scalar = 1.0,
     p: float = 2,
-    eps: float = 1e-6,
+    eps: Scalar = 1e-6,
     swap: bool = False,
     reduction: str = "mean",
     *,
@@ -89,12 +90,12 @@ def triplet_margin_loss(
     5.0
     """
     p = _checks.check_number("p", p, low=0.0)
-    eps = _checks.check_number("eps", eps)
+    eps = _checks.as_scalar("eps", eps)
     return triplet_margin_with_distance_loss(
         anchor,
         positive,
         negative,
-        distance_function=lambda x, y: _norm(x - y + eps, p),
+        distance_function=lambda x, y: _norm(x - y + in_dtype(eps, x.dtype), p),
         margin=margin,
         swap=swap,
         reduction=reduction,
@@ -108,7 +109,7 @@ def triplet_margin_with_distance_loss(
     negative: Float[Array, "*B D"],
     *,
     distance_function: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
-    margin: float = 1.0,
+    margin: Scalar = 1.0,
     swap: bool = False,
     reduction: str = "mean",
     where: Bool[Array, "*B"] | None = None,
@@ -135,14 +136,18 @@ def triplet_margin_with_distance_loss(
     >>> print(triplet_margin_with_distance_loss(a, b, a, distance_function=manhattan))
     3.0
     """
-    margin = _checks.check_number("margin", margin, low=0.0, open_low=True)
+    margin = _checks.as_scalar("margin", margin, low=0.0, open_low=True)
     _checks.check_flag("swap", swap)
     (a, p, n), where = _vectors(reduction, where, anchor=anchor, positive=positive, negative=negative)
     distance = distance_function or (lambda x, y: _norm(x - y + 1e-6, 2.0))
     to_positive, to_negative = distance(a, p), distance(a, n)
     if swap:
         to_negative = jnp.minimum(to_negative, distance(p, n))
-    return reduce_loss(hinge(margin + to_positive - to_negative), reduction, where)
+    lead = in_dtype(margin, to_positive.dtype) + to_positive - to_negative
+    if isinstance(margin, jax.Array):
+        # The NaN of a margin out of range: a sum does not hand it on to the gradient, a product does.
+        lead *= jnp.where(jnp.isnan(margin), jnp.nan, 1.0)
+    return reduce_loss(hinge(lead), reduction, where)
 
 
 def _vectors(reduction: str, where, **arrays) -> tuple[list[jax.Array], jax.Array | None]:

@@ -1,16 +1,17 @@
 """Cross entropy with another weight on easy examples: focal loss and PolyLoss."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxloss import _checks
+from jaxloss._checks import Scalar, in_dtype, is_number
 from jaxloss._reduction import REDUCTIONS
 from jaxloss.losses import _rows
 from jaxloss.losses._elements import elementwise_arguments, softplus, zero_times
+from jaxloss.numerics.focal import one_minus_p, scale_down_easy, sigmoid_wrong_to
 from jaxloss.numerics.softmax import Classes, label_cross_entropy
 
 __all__ = ["focal_loss", "poly_loss", "sigmoid_focal_loss"]
@@ -20,7 +21,7 @@ def focal_loss(
     input: Float[Array, "..."],
     target: Int[Array, "..."],
     *,
-    gamma: float = 2.0,
+    gamma: Scalar = 2.0,
     weight: Float[Array, " C"] | None = None,
     ignore_index: int = -100,
     reduction: str = "mean",
@@ -49,19 +50,21 @@ def focal_loss(
     >>> print(focal_loss(logits, jnp.array([0, 0]), reduction="none"))
     [0.00180356 1.6500783 ]
     """
-    gamma = _checks.check_number("gamma", gamma, low=0.0)
+    gamma = _checks.as_scalar("gamma", gamma, low=0.0)
     _checks.check_choice("reduction", reduction, REDUCTIONS)
     rows = _rows.label_rows(input, target, weight, ignore_index, where, sample_weight, axis)
     _rows.check_classes(rows.input, rows.axis)
     nll = label_cross_entropy(rows.logits, rows.labels, rows.valid, Classes(rows.axis))
-    return _rows.reduce_weighted(_scale_down_easy(nll, gamma), reduction, rows.valid, rows.weight)
+    # With the number 0, the program of `cross_entropy`.
+    loss = nll if is_number(gamma, 0.0) else scale_down_easy(nll, in_dtype(gamma, nll.dtype))
+    return _rows.reduce_weighted(loss, reduction, rows.valid, rows.weight)
 
 
 def poly_loss(
     input: Float[Array, "..."],
     target: Int[Array, "..."],
     *,
-    epsilon: float | Float[Array, " J"] = 2.0,
+    epsilon: Scalar | Float[Array, " J"] = 2.0,
     weight: Float[Array, " C"] | None = None,
     ignore_index: int = -100,
     reduction: str = "mean",
@@ -95,16 +98,16 @@ def poly_loss(
     rows = _rows.label_rows(input, target, weight, ignore_index, where, sample_weight, axis)
     _rows.check_classes(rows.input, rows.axis)
     nll = label_cross_entropy(rows.logits, rows.labels, rows.valid, Classes(rows.axis))
-    wrong, polynomial = _one_minus_p(nll), jnp.zeros_like(nll)
+    wrong, polynomial = one_minus_p(nll), jnp.zeros_like(nll)
     for coefficient in reversed(_coefficients(epsilon, nll.dtype)):
         polynomial = wrong * (coefficient + polynomial)
     return _rows.reduce_weighted(nll + polynomial, reduction, rows.valid, rows.weight)
 
 
 def _coefficients(epsilon, dtype) -> list:
-    if not hasattr(epsilon, "shape"):
-        return [_checks.check_number("epsilon", epsilon, low=-1.0)]
-    coefficients = jnp.atleast_1d(_checks.as_floats("epsilon", epsilon)).astype(dtype)
+    if np.ndim(epsilon) == 0:
+        return [in_dtype(_checks.as_scalar("epsilon", epsilon, low=-1.0), dtype)]
+    coefficients = _checks.as_floats("epsilon", epsilon).astype(dtype)
     if coefficients.ndim > 1:
         raise ValueError(f"epsilon must be a number or have shape [J]; got {_checks.describe(coefficients)}.")
     return list(coefficients)
@@ -114,8 +117,8 @@ def sigmoid_focal_loss(
     input: Float[Array, "*dims"],
     target: Float[Array, "*dims"],
     *,
-    alpha: float | None = 0.25,
-    gamma: float = 2.0,
+    alpha: Scalar | None = 0.25,
+    gamma: Scalar = 2.0,
     reduction: str = "mean",
     where: Bool[Array, "*dims"] | None = None,
     sample_weight: Float[Array, "*dims"] | None = None,
@@ -143,59 +146,21 @@ def sigmoid_focal_loss(
     >>> print(sigmoid_focal_loss(jnp.zeros(2, jnp.float32), jnp.array([1.0, 0.0]), reduction="none"))
     [0.0433217 0.1299651]
     """
-    gamma = _checks.check_number("gamma", gamma, low=0.0)
-    alpha = None if alpha is None else _checks.check_number("alpha", alpha, low=0.0, high=1.0)
+    gamma = _checks.as_scalar("gamma", gamma, low=0.0)
+    alpha = None if alpha is None else _checks.as_scalar("alpha", alpha, low=0.0, high=1.0)
     (x, y, w), where = elementwise_arguments(
         reduction, where, input=input, target=target, sample_weight=sample_weight
     )
     loss = zero_times(y, softplus(-x)) + zero_times(1 - y, softplus(x))
-    if gamma > 0.0:
-        wrong = y * jax.nn.sigmoid(-x) + (1 - y) * jax.nn.sigmoid(x)
-        loss = _scale(loss, _power(wrong, gamma))
+    if not is_number(gamma, 0.0):
+        loss = _scale(loss, sigmoid_wrong_to(x, y, in_dtype(gamma, x.dtype)))
     if alpha is not None:
+        alpha = in_dtype(alpha, x.dtype)
         loss = zero_times(y * alpha + (1 - y) * (1 - alpha), loss)
     return _rows.reduce_weighted(loss, reduction, where, w)
-
-
-def _power(base: jax.Array, exponent: float) -> jax.Array:
-    """`base ** exponent` with a gradient of 0 where the base is 0, also for exponents below 1."""
-    positive = jnp.where(base == 0.0, 1.0, base)
-    return jnp.where(base == 0.0, 0.0, positive**exponent)
-
-
-@jax.custom_jvp
-def _one_minus_p(nll: jax.Array) -> jax.Array:
-    """`1 - p` for `nll = -log p`; the derivative that `expm1` has in JAX, `expm1 + 1`, cancels."""
-    return -jnp.expm1(-nll)
-
-
-@_one_minus_p.defjvp
-def _one_minus_p_jvp(primals, tangents):
-    return _one_minus_p(primals[0]), jnp.exp(-primals[0]) * tangents[0]
 
 
 def _scale(loss: jax.Array, factor: jax.Array) -> jax.Array:
     """`loss * factor`; an infinite loss gives the factor no gradient, which would be 0 * inf, NaN."""
     finite = jnp.where(jnp.isinf(loss), 0.0, loss)
     return jnp.where(jnp.isinf(loss), loss * lax.stop_gradient(factor), finite * factor)
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(1,))
-def _scale_down_easy(nll: jax.Array, gamma: float) -> jax.Array:
-    """`(1 - p) ** gamma * nll` for `nll = -log p`."""
-    if gamma == 0.0:
-        return nll
-    return _power(_one_minus_p(nll), gamma) * nll
-
-
-@_scale_down_easy.defjvp
-def _scale_down_easy_jvp(gamma, primals, tangents):
-    (nll,), (nll_dot,) = primals, tangents
-    if gamma == 0.0:
-        return nll, nll_dot
-    # nll / (e^nll - 1) is 1 at 0, and 0 at infinity, where autodiff would multiply 0 by infinity. Clipping to
-    # these bounds changes no digit, and keeps the second derivative from overflow and underflow.
-    bounded = jnp.clip(nll, jnp.finfo(nll.dtype).eps, 1000.0)
-    ratio = bounded * jnp.exp(-bounded) / _one_minus_p(bounded)
-    slope = _power(_one_minus_p(nll), gamma) * (1 + gamma * ratio)
-    return _scale_down_easy(nll, gamma), slope * nll_dot

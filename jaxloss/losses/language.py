@@ -9,6 +9,7 @@ import jax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxloss import _checks
+from jaxloss._checks import Scalar
 from jaxloss.losses.classification import cross_entropy
 
 __all__ = ["final_token_loss", "next_token_loss"]
@@ -21,7 +22,7 @@ def next_token_loss(
     weight: Float[Array, " V"] | None = None,
     ignore_index: int = -100,
     reduction: str = "mean",
-    label_smoothing: float = 0.0,
+    label_smoothing: Scalar = 0.0,
     where: Bool[Array, "*B T"] | None = None,
     sample_weight: Float[Array, "*B T"] | None = None,
 ) -> Float[Array, "..."]:
@@ -63,7 +64,7 @@ def final_token_loss(
     weight: Float[Array, " V"] | None = None,
     ignore_index: int = -100,
     reduction: str = "mean",
-    label_smoothing: float = 0.0,
+    label_smoothing: Scalar = 0.0,
     where: Bool[Array, "*B T"] | None = None,
     sample_weight: Float[Array, "*B T"] | None = None,
 ) -> Float[Array, "..."]:

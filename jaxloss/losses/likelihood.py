@@ -4,10 +4,12 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Num
 
 from jaxloss import _checks
+from jaxloss._checks import Scalar, in_dtype
 from jaxloss._reduction import compute_dtype, reduce_loss, select
 from jaxloss.losses._elements import elementwise_arguments
 
@@ -19,7 +21,7 @@ def poisson_nll_loss(
     target: Num[Array, "*dims"],
     log_input: bool = True,
     full: bool = False,
-    eps: float = 1e-8,
+    eps: Scalar = 1e-8,
     reduction: str = "mean",
     *,
     where: Bool[Array, "*dims"] | None = None,
@@ -51,9 +53,9 @@ def poisson_nll_loss(
     """
     _checks.check_flag("log_input", log_input)
     _checks.check_flag("full", full)
-    eps = _checks.check_number("eps", eps, low=0.0)
+    eps = _checks.as_scalar("eps", eps, low=0.0)
     (x, y), where = elementwise_arguments(reduction, where, input=input, target=target, integers=("target",))
-    loss = jnp.exp(x) - y * x if log_input else x - y * jnp.log(x + eps)
+    loss = jnp.exp(x) - y * x if log_input else x - y * jnp.log(x + in_dtype(eps, x.dtype))
     if full:
         many = jnp.where(y <= 1.0, 2.0, y)
         stirling = many * jnp.log(many) - many + 0.5 * jnp.log(2 * math.pi * many)
@@ -64,9 +66,9 @@ def poisson_nll_loss(
 def gaussian_nll_loss(
     input: Float[Array, "*dims"],
     target: Num[Array, "*dims"],
-    var: Float[Array, "..."] | float,
+    var: Float[Array, "..."] | Scalar,
     full: bool = False,
-    eps: float = 1e-6,
+    eps: Scalar = 1e-6,
     reduction: str = "mean",
     *,
     where: Bool[Array, "*dims"] | None = None,
@@ -82,12 +84,12 @@ def gaussian_nll_loss(
         input: predicted means $x$.
         target: true values $y$, of the same shape; integers serve as well.
         var: predicted variances $\sigma^2 \ge 0$: of the shape of `input`, of that without its last axis,
-            with one axis of size 1, or one number for all.
+            with axes of size 1 instead, or one number for all.
         full: add the constant.
         eps: the smallest variance, at least 0.
 
     Differs from torch: a negative variance in an array gives NaN, in value and gradient, since under `jit`
-    nothing can be raised.
+    nothing can be raised; variances may have several axes of size 1.
 
     Reference: Nix and Weigend 1994, "Estimating the Mean and Variance of the Target Probability
     Distribution" (https://doi.org/10.1109/ICNN.1994.374138).
@@ -98,7 +100,7 @@ def gaussian_nll_loss(
     [0.5 2. ]
     """
     _checks.check_flag("full", full)
-    eps = _checks.check_number("eps", eps, low=0.0)
+    eps = _checks.as_scalar("eps", eps, low=0.0)
     var = _variance(_checks.as_floats("input", input), var)
     (x, y, variance), where = elementwise_arguments(
         reduction,
@@ -113,8 +115,9 @@ def gaussian_nll_loss(
     variance = variance if where is None else jnp.where(where, variance, 1.0)
     variance += jnp.where(variance < 0.0, jnp.nan, 0.0).astype(variance.dtype)
     # The difference is taken below eps only, since that of an infinite variance is NaN.
+    eps = in_dtype(eps, x.dtype)
     raised = eps + (variance - lax.stop_gradient(variance))
-    variance = jnp.where(variance < eps, raised, variance)
+    variance = jnp.where(variance >= eps, variance, raised)
     loss = 0.5 * (jnp.log(variance) + jnp.square(x - y) / variance)
     if full:
         loss += 0.5 * math.log(2 * math.pi)
@@ -122,16 +125,17 @@ def gaussian_nll_loss(
 
 
 def _variance(input: jax.Array, var) -> jax.Array:
-    """The variances, in one of the shapes that torch takes, which broadcasts to that of the input."""
-    if isinstance(var, (int, float)):
-        return jnp.full(input.shape, _checks.check_number("var", var, low=0.0), compute_dtype(input))
+    """The variances, of a shape that broadcasts to that of the input; a number has no dtype of its own."""
+    if np.ndim(var) == 0:
+        var = _checks.as_scalar("var", var, low=0.0)
+        return var if isinstance(var, jax.Array) else jnp.full(input.shape, var, compute_dtype(input))
     var = _checks.as_floats("var", var)
     if var.shape == input.shape[:-1] and var.shape != input.shape:
         var = var[..., None]
-    differing = [size for size, full in zip(var.shape, input.shape, strict=False) if size != full]
-    if var.ndim != input.ndim or differing not in ([], [1]):
+    differing = {size for size, full in zip(var.shape, input.shape, strict=False) if size != full}
+    if var.ndim != input.ndim or not differing <= {1}:
         raise ValueError(
-            f"var must have the shape of input, {list(input.shape)}, that without its last axis, or one "
-            f"axis of size 1; got {_checks.describe(var)}."
+            f"var must be a number or have the shape of input, {list(input.shape)}, that without its last "
+            f"axis, or one with axes of size 1; got {_checks.describe(var)}."
         )
     return var

@@ -6,6 +6,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Num
 
 from jaxloss import _checks
+from jaxloss._checks import Scalar, in_dtype
 from jaxloss._mesh import zeros_like_all
 from jaxloss._reduction import REDUCTIONS, compute_dtype, reduce_loss, select
 from jaxloss.losses._elements import elementwise_arguments, hinge, strict_hinge
@@ -17,7 +18,7 @@ def margin_ranking_loss(
     input1: Float[Array, "*dims"],
     input2: Float[Array, "*dims"],
     target: Num[Array, "*dims"],
-    margin: float = 0,
+    margin: Scalar = 0,
     reduction: str = "mean",
     *,
     where: Bool[Array, "*dims"] | None = None,
@@ -39,17 +40,17 @@ def margin_ranking_loss(
     >>> print(margin_ranking_loss(a, b, jnp.array([1, 1]), margin=1.0, reduction="none"))
     [0. 3.]
     """
-    margin = _checks.check_number("margin", margin)
+    margin = _checks.as_scalar("margin", margin)
     (a, b, y), where = elementwise_arguments(
         reduction, where, input1=input1, input2=input2, target=target, integers=("target",)
     )
-    return reduce_loss(hinge(-y * (a - b) + margin), reduction, where)
+    return reduce_loss(hinge(-y * (a - b) + in_dtype(margin, a.dtype)), reduction, where)
 
 
 def hinge_embedding_loss(
     input: Float[Array, "*dims"],
     target: Num[Array, "*dims"],
-    margin: float = 1.0,
+    margin: Scalar = 1.0,
     reduction: str = "mean",
     *,
     where: Bool[Array, "*dims"] | None = None,
@@ -70,9 +71,9 @@ def hinge_embedding_loss(
     >>> print(hinge_embedding_loss(distances, jnp.array([1, -1]), reduction="none"))
     [0.25 0.75]
     """
-    margin = _checks.check_number("margin", margin)
+    margin = _checks.as_scalar("margin", margin)
     (x, y), where = elementwise_arguments(reduction, where, input=input, target=target, integers=("target",))
-    similar, dissimilar = select(y != -1, x), select(y != 1, hinge(margin - x))
+    similar, dissimilar = select(y != -1, x), select(y != 1, hinge(in_dtype(margin, x.dtype) - x))
     return reduce_loss(similar + dissimilar, reduction, where)
 
 
@@ -80,7 +81,7 @@ def multi_margin_loss(
     input: Float[Array, "*B C"],
     target: Int[Array, "*B"],
     p: int = 1,
-    margin: float = 1.0,
+    margin: Scalar = 1.0,
     weight: Float[Array, " C"] | None = None,
     reduction: str = "mean",
     *,
@@ -116,7 +117,7 @@ def multi_margin_loss(
     _checks.check_choice("reduction", reduction, REDUCTIONS)
     if _checks.check_integer("p", p) not in (1, 2):
         raise ValueError(f"p must be 1 or 2; got {p}.")
-    margin = _checks.check_number("margin", margin)
+    margin = _checks.as_scalar("margin", margin)
     weight = _checks.as_class_weight(weight, x.shape[-1])
     where = _checks.as_mask("where", where, labels.shape, "that of target")
     dtype = compute_dtype(x, weight)
@@ -127,7 +128,7 @@ def multi_margin_loss(
     own = jnp.take_along_axis(x, index[..., None], -1, mode="promise_in_bounds")
     others = _classes(x, labels.dtype) != labels[..., None]
     # Selected before it is squared: an infinite score leads itself by NaN.
-    lead = strict_hinge(select(others, margin - own + x))
+    lead = strict_hinge(select(others, in_dtype(margin, dtype) - own + x))
     loss = jnp.sum(lead if p == 1 else jnp.square(lead), -1)
     if weight is not None:
         # Not a gather, which on a mesh with explicit axes would have to be told where to put the rows.

@@ -7,13 +7,16 @@ They are added to a loss with a factor, e.g. `next_token_loss(...) + 1e-4 * z_lo
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxloss import _checks
+from jaxloss._checks import Scalar, in_dtype
 from jaxloss._reduction import compute_dtype, select
 from jaxloss.losses import _rows
-from jaxloss.numerics.divergence import softmax_kl
+from jaxloss.numerics.divergence import log_ratio, softmax_difference, softmax_kl
 from jaxloss.numerics.log_odds import label_log_odds
+from jaxloss.numerics.tangent import tangent_of
 
 __all__ = ["previous_tokens", "token_set_loss", "unlikelihood_loss", "z_loss"]
 
@@ -142,7 +145,7 @@ def token_set_loss(
     input: Float[Array, "*B V"],
     token_set: Bool[Array, " V"] | Bool[Array, "*B V"],
     *,
-    mass: float = 1.0,
+    mass: Scalar = 1.0,
     reduction: str = "mean",
     where: Bool[Array, "*B"] | None = None,
     sample_weight: Float[Array, "*B"] | None = None,
@@ -173,7 +176,7 @@ def token_set_loss(
     1.3862944
     """
     logits = _checks.as_floats("input", input)
-    mass = _checks.check_number("mass", mass, low=0.0, high=1.0)
+    mass = _checks.as_scalar("mass", mass, low=0.0, high=1.0)
     _, where, sample_weight = _rows.check_rows(logits, reduction, where, sample_weight, -1)
     _rows.check_classes(logits, -1)
     shape = logits.shape if getattr(token_set, "ndim", 1) > 1 else logits.shape[-1:]
@@ -184,11 +187,46 @@ def token_set_loss(
         raise TypeError("token_set must be a boolean array; got None.")
     logits = select(where, logits.astype(compute_dtype(logits, sample_weight)), axis=-1)
     members = jnp.expand_dims(members, range(logits.ndim - members.ndim))
-    lumped = jnp.stack([_log_sum(logits, members), _log_sum(logits, ~members)], -1)
-    with np.errstate(divide="ignore"):
-        wanted = jnp.asarray(np.log([mass, 1 - mass]), logits.dtype)
-    loss = softmax_kl(lumped, jnp.broadcast_to(wanted, lumped.shape), -1)
+    lumped = _log_sum(logits, members), _log_sum(logits, ~members)
+    if isinstance(mass, jax.Array):
+        loss = _divergence_from_mass(*lumped, in_dtype(mass, logits.dtype))
+    else:
+        with np.errstate(divide="ignore"):
+            wanted = jnp.asarray(np.log([mass, 1 - mass]), logits.dtype)
+        loss = _divergence(*lumped, wanted)
     return _rows.reduce_weighted(loss, reduction, where, sample_weight)
+
+
+def _divergence(inside: jax.Array, outside: jax.Array, wanted: jax.Array) -> jax.Array:
+    lumped = jnp.stack([inside, outside], -1)
+    return softmax_kl(lumped, jnp.broadcast_to(wanted, lumped.shape), -1)
+
+
+@jax.custom_jvp
+def _divergence_from_mass(inside: jax.Array, outside: jax.Array, mass: jax.Array) -> jax.Array:
+    """The divergence of the softmax of two logits from the mass on the first."""
+    return _divergence(inside, outside, jnp.stack([jnp.log(mass), jnp.log1p(-mass)]))
+
+
+def _divergence_from_mass_jvp(primals, tangents):
+    inside, outside, mass = primals
+    wanted = jnp.stack([jnp.log(mass), jnp.log1p(-mass)])
+    lumped = jnp.stack([inside, outside], -1)
+    wanted = jnp.broadcast_to(wanted, lumped.shape)
+    # With the mass's own derivative, -1: that by way of its logarithm is infinite at 0.
+    excess = softmax_difference(lumped, lax.stop_gradient(wanted), -1)[..., 0] - (
+        mass - lax.stop_gradient(mass)
+    )
+
+    def by_mass() -> jax.Array:
+        ratios = log_ratio(lumped, wanted, -1)
+        return ratios[..., 0] - ratios[..., 1]
+
+    slopes = (lambda: excess), (lambda: -excess), by_mass
+    return _divergence_from_mass(*primals), tangent_of(slopes, tangents)
+
+
+_divergence_from_mass.defjvp(_divergence_from_mass_jvp, symbolic_zeros=True)
 
 
 def _log_sum(logits: jax.Array, members: jax.Array) -> jax.Array:

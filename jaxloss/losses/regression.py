@@ -4,6 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Num
 
 from jaxloss import _checks
+from jaxloss._checks import Scalar, in_dtype, is_number
 from jaxloss._reduction import reduce_loss
 from jaxloss.losses._elements import absolute, elementwise_arguments, huber, smooth_l1
 from jaxloss.losses._rows import reduce_weighted
@@ -79,7 +80,7 @@ def smooth_l1_loss(
     input: Float[Array, "*dims"],
     target: Num[Array, "*dims"],
     reduction: str = "mean",
-    beta: float = 1.0,
+    beta: Scalar = 1.0,
     *,
     where: Bool[Array, "*dims"] | None = None,
 ) -> Float[Array, "..."]:
@@ -100,9 +101,9 @@ def smooth_l1_loss(
     >>> print(smooth_l1_loss(error, jnp.zeros(2, jnp.float32), reduction="none"))
     [0.125 2.5  ]
     """
-    beta = _checks.check_number("beta", beta, low=0.0)
+    beta = _checks.as_scalar("beta", beta, low=0.0)
     (x, y), where = elementwise_arguments(reduction, where, input=input, target=target, integers=("target",))
-    loss = absolute(x - y) if beta == 0.0 else smooth_l1(x - y, beta)
+    loss = absolute(x - y) if is_number(beta, 0.0) else smooth_l1(x - y, in_dtype(beta, x.dtype))
     return reduce_loss(loss, reduction, where)
 
 
@@ -110,7 +111,7 @@ def huber_loss(
     input: Float[Array, "*dims"],
     target: Num[Array, "*dims"],
     reduction: str = "mean",
-    delta: float = 1.0,
+    delta: Scalar = 1.0,
     weight: Float[Array, "*dims"] | None = None,
     *,
     where: Bool[Array, "*dims"] | None = None,
@@ -135,9 +136,9 @@ def huber_loss(
     >>> print(huber_loss(error, jnp.zeros(2, jnp.float32), reduction="none", delta=2.0))
     [0.125 4.   ]
     """
-    delta = _checks.check_number("delta", delta, low=0.0, open_low=True)
+    delta = _checks.as_scalar("delta", delta, low=0.0, open_low=True)
     (x, y, w), where = elementwise_arguments(
         reduction, where, input=input, target=target, weight=weight, integers=("target",)
     )
-    loss = huber(x - y, delta)
+    loss = huber(x - y, in_dtype(delta, x.dtype))
     return reduce_loss(loss if w is None else loss * w, reduction, where)

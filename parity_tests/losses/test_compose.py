@@ -1,5 +1,9 @@
 """Hybrid losses against torch, and what their weights do."""
 
+import inspect
+import pickle
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +11,7 @@ import optax
 import pytest
 import torch
 
-from jaxloss.losses import compose
+from jaxloss.losses import compose, make_checked
 from jaxloss.losses.regression import l1_loss, mse_loss
 from parity_tests.compare import assert_same, assert_within
 from parity_tests.tolerances import VALUE_EPS_OF_MAX
@@ -73,14 +77,6 @@ def test_options_reach_every_loss():
     assert_within(masked, hybrid(jnp.asarray(Y_HAT[:4]), jnp.asarray(Y[:4])), VALUE_EPS_OF_MAX)
 
 
-def test_a_loss_of_weight_0_is_not_computed():
-    def explode(y_hat, y):
-        raise AssertionError("computed")
-
-    hybrid = compose.make_hybrid_loss({"l1": l1_loss, "off": explode}, {"l1": 1.0, "off": 0})
-    assert_same(hybrid(jnp.asarray(Y_HAT), jnp.asarray(Y)), l1_loss(jnp.asarray(Y_HAT), jnp.asarray(Y)))
-
-
 def test_a_hybrid_is_a_loss_that_can_be_combined_again():
     inner = compose.make_hybrid_loss(LOSSES, {"l1": 1.0, "l2": 2.0})
     outer = compose.make_hybrid_loss({"inner": inner, "l1": l1_loss}, {"inner": 0.5, "l1": 0.5})
@@ -121,6 +117,70 @@ def test_step_and_weights_may_be_traced():
         assert_within(loss(jnp.asarray(Y_HAT), step, 3.0), expected, VALUE_EPS_OF_MAX)
 
 
+def _explode(y_hat, y):
+    raise AssertionError("computed")
+
+
+@pytest.mark.parametrize("zero", [0, np.float32(0), np.float64(0), np.array(0.0)])
+def test_a_loss_whose_weight_is_the_number_0_is_not_computed(zero):
+    hybrid = compose.make_hybrid_loss({"l1": l1_loss, "off": _explode}, {"l1": 1.0, "off": zero})
+    assert_same(hybrid(jnp.asarray(Y_HAT), jnp.asarray(Y)), l1_loss(jnp.asarray(Y_HAT), jnp.asarray(Y)))
+
+
+def _log_barrier(y_hat, y):
+    """Infinite at 0, with an infinite gradient."""
+    return -jnp.sum(jnp.log(y_hat)) + jnp.sum(y)
+
+
+@pytest.mark.parametrize("at", [0.0, np.float32(0), jnp.float32(0)], ids=["number", "numpy", "array"])
+@pytest.mark.parametrize("compile", [jax.jit, lambda f: f], ids=["jit", "eager"])
+def test_an_infinite_loss_annealed_to_weight_0_adds_nothing(at, compile):
+    losses = {"l2": mse_loss, "barrier": _log_barrier}
+    annealed = compose.make_hybrid_loss(losses, {"l2": 1.0, "barrier": lambda step: at * step})
+    fixed = compose.make_hybrid_loss(losses, {"l2": 1.0, "barrier": 0})
+    y = jnp.asarray(Y)
+
+    def run(hybrid):
+        def loss(x, step):
+            return hybrid(x, y, step=step, return_terms=True)
+
+        return compile(jax.value_and_grad(loss, has_aux=True))(jnp.zeros(6), 3.0)
+
+    (value, terms), gradient = run(annealed)
+    (expected, _), expected_gradient = run(fixed)
+    assert_same(terms["barrier"], np.inf)
+    assert_same(value, expected)
+    assert_same(gradient, expected_gradient)
+    along = partial(annealed, y=y, step=3.0)
+    tangent = jax.jvp(along, (jnp.zeros(6),), (jnp.ones(6),))[1]
+    assert_within(tangent, jnp.sum(expected_gradient), VALUE_EPS_OF_MAX)
+
+
+def test_a_weight_of_0_can_be_learnt():
+    def loss(weight):
+        return compose.make_hybrid_loss({"l2": mse_loss}, {"l2": weight})(jnp.asarray(Y_HAT), jnp.asarray(Y))
+
+    assert_same(jax.grad(loss)(0.0), mse_loss(jnp.asarray(Y_HAT), jnp.asarray(Y)))
+
+
+def test_weights_do_not_widen_the_loss():
+    for weight in (jnp.ones(()), np.float64(1), np.ones(()), lambda step: np.float64(step)):
+        hybrid = compose.make_hybrid_loss({"l1": l1_loss}, {"l1": weight})
+        assert hybrid(jnp.ones(3, jnp.float32), jnp.zeros(3, jnp.float32), step=1).dtype == jnp.float32
+
+
+def test_what_the_factories_return_can_be_pickled():
+    x, y, logs = jnp.asarray(Y_HAT), jnp.asarray(Y), compose.init_log_variances(LOSSES)
+    hybrid = compose.make_hybrid_loss(LOSSES, {"l1": 0.5, "l2": jnp.ones(())})
+    learnt = compose.make_uncertainty_weighted_loss(LOSSES, {"l1": "softmax", "l2": "gaussian"})
+    for loss, arguments in ((hybrid, (x, y)), (learnt, (x, y, logs)), (make_checked(l1_loss), (x, y))):
+        copy = pickle.loads(pickle.dumps(loss))
+        assert_same(copy(*arguments), loss(*arguments))
+        assert_within(jax.jit(loss)(*arguments), loss(*arguments), VALUE_EPS_OF_MAX)
+        assert str(inspect.signature(copy)) == str(inspect.signature(loss))
+    assert [*inspect.signature(hybrid).parameters] == ["y_hat", "y", "step", "return_terms", "options"]
+
+
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
@@ -139,6 +199,18 @@ def test_step_and_weights_may_be_traced():
             lambda: compose.make_hybrid_loss({"a": l1_loss}, {"a": "1"}),
             TypeError,
             r"weights\['a'\] must be a number",
+        ),
+        (
+            lambda: compose.make_hybrid_loss({"a": l1_loss}, {"a": jnp.ones(2)}),
+            ValueError,
+            r"weights\['a'\] must be a number or an array without axes; got float64\[2\]",
+        ),
+        (
+            lambda: compose.make_hybrid_loss({"a": l1_loss}, {"a": np.ones})(
+                jnp.ones(2), jnp.ones(2), step=2
+            ),
+            ValueError,
+            r"weights\['a'\] at the step must be a number or an array without axes; got float64\[2\]",
         ),
         (
             lambda: compose.make_uncertainty_weighted_loss({"a": l1_loss}, {"a": "normal"}),

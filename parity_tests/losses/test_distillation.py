@@ -1,5 +1,7 @@
 """distillation_loss against torch, and its claims about temperature and mixing."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import mpmath
@@ -138,18 +140,26 @@ def test_label_out_of_range_poisons_value_and_gradient():
 
 
 def test_a_term_without_a_share_may_be_infinite():
-    # A class that only the teacher allows makes the divergence infinite, not the cross entropy.
-    student = jnp.asarray(STUDENT).at[:, 1].set(-jnp.inf)
+    # A class that only one of them allows makes a divergence infinite, not the cross entropy; the gradient of
+    # the reverse divergence is then NaN.
+    masked, full = jnp.asarray(STUDENT).at[:, 1].set(-jnp.inf), jnp.asarray(TEACHER)
     labels = jnp.asarray(np.where(LABELS == 1, 0, LABELS))
 
-    @jax.jit
-    def run(student):
-        hard = jax.value_and_grad(lambda x: distillation_loss(x, TEACHER, labels, hard_weight=1.0))
-        return hard(student), jax.value_and_grad(lambda x: cross_entropy(x, labels))(student)
+    @partial(jax.jit, static_argnums=3)
+    def run(student, teacher, one, divergence):
+        options = {"target": labels, "divergence": divergence}
+        losses = (
+            lambda x: cross_entropy(x, labels),
+            lambda x: sources.distillation_loss(x, teacher, hard_weight=1.0, **options),
+            lambda x: sources.distillation_loss(x, teacher, hard_weight=one, **options),
+        )
+        return [jax.value_and_grad(loss)(student) for loss in losses]
 
-    (value, gradient), (expected, expected_gradient) = run(student)
-    assert_same(value, expected)
-    assert_same(gradient, expected_gradient)
+    for arguments in ((masked, full, 1.0, "forward_kl"), (full, masked, 1.0, "reverse_kl")):
+        (expected, expected_gradient), *others = run(*arguments)
+        for value, gradient in others:
+            assert_within(value, expected, VALUE_EPS_OF_MAX)
+            assert_within(gradient, expected_gradient, VALUE_EPS_OF_MAX)
 
 
 def test_transforms():

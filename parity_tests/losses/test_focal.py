@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from jaxloss.losses.classification import cross_entropy
-from jaxloss.losses.focal import _scale_down_easy, focal_loss, poly_loss, sigmoid_focal_loss
+from jaxloss.losses.focal import focal_loss, poly_loss, sigmoid_focal_loss
+from jaxloss.numerics.focal import scale_down_easy
 from parity_tests.compare import assert_same, assert_within
 from parity_tests.losses.promises import (
     REDUCTIONS,
@@ -180,7 +181,7 @@ def test_second_derivative_is_accurate_for_confident_wrong_and_ignored_rows(gamm
             allowed = GRADIENT_EPS_OF_MAX * EPS["float32"] * np.abs(row * direction).sum()
             assert abs(row @ direction - truth) <= allowed + 1e-37, (z, row @ direction, truth)
     # By a large loss s itself it is gamma (2 - s) exp(-s), but for exp(-2 s).
-    second = jax.grad(jax.grad(_scale_down_easy))(jnp.float32(50.0), gamma)
+    second = jax.grad(jax.grad(scale_down_easy))(jnp.float32(50.0), gamma)
     np.testing.assert_allclose(second, -48 * gamma * np.exp(-50.0), rtol=1e-6)
 
 

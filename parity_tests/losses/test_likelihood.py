@@ -1,5 +1,7 @@
 """The Gaussian and Poisson likelihoods against torch, at the edges of variance and count."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 
 import torch_ref.losses
 from jaxloss import losses
+from parity_tests.compare import assert_same
 from parity_tests.losses.promises import (
     EACH_REDUCTION,
     assert_half_precision_is_rounded_once,
@@ -61,6 +64,21 @@ def test_gradient_of_a_variance_that_many_elements_share_is_rounded_once():
     assert_half_precision_is_rounded_once(losses.gaussian_nll_loss, *many, variances, num_floats=3)
 
 
+def test_variances_may_have_any_axes_of_size_1():
+    input, target = np.arange(24.0).reshape(2, 3, 4), np.ones((2, 3, 4))
+    for shape in ((2, 3), (1, 3, 4), (1, 1, 4), (2, 1, 1), (1, 1, 1), ()):
+        var = np.arange(1.0, 1 + math.prod(shape)).reshape(shape)
+        full = np.broadcast_to(var[..., None] if shape == (2, 3) else var, input.shape)
+        expected = losses.gaussian_nll_loss(input, target, full, reduction="none")
+        assert_same(losses.gaussian_nll_loss(input, target, var, reduction="none"), expected)
+    # A number for all has no dtype of its own; an array has.
+    single = input.astype(np.float32), target.astype(np.float32)
+    kinds = (0.5, np.float64(0.5), np.array(0.5), jnp.float32(0.5), jnp.ones(()))
+    assert [losses.gaussian_nll_loss(*single, var).dtype.name for var in kinds] == ["float32"] * 4 + [
+        "float64"
+    ]
+
+
 def test_infinite_variance_is_torchs():
     arrays = {"input": np.array([1.0, 2.0]), "target": np.zeros(2), "var": np.array([np.inf, 1.0])}
     ours, theirs = losses.gaussian_nll_loss, torch_ref.losses.gaussian_nll_loss
@@ -94,9 +112,10 @@ def test_transforms():
             "gaussian_nll_loss",
             {"var": np.ones((3, 3))},
             ValueError,
-            r"var must have the shape of input, \[2, 3\]",
+            r"var must be a number or have the shape of input, \[2, 3\]",
         ),
-        ("gaussian_nll_loss", {"var": np.ones(())}, ValueError, "var must have the shape of input"),
+        ("gaussian_nll_loss", {"var": np.ones(1)}, ValueError, "var must be a number or have the shape"),
+        ("gaussian_nll_loss", {"var": "1"}, TypeError, "var must be a number; got '1'"),
         ("gaussian_nll_loss", {"var": -1.0}, ValueError, r"var must be in \[0, inf"),
         ("gaussian_nll_loss", {"eps": -1.0}, ValueError, r"eps must be in \[0, inf"),
         ("gaussian_nll_loss", {"target": np.ones(3)}, ValueError, r"target must have shape \[2, 3\]"),
