@@ -57,6 +57,8 @@ class Config:
 
     def __post_init__(self) -> None:
         check_integer("steps", self.steps, low=1)
+        for name in ("start", "target"):
+            check_number(name, getattr(self, name), open_low=True, open_high=True)
         check_number("learning_rate", self.learning_rate, low=0, open_low=True, open_high=True)
 
 

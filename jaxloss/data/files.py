@@ -8,6 +8,7 @@ import hashlib
 import itertools
 import json
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -134,7 +135,7 @@ def digest(paths: list[Path]) -> list[str]:
 def _first(texts: Iterable[str], num_documents: int | None, source: str) -> Dataset:
     from datasets import Dataset
 
-    found = list(itertools.islice(texts, num_documents))
+    found = list(itertools.islice(texts, num_documents and min(num_documents, sys.maxsize)))
     if not found:
         raise ValueError(f"{source}: there is no text")
     return Dataset.from_dict({"text": found})

@@ -211,11 +211,13 @@ def _train_bpe(texts: Iterable[str] | None, vocab_size: int) -> BPETokenizer:
     if texts is None:
         raise ValueError("the bpe tokenizer is trained: give it the training split as texts")
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    texts = list(texts)
+    # The trainer takes memory for all ids at once, and a merge needs two bytes in a row.
+    most = len(alphabet) + sum(len(_encodable(text).encode()) for text in texts)
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size - 1, initial_alphabet=alphabet, show_progress=False, min_frequency=2
+        vocab_size=min(vocab_size - 1, most), initial_alphabet=alphabet, show_progress=False, min_frequency=2
     )
     tokenizer = make_byte_level({}, [])
-    texts = list(texts)
     with progress_bar("training the tokenizer", total=sum(map(len, texts)), unit="char") as bar:
 
         def read() -> Iterator[str]:

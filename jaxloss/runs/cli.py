@@ -33,10 +33,15 @@ def run_cli(
 
     Returns:
         The exit code: that of `main`; 2 after a mistake in the arguments, the files they name or the data
-        (`ValueError`, `TypeError`, `OSError`, told in one line on stderr); 130 after Ctrl-C; 141 if whoever
-        reads the output went away. With `JAXLOSS_TRACEBACK` set, a mistake keeps its traceback.
+        (`ValueError`, `TypeError`, `OSError`, or sizes for which the memory does not suffice, told in one
+        line on stderr); 130 after Ctrl-C; 141 if whoever reads the output went away. With
+        `JAXLOSS_TRACEBACK` set, a mistake keeps its traceback.
     """
     quieten_libraries()
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal or a pipe that is not UTF-8 must not end a run because of a character.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         return main(_parse(config_type, presets or {}, arguments)) or 0
@@ -45,15 +50,26 @@ def run_cli(
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except (ValueError, TypeError, OSError) as error:
-        if os.environ.get("JAXLOSS_TRACEBACK"):
+        return _report(error, describe_error(error))
+    except (MemoryError, OverflowError) as error:
+        return _report(error, f"a size is too large: {describe_error(error)}")
+    except RuntimeError as error:
+        # An error of XLA's, which names no size.
+        if not str(error).startswith("RESOURCE_EXHAUSTED"):
             raise
-        print(f"error: {describe_error(error)}", file=sys.stderr)
-        return 2
+        return _report(error, f"the device's memory does not suffice: {describe_error(error)}")
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 2
+
+
+def _report(error: Exception, message: str) -> int:
+    if os.environ.get("JAXLOSS_TRACEBACK"):
+        raise error
+    print(f"error: {message}", file=sys.stderr)
+    return 2
 
 
 def quieten_libraries() -> None:

@@ -55,7 +55,9 @@ class RunFolder:
     def write_text(self, name: str, text: str) -> Path:
         """Write a text file, ending in a newline."""
         path = self.file(name)
-        path.write_text(text if text.endswith("\n") else text + "\n", encoding="utf-8")
+        # The name of a file that is not UTF-8 becomes what JSON reads back as the same name.
+        text = text if text.endswith("\n") else text + "\n"
+        path.write_text(text, encoding="utf-8", errors="backslashreplace")
         return path
 
     def write_json(self, name: str, value: Any) -> Path:

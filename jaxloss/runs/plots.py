@@ -28,7 +28,9 @@ def new_figure(num_panels: int, *, title: str) -> tuple[Any, list[Any]]:
     # Not pyplot: it would keep global state and look for a display.
     figure = Figure(figsize=(5.2 * num_panels + 0.6, 4.4), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(title, fontsize=12, fontweight="bold")
+    # A file's name may hold what is no text, and dollars that are no formula.
+    title = title.encode("utf-8", "replace").decode()
+    figure.suptitle(title, fontsize=12, fontweight="bold", parse_math=False)
     axes = list(figure.subplots(1, num_panels, squeeze=False)[0])
     for axis in axes:
         axis.grid(True, color="#dddddd", linewidth=0.6)

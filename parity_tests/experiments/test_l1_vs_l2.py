@@ -57,7 +57,9 @@ def test_run_folder_is_complete(folder):
     assert (folder / "loss_and_weight.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("flag", [["--steps", "0"], ["--learning-rate", "0"]])
+@pytest.mark.parametrize(
+    "flag", [["--steps", "0"], ["--learning-rate", "0"], ["--start", "nan"], ["--target", "inf"]]
+)
 def test_bad_value_is_one_line_and_writes_nothing(flag, tmp_path, capfd):
     assert run_cli(script.main, script.Config, argv=[*flag, "--out", str(tmp_path / "run")]) == 2
     assert capfd.readouterr().err.count("\n") == 1

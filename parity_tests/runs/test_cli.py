@@ -1,7 +1,10 @@
 """The command line: errors in one line, exit codes, presets."""
 
+import io
+import sys
 from dataclasses import dataclass, field
 
+import jax
 import pytest
 
 from jaxloss.runs.cli import describe_error, run_cli
@@ -86,21 +89,46 @@ def test_help_is_exit_code_0(capfd):
     assert "--model.num-blocks" in capfd.readouterr().out
 
 
-@pytest.mark.parametrize("kind", [ValueError, TypeError, OSError])
-def test_mistake_found_by_main_is_one_line_and_exit_code_2(kind, capfd):
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (ValueError("the text is too short"), "the text is too short"),
+        (TypeError("the text is too short"), "the text is too short"),
+        (OSError("the text is too short"), "the text is too short"),
+        (MemoryError(), "a size is too large: MemoryError"),
+        (OverflowError("int too big to convert"), "a size is too large: int too big to convert"),
+        (
+            jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory"),
+            "the device's memory does not suffice: RESOURCE_EXHAUSTED: Out of memory",
+        ),
+    ],
+)
+def test_mistake_found_by_main_is_one_line_and_exit_code_2(error, message, capfd, monkeypatch):
     def main(config):
-        raise kind("the text is too short")
+        raise error
 
     assert run_cli(main, Config, argv=[]) == 2
-    assert capfd.readouterr() == ("", "error: the text is too short\n")
-
-
-def test_bug_keeps_its_traceback():
-    def main(config):
-        raise KeyError("a bug")
-
-    with pytest.raises(KeyError):
+    assert capfd.readouterr() == ("", f"error: {message}\n")
+    monkeypatch.setenv("JAXLOSS_TRACEBACK", "1")
+    with pytest.raises(type(error)):
         run_cli(main, Config, argv=[])
+
+
+@pytest.mark.parametrize("error", [KeyError("a bug"), RuntimeError("a bug")])
+def test_bug_keeps_its_traceback(error):
+    def main(config):
+        raise error
+
+    with pytest.raises(type(error)):
+        run_cli(main, Config, argv=[])
+
+
+def test_characters_that_the_terminal_lacks_do_not_end_a_run(monkeypatch):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+    assert run_cli(lambda config: print("4.5 \u00b1 0.1 \udcff"), Config, argv=[]) == 0
+    stream.flush()
+    assert stream.buffer.getvalue() == b"4.5 ? 0.1 ?\n"
 
 
 def test_ctrl_c_before_training_is_exit_code_130(capfd):

@@ -55,5 +55,7 @@ def test_plot_is_a_png_however_short_the_run(tmp_path, steps):
     found = [*records("all", steps), *records("final", steps)]
     own, labels = {"all": "all", "final": "final"}, {"all": "all tokens", "final": "final token"}
     path = tmp_path / "loss.png"
-    plot_losses(path, found, title="Losses", test_losses=own, labels=labels, common_loss="all")
+    plot_losses(
+        path, found, title="Losses: $\\no$ \udcff.txt", test_losses=own, labels=labels, common_loss="all"
+    )
     assert path.read_bytes().startswith(b"\x89PNG")

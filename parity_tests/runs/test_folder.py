@@ -64,4 +64,6 @@ def test_text_ends_in_one_newline_and_json_keeps_characters(tmp_path):
     folder = RunFolder(tmp_path, "experiment").create()
     assert folder.write_text("a.txt", "x").read_text() == "x\n"
     assert folder.write_text("b.txt", "x\n").read_text() == "x\n"
-    assert "é" in folder.write_json("c.json", {"word": "été"}).read_text(encoding="utf-8")
+    path = folder.write_json("c.json", {"word": "été", "file": "\udcff.txt"})
+    assert "é" in path.read_text(encoding="utf-8")
+    assert json.loads(path.read_text(encoding="utf-8"))["file"] == "\udcff.txt"
