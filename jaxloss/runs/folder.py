@@ -24,16 +24,9 @@ class RunFolder:
     """
 
     def __init__(self, out: str | Path | None, experiment: str):
-        self.path = Path(out) if out else _unused(Path("runs"), experiment)
-        if self.path.exists():
-            if not self.path.is_dir():
-                raise ValueError(f"--out: {str(self.path)!r} is a file, not a folder: name a new folder")
-            if any(self.path.iterdir()):
-                held = "a run" if (self.path / "config.json").exists() else "files"
-                raise ValueError(
-                    f"--out: {str(self.path)!r} already holds {held}, which would be overwritten: "
-                    "name a new or empty folder"
-                )
+        self._default_name = "" if out else f"{experiment}-{time.strftime('%Y%m%d-%H%M%S')}"
+        self.path = Path(out) if out else _unused(self._default_name)
+        self._check_is_unused()
         ancestor = self.path
         while not ancestor.exists():
             ancestor = ancestor.parent
@@ -41,12 +34,30 @@ class RunFolder:
             raise ValueError(f"--out: cannot write to {str(self.path)!r}: {str(ancestor)!r} is not writable")
 
     def create(self) -> RunFolder:
-        """Make the folder."""
+        """Make the folder; another run's, which has come into being meanwhile, is left to it."""
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.mkdir()
+        except FileExistsError:
+            if self._default_name:
+                self.path = _unused(self._default_name)
+                return self.create()
+            self._check_is_unused()
         except OSError as error:
             raise ValueError(f"--out: cannot write to {str(self.path)!r}: {error.strerror}") from error
         return self
+
+    def _check_is_unused(self) -> None:
+        if not self.path.exists():
+            return
+        if not self.path.is_dir():
+            raise ValueError(f"--out: {str(self.path)!r} is a file, not a folder: name a new folder")
+        if any(self.path.iterdir()):
+            held = "a run" if (self.path / "config.json").exists() else "files"
+            raise ValueError(
+                f"--out: {str(self.path)!r} already holds {held}, which would be overwritten: "
+                "name a new or empty folder"
+            )
 
     def file(self, name: str) -> Path:
         """Path of a file in the folder."""
@@ -75,9 +86,8 @@ class RunFolder:
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def _unused(parent: Path, experiment: str) -> Path:
-    stem = f"{experiment}-{time.strftime('%Y%m%d-%H%M%S')}"
-    path, number = parent / stem, 2
+def _unused(name: str) -> Path:
+    path, number = Path("runs", name), 2
     while path.exists():
-        path, number = parent / f"{stem}-{number}", number + 1
+        path, number = Path("runs", f"{name}-{number}"), number + 1
     return path

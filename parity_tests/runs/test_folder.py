@@ -15,15 +15,21 @@ def test_naming_a_folder_writes_nothing(tmp_path):
 
 def test_default_folder_names_experiment_and_time(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    first = RunFolder(None, "experiment").create()
-    second = RunFolder(None, "experiment").create()
-    assert first.path.parent.name == "runs"
-    assert first.path.name.startswith("experiment-2")
-    assert first.path != second.path
+    # Runs that start together name their folders before either makes one.
+    folders = [RunFolder(None, "experiment") for _ in range(3)]
+    paths = {folder.create().path for folder in folders}
+    assert len(paths) == len(list((tmp_path / "runs").iterdir())) == 3
+    for path in paths:
+        assert path.parent.name == "runs"
+        assert path.name.startswith("experiment-2")
 
 
-def test_empty_folder_is_used(tmp_path):
-    assert RunFolder(tmp_path, "experiment").create().path == tmp_path
+def test_empty_folder_is_used_unless_another_run_has_filled_it_meanwhile(tmp_path):
+    first, second = RunFolder(tmp_path, "experiment"), RunFolder(tmp_path, "experiment")
+    assert first.create().path == tmp_path
+    first.write_json("config.json", {})
+    with pytest.raises(ValueError, match="already holds a run"):
+        second.create()
 
 
 @pytest.mark.parametrize(("name", "held"), [("config.json", "a run"), ("thesis.tex", "files")])
