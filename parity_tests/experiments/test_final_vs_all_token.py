@@ -257,11 +257,6 @@ def test_bad_corpus_is_one_line_and_exit_code_2(tmp_path, capfd):
     assert not (tmp_path / "run").exists()
 
 
-def test_misspelt_flag_gets_a_suggestion(corpus, tmp_path, capfd):
-    assert run(corpus, tmp_path / "run", **{"--model__num-block": 6}) == 2
-    assert "--model.num-blocks" in capfd.readouterr().err
-
-
 def test_full_size_preset_is_the_articles():
     preset = script.PRESETS["model5"]
     assert preset.model == model5.MODEL5

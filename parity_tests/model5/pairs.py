@@ -11,10 +11,12 @@ from torch.nn import functional as F
 
 import jaxloss.model5 as jax_side
 import torch_ref.model5 as torch_side
+from jaxloss import testing
 from jaxloss.losses import final_token_loss, next_token_loss
 from jaxloss.model5 import Model5Config
 from jaxloss.model5._gpt2_layout import array_shapes
 from parity_tests.compare import assert_same, error_in_eps, to_numpy
+from parity_tests.tolerances import GRADIENT_EPS_OF_MAX, VALUE_EPS_OF_MAX
 
 TINY = Model5Config(vocab_size=61, context_length=16, embed_dim=32, num_heads=4, num_blocks=2)
 
@@ -59,13 +61,8 @@ def tokens(config: Model5Config = TINY, batch: int = 3) -> tuple[np.ndarray, np.
 
 def draw_masks():
     """The dropout masks of one key for the batch of `tokens`."""
-    params = jax_params("float32")
-
-    def masks(key):
-        options = {"deterministic": False, "rngs": {"dropout": key}, "mutable": ["dropout_masks"]}
-        return jax_side.Model5(TINY).apply({"params": params}, tokens()[0], **options)[1]["dropout_masks"]
-
-    return jax.jit(masks)(jax.random.key(3))
+    variables = {"params": jax_params("float32")}
+    return testing.draw_masks(jax_side.Model5(TINY).apply, variables, tokens()[0], key=jax.random.key(3))
 
 
 @cache
@@ -142,6 +139,13 @@ def worst_errors(actual: Arrays, expected: Arrays, dtype: str) -> tuple[float, f
     errors = {name: error_in_eps(actual[name], expected[name], dtype) for name in expected}
     value_error = max(errors.pop("loss"), errors.pop("logits"))
     return value_error, max(errors.values())
+
+
+def assert_results_agree(actual: Arrays, expected: Arrays, dtype: str) -> None:
+    """Logits, loss and every gradient are within the tolerances."""
+    value_error, gradient_error = worst_errors(actual, expected, dtype)
+    assert value_error <= VALUE_EPS_OF_MAX
+    assert gradient_error <= GRADIENT_EPS_OF_MAX
 
 
 def assert_same_arrays(actual, expected):

@@ -16,15 +16,14 @@ from parity_tests.compare import error_in_eps, to_numpy
 from parity_tests.model5.pairs import (
     OBJECTIVES,
     TINY,
+    assert_results_agree,
     jax_params,
     jax_results,
     set_masks,
     shared_masks,
     torch_results,
     weights,
-    worst_errors,
 )
-from parity_tests.tolerances import GRADIENT_EPS_OF_MAX, VALUE_EPS_OF_MAX
 
 # The relative L2 distance of all gradients together from the truth, and how many times torch's own it may be.
 LARGEST_L2 = {"float32": (3e-6, 3.0), "bfloat16": (3e-2, 1.5)}
@@ -62,10 +61,7 @@ def relative_l2(actual, truth):
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_values_and_gradients_with_shared_masks_match_torch(dtype, objective):
-    actual, expected = jax_side_results(dtype, objective), torch_side_results(dtype, objective)
-    value_error, gradient_error = worst_errors(actual, expected, dtype)
-    assert value_error <= VALUE_EPS_OF_MAX
-    assert gradient_error <= GRADIENT_EPS_OF_MAX
+    assert_results_agree(jax_side_results(dtype, objective), torch_side_results(dtype, objective), dtype)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)

@@ -19,13 +19,13 @@ from parity_tests.model5.pairs import (
     DTYPES,
     OBJECTIVES,
     TINY,
+    assert_results_agree,
     jax_params,
     jax_results,
     tokens,
     torch_gradients,
     torch_model,
     torch_results,
-    worst_errors,
 )
 from parity_tests.tolerances import GRADIENT_EPS_OF_MAX, VALUE_EPS_OF_MAX
 
@@ -44,12 +44,6 @@ def forward(params, x, method="__call__"):
 
 def random_input(dtype, shape=(3, 16, 32), seed=1):
     return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
-
-
-def assert_results_agree(actual, expected, dtype):
-    value_error, gradient_error = worst_errors(actual, expected, dtype)
-    assert value_error <= VALUE_EPS_OF_MAX
-    assert gradient_error <= GRADIENT_EPS_OF_MAX
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

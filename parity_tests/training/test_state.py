@@ -8,6 +8,7 @@ import torch
 from jaxloss import losses, training
 from parity_tests.compare import assert_same
 from parity_tests.training import tiny
+from torch_ref import training as torch_training
 
 
 def test_state_starts_at_step_0_with_the_given_weights():
@@ -45,17 +46,9 @@ def test_a_state_read_from_a_file_as_numpy_trains_and_is_left_alone(restored):
 def test_training_leaves_the_callers_model_alone():
     model = tiny.torch_model()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    state = tiny.torch_state()
-    state = type(state)(0, *_training(model))
+    state = torch_training.init_state(model, torch_training.make_optimizer(), batch_size=tiny.BATCH_SIZE)
     tiny.torch_step("all")(state, *tiny.batch(0), tiny.generator())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-
-
-def _training(model):
-    from torch_ref.training import init_state, make_optimizer
-
-    state = init_state(model, make_optimizer(), batch_size=tiny.BATCH_SIZE)
-    return state.model, state.optimizer
 
 
 def test_torch_copy_keeps_the_head_tied():
