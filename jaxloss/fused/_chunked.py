@@ -131,7 +131,7 @@ def _sum_and_gradients(loss, chunks: Chunks, wanted: Wanted, shared, rows):
         per_token = jax.tree.map(lambda a: _zeros(a, (a.shape[0], chunks.num_chunks, *a.shape[1:])), of_chunk)
         carry = *sums_of_none, per_token
         (total, sums, per_token), _ = lax.scan(step, carry, jnp.arange(chunks.num_chunks))
-        per_token = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), per_token)
+        per_token = jax.tree.map(lambda a: a.reshape(a.shape[0] * a.shape[1], *a.shape[2:]), per_token)
     statistics, rows_grads = per_token
     return total, statistics, sums, rows_grads
 
@@ -190,7 +190,9 @@ def _add_product(sum_VD: jax.Array, d_raw_CV: jax.Array, input_CD: jax.Array, bl
 
 
 def _split(rows: Arrays, chunks: Chunks) -> Arrays:
-    return {k: a.reshape(-1, chunks.num_chunks, *a.shape[1:]) for k, a in rows.items()}
+    # Not -1, which a width of 0 leaves undetermined.
+    shape = rows["valid"].shape[0] // chunks.num_chunks, chunks.num_chunks
+    return {k: a.reshape(*shape, *a.shape[1:]) for k, a in rows.items()}
 
 
 def _zeros(like: jax.ShapeDtypeStruct, shape: tuple[int, ...]) -> jax.Array:

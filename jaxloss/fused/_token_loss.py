@@ -78,8 +78,13 @@ def losses_of_product(loss: TokenLoss, product_NV: jax.Array, shared: Arrays, ro
 
 
 def wider(a: jax.Array, b: jax.Array) -> jnp.dtype:
-    """The dtype of a product: both arrays' own, or one that holds both."""
-    return a.dtype if a.dtype == b.dtype else compute_dtype(a, b)
+    """The dtype of a product: both arrays' own, or one that holds both; at least 16 bits.
+
+    A chunk's part of a gradient has this dtype, and would underflow in one of 8 bits.
+    """
+    if a.dtype != b.dtype:
+        return compute_dtype(a, b)
+    return a.dtype if a.dtype.itemsize > 1 else jnp.dtype(jnp.bfloat16)
 
 
 def product(a: jax.Array, b: jax.Array, a_axis: int, b_axis: int) -> jax.Array:

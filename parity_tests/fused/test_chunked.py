@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from jaxloss.fused import linear_cross_entropy
 from parity_tests.compare import assert_same, assert_within
@@ -240,3 +241,32 @@ def test_a_label_out_of_range_is_never_correct():
     options = {"return_statistics": True, "implementation": "chunked", "chunk_size": 1}
     _, statistics = linear_cross_entropy(hidden, head, jnp.array([0, 5]), **options)
     assert_same(statistics.is_correct, [True, False])
+
+
+def test_heads_of_width_zero_have_a_loss():
+    arrays = {"input": HIDDEN[:, :0], "linear_weight": HEAD[:, :0], "linear_bias": HEAD[:, 0]}
+    for reduction in ("mean", "none"):
+        actual = value_and_gradients(LABELS, reduction, chunk_size=3)(arrays)
+        assert_trees_within(actual, value_and_gradients(LABELS, reduction, "reference")(arrays))
+
+
+@pytest.mark.parametrize("dtype", ["float8_e4m3fn", "float4_e2m1fn"])
+def test_states_of_few_bits_are_multiplied_in_sixteen(dtype):
+    # XLA has no product of some of these dtypes, and a chunk's part of a gradient would underflow in them.
+    narrow = {"input": HIDDEN.astype(dtype), "linear_weight": HEAD.astype(dtype)}
+    value, gradients = value_and_gradients(LABELS, "none", chunk_size=2)(narrow)
+    wide = jax.tree.map(lambda a: a.astype(jnp.bfloat16), narrow)
+    expected, wide_gradients = value_and_gradients(LABELS, "none", chunk_size=2)(wide)
+    assert_same(value, expected)
+    for name, gradient in gradients.items():
+        assert_same(gradient.astype(jnp.float32), wide_gradients[name].astype(dtype).astype(jnp.float32))
+
+
+def test_operands_may_be_variables_of_flax():
+    arrays = {"input": HIDDEN, "linear_weight": HEAD, "target": jax.nn.softmax(HIDDEN @ HEAD.T)}
+    for names in ([], ["target"], list(arrays)):
+        held = arrays | {name: nnx.Variable(arrays[name]) for name in names}
+        value, gradients = jax.value_and_grad(lambda held: linear_cross_entropy(**held, **CHUNKED))(held)
+        gradients = {k: g[...] if k in names else g for k, g in gradients.items()}
+        expected = jax.value_and_grad(lambda arrays: linear_cross_entropy(**arrays, **CHUNKED))(arrays)
+        jax.tree.map(assert_same, (value, gradients), expected)
