@@ -26,7 +26,8 @@ class Operands(NamedTuple):
             "probabilities" [*N, *K, V].
         classes: of classes [V, ...]: "linear_weight" [V, *K, D]; if given, "linear_bias" [V, *K],
             "class_weight" [V].
-        scalars: what has no axis, such as "logit_scale".
+        scalars: what has no axis, such as "logit_scale"; one that is not given is left out, which is all that
+            a compiled program depends on.
     """
 
     inputs: dict[str, Any]
@@ -91,8 +92,7 @@ def check_operands(
         classes["linear_bias"] = bias.astype(dtype)
     if class_weight is not None:
         classes["class_weight"] = class_weight.astype(dtype)
-    scalars = {} if logit_scale is None else {"logit_scale": jnp.asarray(logit_scale, dtype)}
-    return Operands({"input": input}, tokens, classes, scalars)
+    return with_scalars(Operands({"input": input}, tokens, classes, {}), logit_scale=logit_scale)
 
 
 def check_head(input, linear_weight, linear_bias, prefix: str = ""):
@@ -133,24 +133,27 @@ def _target(target, shape: tuple[int, ...], num_classes: int, ignore_index) -> d
 
 
 def check_logit_scale(name: str, logit_scale) -> float | jax.Array | None:
-    """A scalar: a Python number, which has no dtype of its own, or an array, which may be learnt."""
-    if logit_scale is None:
-        return None
-    if not hasattr(logit_scale, "dtype"):
-        return _checks.check_number(name, logit_scale)
-    scale = _checks.as_floats(name, logit_scale)
-    _checks.check_shape(name, scale, (), "a scalar")
-    return scale
+    """A number, which has no dtype of its own, or a scalar, which may be learnt; or None."""
+    return None if logit_scale is None else _checks.as_scalar(name, logit_scale)
 
 
-def check_softcap(name: str, softcap) -> float | None:
-    """A positive number, or None."""
+def check_softcap(name: str, softcap) -> float | jax.Array | None:
+    """A positive number or scalar, or None."""
     if softcap is None:
         return None
-    softcap = _checks.check_number(name, softcap, low=0.0, open_low=True)
-    if softcap == math.inf:
-        raise ValueError(f"{name} must be finite, or None for no bound; got inf.")
-    return softcap
+    return _checks.as_scalar(name, softcap, low=0.0, high=math.inf, open_low=True, open_high=True)
+
+
+def unless(number: float, scalar: float | jax.Array) -> float | jax.Array | None:
+    """The scalar, or None if it is this very number, with which the option is as good as not given."""
+    return None if isinstance(scalar, float) and scalar == number else scalar
+
+
+def with_scalars(operands: Operands, **scalars: float | jax.Array | None) -> Operands:
+    """The operands and those of the scalars that are given, in the dtype of the computation."""
+    dtype = operands.tokens["sample_weight"].dtype
+    given = {name: jnp.asarray(value, dtype) for name, value in scalars.items() if value is not None}
+    return operands._replace(scalars=operands.scalars | given)
 
 
 def check_axis_name(axis_name: str | None, linear_weight: jax.Array) -> None:

@@ -97,9 +97,16 @@ def _evaluate_here(
     if "labels" in rows:
         # A label that is no class would make NaN of a token that takes no part, and NaN times 0 is NaN.
         rows["labels"] = select(valid, rows["labels"])
+
+    def total_of(values: jax.Array) -> jax.Array:
+        total = jnp.sum(values)
+        return lax.psum(total, batch_axes) if batch_axes else total
+
     if options.reduction == "mean":
-        denominator = jnp.sum(loss.mean_weight(sample_weight, shared, rows))
-        denominator = lax.psum(denominator, batch_axes) if batch_axes else denominator
+        weight = loss.mean_weight(sample_weight, shared, rows)
+        denominator = total_of(weight)
+        if weight is not sample_weight:
+            shared = loss.for_mean(shared, weighted_mean(denominator, total_of(sample_weight)))
         # Inside the sum, so that no gradient needs a second pass to be divided.
         rows["factor"] = select(valid, weighted_mean(sample_weight, denominator))
 
@@ -115,8 +122,7 @@ def _evaluate_here(
     statistics = {k: select(valid, a[:num_tokens]).reshape(shape) for k, a in statistics.items()}
     if options.reduction == "none":
         return (result[:num_tokens] * sample_weight).reshape(shape), statistics
-    total = jnp.sum(result)
-    total = lax.psum(total, batch_axes) if batch_axes else total
+    total = total_of(result)
     if options.reduction == "mean":
         # Without a token that takes part there is no factor to be NaN.
         total = total + weighted_mean(jnp.zeros_like(total), denominator.astype(total.dtype))

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxloss._reduction import compute_dtype, select
+from jaxloss.losses._elements import zero_times
 from jaxloss.numerics.divergence import DIVERGENCES
 from jaxloss.numerics.softmax import (
     Classes,
@@ -30,7 +31,8 @@ class TokenLoss:
     """A function of the product [C, V], the shared operands, and the tokens' own: losses [C], statistics.
 
     A subclass is a frozen dataclass whose fields, hashable and with defaults, are what a compiled program
-    depends on; numbers that change during training are operands. It is called with the chunk of one head:
+    depends on. Numbers are operands, so that another one is no other program; a program depends on which are
+    given, as on which arrays. It is called with the chunk of one head:
 
     - `product_CV`: `input @ linear_weight.T`, in the dtype of the computation. Bias, scale and softcap are
       the loss's own to apply, by `LogitMap`.
@@ -57,6 +59,13 @@ class TokenLoss:
     def mean_weight(self, sample_weight: jax.Array, shared: Arrays, rows: Arrays) -> jax.Array:
         """What each token counts for in the denominator of a mean: of all tokens and heads at once."""
         return sample_weight
+
+    def for_mean(self, shared: Arrays, ratio: jax.Array) -> Arrays:
+        """The shared operands, with the factors of terms whose mean is over `sample_weight` times `ratio`.
+
+        That is the sum of `mean_weight`, by which the whole loss is divided, over the sum of `sample_weight`.
+        """
+        return shared
 
 
 def token_losses(loss: TokenLoss, shared: Arrays, rows: Arrays) -> tuple[jax.Array, Arrays]:
@@ -96,44 +105,40 @@ def product(a: jax.Array, b: jax.Array, a_axis: int, b_axis: int) -> jax.Array:
     )
 
 
-@dataclass(frozen=True)
-class LogitMap:
-    """The logits, from the product of input and weight: `cap * tanh(scale * (product + bias) / cap)`."""
+def logits_of(product_CV: jax.Array, shared: Arrays) -> jax.Array:
+    """The logits, from the product of input and weight: `cap * tanh(scale * (product + bias) / cap)`.
 
-    softcap: float | None = None
-
-    def __call__(self, product_CV: jax.Array, shared: Arrays) -> jax.Array:
-        """The logits; `shared` may hold "linear_bias" [V] and "logit_scale" []."""
-        logits = product_CV
-        if "linear_bias" in shared:
-            logits = logits + shared["linear_bias"].astype(logits.dtype)[None]
-        if "logit_scale" in shared:
-            logits = logits * shared["logit_scale"].astype(logits.dtype)
-        if self.softcap is not None:
-            logits = self.softcap * jnp.tanh(logits / self.softcap)
-        return logits
+    `shared` may hold "linear_bias" [V], "logit_scale" [] and "logit_softcap" [].
+    """
+    logits = product_CV
+    if "linear_bias" in shared:
+        logits = logits + shared["linear_bias"].astype(logits.dtype)[None]
+    if "logit_scale" in shared:
+        logits = logits * shared["logit_scale"].astype(logits.dtype)
+    if "logit_softcap" in shared:
+        logits = shared["logit_softcap"] * jnp.tanh(logits / shared["logit_softcap"])
+    return logits
 
 
 @dataclass(frozen=True)
 class CrossEntropy(TokenLoss):
-    """Cross entropy with "labels" [C] or "probabilities" [C, V]; `shared` may hold "class_weight" [V]."""
+    """Cross entropy with "labels" [C] or "probabilities" [C, V].
 
-    label_smoothing: float = 0.0
-    z_loss: float = 0.0
-    logit_map: LogitMap = LogitMap()
+    `shared` may hold "class_weight" [V], "label_smoothing" [] and "z_loss" [].
+    """
+
     with_statistics: bool = False
 
     def __call__(self, product_CV, shared, rows):
         """A loss for each token, and the statistics that were asked for."""
-        logits = self.logit_map(product_CV, shared)
-        class_weight = shared.get("class_weight")
+        logits = logits_of(product_CV, shared)
         if "labels" in rows:
-            losses = self._label_losses(logits, class_weight, rows["labels"], rows["valid"])
+            losses = self._label_losses(logits, shared, rows["labels"], rows["valid"])
         else:
             probabilities = select(rows["valid"][:, None], rows["probabilities"].astype(logits.dtype))
-            losses = self._probability_losses(logits, class_weight, probabilities)
-        if self.z_loss:
-            losses = losses + self.z_loss * jnp.square(logsumexp(logits, self.classes))
+            losses = self._probability_losses(logits, shared, probabilities)
+        if "z_loss" in shared:
+            losses = losses + shared["z_loss"] * jnp.square(logsumexp(logits, self.classes))
         return losses, self._statistics(logits, rows) if self.with_statistics else {}
 
     def mean_weight(self, sample_weight, shared, rows):
@@ -144,36 +149,37 @@ class CrossEntropy(TokenLoss):
             rows["valid"], self._class_weight(shared["class_weight"], rows["labels"])
         )
 
+    def for_mean(self, shared, ratio):
+        """The z-loss is a mean over the tokens, whatever their classes weigh."""
+        return shared | {"z_loss": shared["z_loss"] * ratio} if "z_loss" in shared else shared
+
     def _class_weight(self, class_weight, labels):
         vector = Classes(0, self.classes.axis_name)
         return vector.pick(class_weight, labels.reshape(-1)).reshape(labels.shape)
 
-    def _label_losses(self, logits, class_weight, labels, valid):
+    def _label_losses(self, logits, shared, labels, valid):
         losses = label_cross_entropy(logits, labels, jnp.ones(labels.shape, bool), self.classes)
         # Before any factor, whose gradient a token that is not valid must not reach, infinite or not.
         losses = select(valid, losses)
-        if class_weight is not None:
-            losses = self._class_weight(class_weight.astype(logits.dtype), labels) * losses
-        if self.label_smoothing == 0.0:
+        if "class_weight" in shared:
+            losses = self._class_weight(shared["class_weight"].astype(logits.dtype), labels) * losses
+        if "label_smoothing" not in shared:
             return losses
-        # At 1 the label itself has no share; a product would turn an infinite loss into NaN.
-        own = (1 - self.label_smoothing) * losses if self.label_smoothing < 1.0 else _nan_only(losses)
-        return own + self.label_smoothing * self._uniform_losses(logits, class_weight)
+        return _mix(shared["label_smoothing"], losses, self._uniform_losses(logits, shared))
 
-    def _uniform_losses(self, logits, class_weight):
+    def _uniform_losses(self, logits, shared):
         """The cross entropy with the uniform distribution, each class with its weight."""
         nll = -log_softmax(logits, self.classes)
-        if class_weight is not None:
-            weight = class_weight.astype(logits.dtype)[None]
-            nll = jnp.where((weight == 0.0) & jnp.isinf(nll), 0.0, nll) * weight
+        if "class_weight" in shared:
+            nll = zero_times(shared["class_weight"].astype(logits.dtype)[None], nll)
         return self.classes.sum(nll)[:, 0] / self.classes.count(logits)
 
-    def _probability_losses(self, logits, class_weight, probabilities):
-        if self.label_smoothing > 0.0:
-            uniform = self.label_smoothing / self.classes.count(logits)
-            probabilities = probabilities * (1 - self.label_smoothing) + uniform
-        if class_weight is not None:
-            probabilities = probabilities * class_weight.astype(logits.dtype)[None]
+    def _probability_losses(self, logits, shared, probabilities):
+        if "label_smoothing" in shared:
+            uniform = shared["label_smoothing"] / self.classes.count(logits)
+            probabilities = probabilities * (1 - shared["label_smoothing"]) + uniform
+        if "class_weight" in shared:
+            probabilities = probabilities * shared["class_weight"].astype(logits.dtype)[None]
         return soft_cross_entropy(logits, probabilities, self.classes)
 
     def _statistics(self, logits, rows):
@@ -197,31 +203,32 @@ class CrossEntropy(TokenLoss):
 class Distillation(TokenLoss):
     """A divergence from the teacher, mixed with the cross entropy with "labels" [C].
 
-    The teacher's operands are those of a head, with "teacher_" before their names.
+    The teacher's operands are those of a head, with "teacher_" before their names. `shared` may hold
+    "temperature" [] and "hard_weight" [].
     """
 
-    temperature: float = 1.0
-    hard_weight: float = 0.0
     divergence: str = "forward_kl"
-    logit_map: LogitMap = LogitMap()
-    teacher_logit_map: LogitMap = LogitMap()
     splits_classes: ClassVar[bool] = False
 
     def __call__(self, product_CV, shared, rows):
         """A loss for each token, and no statistics."""
-        student = self.logit_map(product_CV, shared)
+        student = logits_of(product_CV, shared)
         teacher_input = select(rows["valid"][:, None], rows["teacher_input"])
         teacher = product(teacher_input, shared["teacher_linear_weight"], 1, 1).astype(student.dtype)
         of_teacher = {k.removeprefix("teacher_"): a for k, a in shared.items() if k.startswith("teacher_")}
-        teacher = self.teacher_logit_map(teacher, of_teacher)
-        soft = DIVERGENCES[self.divergence](student / self.temperature, teacher / self.temperature, 1)
-        losses = (1 - self.hard_weight) * self.temperature**2 * soft
-        if self.hard_weight > 0.0:
+        teacher = logits_of(teacher, of_teacher)
+        divergence, temperature = DIVERGENCES[self.divergence], shared.get("temperature")
+        if temperature is None:
+            losses = divergence(student, teacher, 1)
+        else:
+            losses = jnp.square(temperature) * divergence(student / temperature, teacher / temperature, 1)
+        if "hard_weight" in shared:
             everyone = jnp.ones(rows["labels"].shape, bool)
-            losses += self.hard_weight * label_cross_entropy(student, rows["labels"], everyone, self.classes)
+            hard = label_cross_entropy(student, rows["labels"], everyone, self.classes)
+            losses = _mix(shared["hard_weight"], losses, hard)
         return losses, {}
 
 
-def _nan_only(losses: jax.Array) -> jax.Array:
-    """NaN where the losses are, 0 elsewhere, even for an infinite loss."""
-    return jnp.where(jnp.isnan(losses), losses, 0.0)
+def _mix(share: jax.Array, first: jax.Array, second: jax.Array) -> jax.Array:
+    """`(1 - share) * first + share * second`; one without a share takes no part, infinite or not."""
+    return zero_times(1 - share, first) + zero_times(share, second)

@@ -5,9 +5,16 @@ from typing import Any, NamedTuple
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxloss import _checks
-from jaxloss.fused._arguments import check_axis_name, check_operands, check_options, check_softcap
+from jaxloss.fused._arguments import (
+    check_axis_name,
+    check_operands,
+    check_options,
+    check_softcap,
+    unless,
+    with_scalars,
+)
 from jaxloss.fused._evaluate import evaluate
-from jaxloss.fused._token_loss import CrossEntropy, LogitMap
+from jaxloss.fused._token_loss import CrossEntropy
 from jaxloss.numerics.softmax import Classes
 
 __all__ = [
@@ -43,12 +50,12 @@ def linear_cross_entropy(
     weight: Float[Array, " V"] | None = None,
     reduction: str = "mean",
     ignore_index: int | None = None,
-    label_smoothing: float = 0.0,
+    label_smoothing: _checks.Scalar = 0.0,
     where: Bool[Array, "..."] | None = None,
     sample_weight: Float[Array, "..."] | None = None,
-    z_loss: float = 0.0,
-    logit_softcap: float | None = None,
-    logit_scale: float | Float[Array, ""] | None = None,
+    z_loss: _checks.Scalar = 0.0,
+    logit_softcap: _checks.Scalar | None = None,
+    logit_scale: _checks.Scalar | None = None,
     implementation: str = "auto",
     chunk_size: int | None = None,
     axis_name: str | None = None,
@@ -78,9 +85,9 @@ def linear_cross_entropy(
         label_smoothing: share of the target spread evenly over the classes, in [0, 1].
         sample_weight: a factor $a_n$ for each token.
         z_loss: the factor $\zeta$ of the squared log-partition, which keeps logits from drifting; 1e-4 is
-            usual.
+            usual. Its mean is over the tokens, each times its $a_n$, whatever their classes weigh.
         logit_softcap: the bound $c$ of the logits' absolute value.
-        logit_scale: the factor $s$ of the logits; an array may be learnt.
+        logit_scale: the factor $s$ of the logits.
         implementation: "chunked"; "reference", with the logits whole; or "auto", which is chunked where
             that saves memory.
         chunk_size: the most tokens whose logits are in memory at once; by default measured for the backend.
@@ -106,13 +113,14 @@ def linear_cross_entropy(
     """
     options = check_options(reduction, implementation, chunk_size)
     _checks.check_flag("return_statistics", return_statistics)
-    loss = CrossEntropy(
-        classes=Classes(1, axis_name),
-        label_smoothing=_checks.check_number("label_smoothing", label_smoothing, low=0.0, high=1.0),
-        z_loss=_checks.check_number("z_loss", z_loss, low=0.0),
-        logit_map=LogitMap(check_softcap("logit_softcap", logit_softcap)),
-        with_statistics=return_statistics,
-    )
+    loss = CrossEntropy(classes=Classes(1, axis_name), with_statistics=return_statistics)
+    scalars = {
+        "label_smoothing": unless(
+            0, _checks.as_scalar("label_smoothing", label_smoothing, low=0.0, high=1.0)
+        ),
+        "z_loss": unless(0, _checks.as_scalar("z_loss", z_loss, low=0.0)),
+        "logit_softcap": check_softcap("logit_softcap", logit_softcap),
+    }
     operands = check_operands(
         input,
         linear_weight,
@@ -126,7 +134,7 @@ def linear_cross_entropy(
         axis_name=axis_name,
     )
     check_axis_name(axis_name, operands.classes["linear_weight"])
-    value, statistics = evaluate(loss, operands, options)
+    value, statistics = evaluate(loss, with_scalars(operands, **scalars), options)
     if not return_statistics:
         return value
     return value, TokenStatistics(**statistics | {"is_correct": statistics["is_correct"] == 1.0})
@@ -140,8 +148,8 @@ def linear_log_prob(
     linear_bias: Float[Array, "V ..."] | None = None,
     ignore_index: int | None = None,
     where: Bool[Array, "..."] | None = None,
-    logit_softcap: float | None = None,
-    logit_scale: float | Float[Array, ""] | None = None,
+    logit_softcap: _checks.Scalar | None = None,
+    logit_scale: _checks.Scalar | None = None,
     implementation: str = "auto",
     chunk_size: int | None = None,
     axis_name: str | None = None,

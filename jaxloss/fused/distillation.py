@@ -1,6 +1,5 @@
 """Distillation between two linear heads, without the logits of either in memory."""
 
-import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
@@ -11,9 +10,11 @@ from jaxloss.fused._arguments import (
     check_operands,
     check_options,
     check_softcap,
+    unless,
+    with_scalars,
 )
 from jaxloss.fused._evaluate import evaluate
-from jaxloss.fused._token_loss import Distillation, LogitMap
+from jaxloss.fused._token_loss import Distillation
 from jaxloss.numerics.divergence import DIVERGENCES
 
 __all__ = ["linear_distillation_loss", "linear_kl_div"]
@@ -26,8 +27,8 @@ def linear_distillation_loss(
     teacher_linear_weight: Float[Array, "V E"],
     target: Int[Array, "*N"] | None = None,
     *,
-    temperature: float = 2.0,
-    hard_weight: float = 0.0,
+    temperature: _checks.Scalar = 2.0,
+    hard_weight: _checks.Scalar = 0.0,
     divergence: str = "forward_kl",
     linear_bias: Float[Array, " V"] | None = None,
     teacher_linear_bias: Float[Array, " V"] | None = None,
@@ -35,10 +36,10 @@ def linear_distillation_loss(
     reduction: str = "mean",
     where: Bool[Array, "*N"] | None = None,
     sample_weight: Float[Array, "*N"] | None = None,
-    logit_softcap: float | None = None,
-    teacher_logit_softcap: float | None = None,
-    logit_scale: float | Float[Array, ""] | None = None,
-    teacher_logit_scale: float | Float[Array, ""] | None = None,
+    logit_softcap: _checks.Scalar | None = None,
+    teacher_logit_softcap: _checks.Scalar | None = None,
+    logit_scale: _checks.Scalar | None = None,
+    teacher_logit_scale: _checks.Scalar | None = None,
     implementation: str = "auto",
     chunk_size: int | None = None,
 ) -> Float[Array, "..."]:
@@ -79,14 +80,16 @@ def linear_distillation_loss(
     """
     options = check_options(reduction, implementation, chunk_size)
     _checks.check_choice("divergence", divergence, tuple(DIVERGENCES))
-    loss = Distillation(
-        temperature=_checks.check_number("temperature", temperature, low=0.0, open_low=True),
-        hard_weight=_checks.check_number("hard_weight", hard_weight, low=0.0, high=1.0),
-        divergence=divergence,
-        logit_map=LogitMap(check_softcap("logit_softcap", logit_softcap)),
-        teacher_logit_map=LogitMap(check_softcap("teacher_logit_softcap", teacher_logit_softcap)),
-    )
-    if target is None and hard_weight > 0.0:
+    scalars = {
+        "temperature": unless(1, _checks.as_scalar("temperature", temperature, low=0.0, open_low=True)),
+        "hard_weight": unless(0, _checks.as_scalar("hard_weight", hard_weight, low=0.0, high=1.0)),
+        "logit_softcap": check_softcap("logit_softcap", logit_softcap),
+    }
+    teacher_scalars = {
+        "teacher_logit_softcap": check_softcap("teacher_logit_softcap", teacher_logit_softcap),
+        "teacher_logit_scale": check_logit_scale("teacher_logit_scale", teacher_logit_scale),
+    }
+    if target is None and scalars["hard_weight"] is not None:
         raise ValueError(f"target must hold labels when hard_weight is above 0; got None with {hard_weight}.")
     if target is not None:
         _checks.as_labels("target", target)
@@ -107,15 +110,12 @@ def linear_distillation_loss(
     shape = student_weight.shape[0], weight.shape[-1]
     _checks.check_shape("teacher_linear_weight", weight, shape, "the student's classes")
     _checks.check_shape("teacher_input", hidden, (*tokens, hidden.shape[-1]), "the student's tokens")
-    teacher_scale = check_logit_scale("teacher_logit_scale", teacher_logit_scale)
     operands.inputs["teacher_input"] = lax.stop_gradient(hidden)
     operands.classes["teacher_linear_weight"] = lax.stop_gradient(weight)
     if bias is not None:
         operands.classes["teacher_linear_bias"] = lax.stop_gradient(bias)
-    if teacher_scale is not None:
-        dtype = operands.tokens["sample_weight"].dtype
-        operands.scalars["teacher_logit_scale"] = lax.stop_gradient(jnp.asarray(teacher_scale, dtype))
-    return evaluate(loss, operands, options)[0]
+    operands = with_scalars(operands, **scalars, **lax.stop_gradient(teacher_scalars))
+    return evaluate(Distillation(divergence=divergence), operands, options)[0]
 
 
 def linear_kl_div(
@@ -130,10 +130,10 @@ def linear_kl_div(
     reduction: str = "mean",
     where: Bool[Array, "*N"] | None = None,
     sample_weight: Float[Array, "*N"] | None = None,
-    logit_softcap: float | None = None,
-    teacher_logit_softcap: float | None = None,
-    logit_scale: float | Float[Array, ""] | None = None,
-    teacher_logit_scale: float | Float[Array, ""] | None = None,
+    logit_softcap: _checks.Scalar | None = None,
+    teacher_logit_softcap: _checks.Scalar | None = None,
+    logit_scale: _checks.Scalar | None = None,
+    teacher_logit_scale: _checks.Scalar | None = None,
     implementation: str = "auto",
     chunk_size: int | None = None,
 ) -> Float[Array, "..."]:

@@ -29,8 +29,10 @@ OPTIONS: dict[str, dict] = {
     "smoothing": {"label_smoothing": 0.1},
     "class weights and smoothing": {"weight": _CLASS_WEIGHT, "label_smoothing": 0.2},
     "masks and weights": {"weight": _CLASS_WEIGHT, "sample_weight": _TOKEN_WEIGHT, "where": _WHERE},
-    "z-loss, softcap and scale": {"z_loss": 0.1, "logit_softcap": 3.0, "logit_scale": 0.7, "where": _WHERE},
-}
+    "z-loss, softcap and scale": {
+        "z_loss": 0.1, "logit_softcap": 3.0, "logit_scale": 0.7, "where": _WHERE, "weight": _CLASS_WEIGHT,
+    },
+}  # fmt: skip
 
 
 def jax_problem(options, target, dtype=np.float64):

@@ -72,6 +72,7 @@ def test_small_operands_have_gradients():
     def gradients(implementation):
         def loss(weight, sample_weight, logit_scale):
             options = {"weight": weight, "sample_weight": sample_weight, "logit_scale": logit_scale}
+            options["z_loss"] = 0.1
             return loss_of_arrays(implementation, target, **(kwargs | options))(arrays)
 
         return jax.grad(loss, (0, 1, 2))(kwargs["weight"], kwargs["sample_weight"], jnp.asarray(0.7))
@@ -227,7 +228,7 @@ BAD = {
     "label_smoothing must be in [0, 1]": {"label_smoothing": 1.5},
     "z_loss must be in [0, inf)": {"z_loss": -1.0},
     "logit_softcap must be in (0, inf)": {"logit_softcap": 0.0},
-    "logit_scale must have shape []": {"logit_scale": jnp.ones(3)},
+    "logit_scale must be a number or an array without axes": {"logit_scale": jnp.ones(3)},
     "ignore_index must be None": {"target": jnp.ones((23, 11)), "ignore_index": 3},
     "axis_name must be a mesh axis": {"axis_name": "model"},
 }

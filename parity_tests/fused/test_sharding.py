@@ -25,6 +25,7 @@ WEIGHT, BIAS = _RNG.uniform(0.5, 2.0, CLASSES), _RNG.standard_normal(CLASSES)
 TOKEN_WEIGHT = _RNG.uniform(0.5, 2.0, (BATCH, TIME))
 PROBABILITIES = _RNG.dirichlet(np.ones(CLASSES), (BATCH, TIME))
 COTANGENT = _RNG.uniform(0.5, 2.0, (BATCH, TIME))
+SCALARS = {"label_smoothing": 0.1, "z_loss": 0.1, "logit_softcap": 3.0, "logit_scale": 0.7}
 CHUNKED = {"implementation": "chunked", "chunk_size": 8}
 
 # (where the collective is, what it is, the largest number of elements it moves)
@@ -76,16 +77,18 @@ def test_batch_on_automatic_axes():
 def test_explicit_axes(reduction):
     mesh = jax.make_mesh((2, 2), ("data", "model"))
     arrays = {"hidden": HIDDEN, "head": HEAD, "weight": WEIGHT, "sample_weight": TOKEN_WEIGHT}
+    # One array: each one's gradient is a sum over all tokens, which may cancel to next to nothing.
+    arrays["scalars"] = np.array([*SCALARS.values()])
 
     def loss(arrays, implementation):
-        names = ("hidden", "head", "weight", "sample_weight")
-        hidden, head, weight, sample_weight = (arrays[name] for name in names)
+        hidden, head = arrays["hidden"], arrays["head"]
         losses, statistics = linear_cross_entropy(
             hidden,
             head,
             LABELS,
-            weight=weight,
-            sample_weight=sample_weight,
+            weight=arrays["weight"],
+            sample_weight=arrays["sample_weight"],
+            **dict(zip(SCALARS, arrays["scalars"], strict=True)),
             reduction=reduction,
             implementation=implementation,
             chunk_size=4,
@@ -161,8 +164,8 @@ def split_vocabulary(loss, specs):
 VOCABULARY = {
     "labels": {},
     "smoothing and class weights": {"label_smoothing": 0.1, "weight": WEIGHT},
-    "z-loss, softcap, scale, bias": {
-        "z_loss": 0.1, "logit_softcap": 3.0, "logit_scale": np.float64(0.7), "linear_bias": BIAS,
+    "scalars, bias, class weights": {
+        "scalars": np.array([*SCALARS.values()]), "linear_bias": BIAS, "weight": WEIGHT,
     },
     "probabilities": {"target": PROBABILITIES},
     "probabilities, smoothing, class weights": {
@@ -182,6 +185,7 @@ def test_split_vocabulary(name):
 
     def loss(arrays, **how):
         options = {"target": LABELS} | scalars | arrays
+        options |= zip(SCALARS, options.pop("scalars", ()), strict=False)
         return linear_cross_entropy(options.pop("hidden"), options.pop("head"), **options, **how)
 
     split = split_vocabulary(partial(loss, axis_name="model", **CHUNKED), (specs,))

@@ -41,7 +41,7 @@ NEAREST = {
     "fused/_arguments.py": ["fused/test_api.py"],
     "fused/_evaluate.py": ["fused/test_api.py"],
     "fused/_opaque.py": ["fused/test_api.py"],
-    "fused/_token_loss.py": ["fused/test_api.py", "fused/test_distillation.py"],
+    "fused/_token_loss.py": ["fused/test_api.py", "fused/test_distillation.py", "fused/test_scalars.py"],
 }
 # What it compares, such as the default of an option, no test has to enter.
 SIGNATURES = "parity_tests/test_mirror.py"

@@ -71,25 +71,26 @@ def linear_cross_entropy(
 
     def losses_of(logits: Tensor, target: Tensor) -> Tensor:
         losses = F.cross_entropy(logits, target, weight, reduction="none", label_smoothing=label_smoothing)
-        return losses + z_loss * logits.logsumexp(-1) ** 2
+        return torch.stack([losses, z_loss * logits.logsumexp(-1) ** 2])
 
     chosen = target[valid]
     if implementation == "chunked" and linear_weight.dim() == 2:
         size = chunk_size or 256
         chunks = zip(input[valid].split(size), chosen.split(size), strict=True)
         parts = [checkpoint(lambda x, t: losses_of(logits_of(x), t), *c, use_reentrant=False) for c in chunks]
-        losses = torch.cat(parts)
+        losses = torch.cat(parts, 1)
     else:
         losses = losses_of(logits_of(input)[valid], chosen)
-    factor = torch.ones_like(losses) if sample_weight is None else sample_weight[valid]
+    factor = torch.ones_like(losses[0]) if sample_weight is None else sample_weight[valid]
     losses = losses * factor
     if reduction == "none":
-        loss = torch.zeros(valid.shape, dtype=losses.dtype).masked_scatter(valid, losses)
+        loss = torch.zeros(valid.shape, dtype=losses.dtype).masked_scatter(valid, losses.sum(0))
     elif reduction == "sum":
         loss = losses.sum()
     else:
         counts = factor * weight[chosen] if has_labels and weight is not None else factor
-        loss = weighted_mean(losses.sum(), counts.sum())
+        # The z-loss is a mean over the tokens, whatever their classes weigh.
+        loss = weighted_mean(losses[0].sum(), counts.sum()) + weighted_mean(losses[1].sum(), factor.sum())
     return (loss, _statistics(logits_of(input).detach(), target, valid)) if return_statistics else loss
 
 
