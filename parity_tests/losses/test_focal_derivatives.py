@@ -10,6 +10,7 @@ import pytest
 
 from jaxloss.losses.focal import sigmoid_focal_loss
 from jaxloss.numerics.focal import scale_down_easy
+from parity_tests.losses.promises import compiled
 from parity_tests.tolerances import EPS, GRADIENT_EPS_OF_MAX
 
 # Where a power of `1 - p` underflows and its slope overflows: below it, and at a gamma below 1.
@@ -56,7 +57,7 @@ def _differences(function, point):
 )
 def test_derivatives_are_accurate_at_confident_and_wrong_logits(loss, exact, points):
     points = np.array([*itertools.product(*points)], np.float32)
-    both = jax.jit(
+    both = compiled(
         jax.vmap(lambda *point: (jax.grad(loss, (0, 1))(*point), jax.hessian(loss, (0, 1))(*point)))
     )
     found = np.stack(jax.tree.leaves(both(*map(jnp.asarray, points.T))), -1).astype(np.float64)
@@ -67,9 +68,8 @@ def test_derivatives_are_accurate_at_confident_and_wrong_logits(loss, exact, poi
             assert (np.abs(derivatives - truth) <= allowed).all(), (point, derivatives, truth)
 
 
-@pytest.mark.parametrize("gamma", [0.5, 2.0])
-def test_a_confident_sigmoid_has_no_curvature_left(gamma):
-    # With gamma below 1 it was NaN.
+def test_a_confident_sigmoid_has_no_curvature_left():
+    # With gamma below 1 it was NaN, from where the slope of the power overflows.
     logits, targets = jnp.array([60.0, -60.0, 200.0], jnp.float32), jnp.array([1.0, 0.0, 1.0], jnp.float32)
-    curvature = jax.hessian(lambda x: sigmoid_focal_loss(x, targets, gamma=gamma, reduction="sum"))(logits)
-    assert (np.abs(curvature) < 1e-25).all()
+    curvature = compiled(jax.hessian(lambda x: sigmoid_focal_loss(x, targets, gamma=0.5, reduction="sum")))
+    assert (np.abs(curvature(logits)) < 1e-30).all()
