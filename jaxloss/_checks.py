@@ -47,10 +47,12 @@ def _check_is_array(name: str, value, expected: str) -> None:
 
 
 def as_floats(name: str, value) -> jax.Array:
-    """`value` as an array of real floating-point numbers; a Python int counts as one of them."""
+    """`value` as an array of real floating-point numbers; a single int counts as one, traced or not."""
     _check_is_array(name, value, "an array of floating-point numbers")
-    is_int = isinstance(value, int) and not isinstance(value, bool)
+    is_int = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
     array = jnp.asarray(float(value) if is_int else value)
+    if array.weak_type and jnp.issubdtype(array.dtype, jnp.integer):
+        array = array * 1.0
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise TypeError(
             f"{name} must be floating point; got {describe(array)}. Convert it with .astype(float)."
@@ -218,7 +220,8 @@ def as_scalar(
     if not isinstance(value, jax.Array):
         return check_number(name, value, low=low, high=high, open_low=open_low, open_high=open_high)
     if jnp.issubdtype(value.dtype, jnp.integer):
-        value = value.astype(float)
+        # A Python int that is traced has no dtype of its own, and is to get none.
+        value = value * 1.0 if value.weak_type else value.astype(float)
     if not jnp.issubdtype(value.dtype, jnp.floating):
         raise TypeError(f"{name} must be a real number; got {describe(value)}.")
     if (low, high) == (-np.inf, np.inf) and not (open_low or open_high):

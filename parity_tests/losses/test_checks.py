@@ -182,6 +182,18 @@ def test_what_is_no_such_number_is_refused_by_name(check, value, error, message)
         check("gamma", value)
 
 
+def test_an_int_in_place_of_an_array_counts_as_a_real_number():
+    x, y = jnp.zeros(3, jnp.float32), jnp.ones(3, jnp.float32)
+
+    def loss(pos_weight):
+        return binary_cross_entropy_with_logits(x, y, pos_weight=pos_weight)
+
+    expected = loss(2.0)
+    for value in (loss(2), loss(np.int64(2)), jax.jit(loss)(2), jax.jit(loss)(2.0)):
+        assert_same(value, expected)
+        assert value.dtype == jnp.float32
+
+
 @pytest.mark.parametrize("name", ["weight", "pos_weight"])
 def test_booleans_are_no_numbers(name):
     with pytest.raises(TypeError, match=f"{name} must be floating point"):
