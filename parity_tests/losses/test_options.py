@@ -13,16 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxloss import losses
+import jaxloss
 from jaxloss._checks import Scalar
 from parity_tests.cases import CASES
 from parity_tests.compare import assert_within
 from parity_tests.losses.promises import compiled
 from parity_tests.tolerances import GRADIENT_EPS_OF_MAX, VALUE_EPS_OF_MAX
 
-PARAMETERS = {
-    name: inspect.signature(getattr(losses, name)).parameters for name in CASES if name in losses.__all__
-}
+PARAMETERS = {name: inspect.signature(getattr(jaxloss, name)).parameters for name in CASES}
 
 
 def _options(kind):
@@ -44,7 +42,7 @@ def _loss(name, option, dtype="float64"):
     sample = CASES[name][-1]
     named = dict(zip(PARAMETERS[name], sample.arguments(dtype), strict=False)) | sample.options
     first, input = next(iter(named.items()))
-    return lambda value, x: getattr(losses, name)(**(named | {first: x, option: value})), input
+    return lambda value, x: getattr(jaxloss, name)(**(named | {first: x, option: value})), input
 
 
 def _jaxpr(loss, value, input):
@@ -73,7 +71,8 @@ def test_an_option_that_decides_the_program_refuses_arrays_by_name(name, option)
         jax.eval_shape(loss, 1, input)
 
 
-@pytest.mark.parametrize(("name", "option"), ARRAYS)
+# Those of the fused heads are learnt in fused/test_scalars.py.
+@pytest.mark.parametrize(("name", "option"), [p for p in ARRAYS if not p.values[0].startswith("linear_")])
 def test_an_array_has_the_numbers_value_and_its_own_gradient(name, option):
     loss, input = _loss(name, option)
     low, high, beyond = _range(loss, option, input)
@@ -109,8 +108,11 @@ def _range(loss, option, input):
     return low, high, [value for value in beyond if np.isfinite(value)]
 
 
-# The variance is no option but an argument, which has a dtype.
-@pytest.mark.parametrize(("name", "option"), [p for p in ARRAYS if p.values[1] != "var"])
+# Parameters and predictions have a dtype, as other arguments do.
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [p for p in ARRAYS if p.values[1] not in ("var", "logit_scale", "teacher_logit_scale")],
+)
 def test_an_array_does_not_widen_the_loss(name, option):
     loss, input = _loss(name, option, "float32")
     for dtype in ("float64", "bfloat16", "int32"):
