@@ -28,7 +28,7 @@ ROOMS = ("losses", "numerics", "fused")
 # The tests most likely to notice a mistake in a file that has none of its own name. All others come second.
 NEAREST = {
     "_reduction.py": ["losses/test_regression.py", "losses/test_divergence.py"],
-    "losses/_elements.py": ["losses/test_regression.py", "losses/test_binary.py"],
+    "losses/_elements.py": ["losses/test_regression.py", "losses/test_binary.py", "losses/test_options.py"],
     "losses/_rows.py": [
         "losses/test_rows.py",
         "losses/test_classification.py",
@@ -36,6 +36,8 @@ NEAREST = {
     ],
     "numerics/softmax.py": ["losses/test_accuracy.py", "losses/test_classification.py"],
     "numerics/divergence.py": ["losses/test_softmax_divergence.py"],
+    "numerics/focal.py": ["losses/test_focal.py", "losses/test_focal_derivatives.py"],
+    "numerics/tangent.py": ["losses/test_options.py", "losses/test_regression.py"],
     "numerics/two_sum.py": ["losses/test_divergence.py", "losses/test_distillation.py"],
     "numerics/log_odds.py": ["losses/test_penalties.py"],
     "fused/_arguments.py": ["fused/test_api.py"],
