@@ -37,6 +37,8 @@ class Corpus:
     def __post_init__(self) -> None:
         if self.num_documents is not None:
             check_integer("num_documents", self.num_documents, low=1)
+        if not isinstance(self.text_column, str):
+            raise TypeError(f"text_column must be a string; got {self.text_column!r}")
         if not self.name:
             raise ValueError(f"the corpus must be {' or '.join(NAMES)}, or a file, folder or glob; got ''")
 

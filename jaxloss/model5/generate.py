@@ -87,7 +87,8 @@ def sample_token(
     """Draw one token for each row of logits.
 
     A row that holds NaN, or -inf only, gives -1, which is no token: it cannot raise under `jit`, and it must
-    not pass. Of infinite scores one is drawn, all as likely.
+    not pass; so does a temperature that is negative, NaN or infinite. Of infinite scores one is drawn, all as
+    likely.
 
     Args:
         logits_BV: scores of every token.
@@ -109,7 +110,10 @@ def sample_token(
     drawn_B = jax.random.categorical(key, scores_BV / jnp.where(is_greedy, 1, temperature))
     token_B = jnp.where(is_greedy, scores_BV.argmax(axis=-1), drawn_B)
     # The largest of a row that holds NaN is NaN.
-    return jnp.where(largest_B1[:, 0] > -jnp.inf, token_B, -1).astype(jnp.int32)
+    is_drawable_B = (
+        (largest_B1[:, 0] > -jnp.inf) & jnp.isfinite(temperature) & (jnp.asarray(temperature) >= 0)
+    )
+    return jnp.where(is_drawable_B, token_B, -1).astype(jnp.int32)
 
 
 def _check_request(

@@ -52,6 +52,8 @@ def test_another_column_can_hold_the_text(folder):
     path = folder / "d.jsonl"
     path.write_text('{"body": "b"}\n')
     assert texts(path, text_column="body") == ["b"]
+    with pytest.raises(TypeError, match="text_column must be a string; got None"):
+        load_corpus(path, text_column=None)
 
 
 def error(pattern, **options) -> str:

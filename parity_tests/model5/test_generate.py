@@ -141,6 +141,13 @@ def test_logits_without_a_distribution_give_no_token_and_infinite_ones_their_own
             assert [set(tokens.tolist()) for tokens in tokens_B.reshape(len(rows), 40)] == list(rows.values())
 
 
+@pytest.mark.parametrize("temperature", [np.nan, np.inf, -1.0])
+def test_no_token_is_drawn_at_a_temperature_that_is_none(temperature):
+    drawn = jax_side.sample_token(jnp.zeros((2, 3)), KEY, jnp.float32(temperature))
+    torch_drawn = torch_side.sample_token(torch.zeros(2, 3), torch.Generator(), temperature)
+    assert drawn.tolist() == torch_drawn.tolist() == [-1, -1]
+
+
 def test_parameters_that_give_nan_are_refused_and_generate_no_token():
     params, model = jax_params("float64"), torch_model("float64")
     params["ln_f"]["bias"] = params["ln_f"]["bias"].at[0].set(np.nan)

@@ -42,9 +42,9 @@ def generate(
         ValueError: the prompt is empty, an option too small, or the model's logits are NaN.
         IndexError: the prompt holds an id outside the vocabulary.
     """
-    if num_tokens < 1 or temperature < 0 or (top_k is not None and top_k < 1):
+    if num_tokens < 1 or not 0 <= temperature < torch.inf or (top_k is not None and top_k < 1):
         raise ValueError(
-            "num_tokens and top_k must be at least 1 and temperature at least 0; "
+            "num_tokens and top_k must be at least 1 and temperature in [0, inf); "
             f"got {num_tokens}, {top_k} and {temperature}"
         )
     was_training = model.training
@@ -68,8 +68,8 @@ def sample_token(
 ) -> Tensor:
     """Draw one token for each row of logits.
 
-    A row that holds NaN, or -inf only, gives -1, which is no token. Of infinite scores one is drawn, all as
-    likely.
+    A row that holds NaN, or -inf only, gives -1, which is no token; so does a temperature that is negative,
+    NaN or infinite. Of infinite scores one is drawn, all as likely.
 
     Args:
         logits_BV: scores of every token.
@@ -84,6 +84,8 @@ def sample_token(
     if top_k is not None:
         least_B1 = scores_BV.topk(top_k, dim=-1).values[:, -1:]
         scores_BV = scores_BV.masked_fill(scores_BV < least_B1, -torch.inf)
+    if not 0 <= temperature < torch.inf:
+        return torch.full_like(logits_BV[:, 0], -1, dtype=torch.int64)
     if temperature == 0:
         token_B = scores_BV.argmax(dim=-1)
     else:
