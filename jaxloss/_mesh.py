@@ -1,25 +1,95 @@
-"""What JAX wants to know of arrays on a mesh: how gathers lie, where the parts of loops differ."""
+"""What JAX wants to know of arrays on a mesh: how they lie beside each other, where parts of loops differ.
+
+On a mesh with explicit axes, which `jax.make_mesh` makes, JAX asks how a result is to lie rather than
+choosing itself: for a gather along a split axis, and for a selection between arrays that lie differently.
+"""
 
 import functools
 import operator
 
 import jax
+import jax.numpy as jnp
 from jax import lax
-from jax.sharding import AxisType
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 
 def take(table: jax.Array, index: jax.Array) -> jax.Array:
-    """`table[index]`, lying on the mesh as the index does.
-
-    On a mesh with explicit axes, which `jax.make_mesh` makes, JAX asks for that rather than choosing itself.
-    """
+    """`table[index]`, lying on the mesh as the index does."""
     sharding = jax.typeof(index).sharding
     if AxisType.Explicit not in sharding.mesh.axis_types:
         return table[index]
     if index.ndim == 0:
         # Of one number JAX makes a slice, which under `vmap` over a split axis has no `out_sharding`.
         return take(table, index[None])[0]
-    return table.at[index].get(out_sharding=sharding)
+    return whole_along(table, 0).at[index].get(out_sharding=sharding)
+
+
+def split_axes(array: jax.Array) -> tuple:
+    """The explicit mesh axes that each of the array's axes is split over; None where it is whole."""
+    sharding = jax.typeof(array).sharding
+    is_explicit = AxisType.Explicit in sharding.mesh.axis_types
+    return tuple(sharding.spec) if is_explicit else (None,) * array.ndim
+
+
+def whole_along(array: jax.Array, *axes: int) -> jax.Array:
+    """`array`, these axes of it whole on every device."""
+    made_whole = {axis % array.ndim for axis in axes}
+    over = [None if axis in made_whole else o for axis, o in enumerate(split_axes(array))]
+    return _moved(array, array, over)
+
+
+def lie_as(array: jax.Array, like: jax.Array, *, without: tuple[int, ...] = ()) -> jax.Array:
+    """`array`, which broadcasts to `like`, moved to lie as that does; along axes of size 1, it is whole.
+
+    With `without`, it has the shape of `like` without those axes, and may have more behind, which are whole.
+    """
+    left_out = {axis % like.ndim for axis in without}
+    over = [o for axis, o in enumerate(split_axes(like)) if axis not in left_out]
+    over = over if without else over[len(over) - array.ndim :]
+    over += [None] * (array.ndim - len(over))
+    return _moved(array, like, [None if size == 1 else o for size, o in zip(array.shape, over, strict=True)])
+
+
+def _moved(array: jax.Array, on: jax.Array, over: list) -> jax.Array:
+    if tuple(over) == split_axes(array):
+        return array
+    return jax.sharding.reshard(array, NamedSharding(jax.typeof(on).sharding.mesh, PartitionSpec(*over)))
+
+
+def indices_along(array: jax.Array, axis: int, dtype) -> jax.Array:
+    """Each element's index along `axis`, of the array's shape and lying as it does."""
+    return lie_as(lax.broadcasted_iota(dtype, array.shape, axis % array.ndim), array)
+
+
+def take_along(array: jax.Array, index: jax.Array, axis: int) -> jax.Array:
+    """`jnp.take_along_axis` with indices that are in bounds, also along an axis that is split."""
+    axis %= array.ndim
+    if split_axes(array)[axis] is None:
+        return jnp.take_along_axis(array, index, axis, mode="promise_in_bounds")
+    # Not a gather: each device sums what it has, which is the entry or nothing.
+    is_taken = jnp.expand_dims(indices_along(array, axis, index.dtype), axis + 1) == jnp.expand_dims(
+        index, axis
+    )
+    array = jnp.expand_dims(array, axis + 1)
+    return jnp.sum(jnp.where(is_taken, array, jnp.zeros((), array.dtype)), axis, dtype=array.dtype)
+
+
+def last_along(array: jax.Array, axis: int) -> jax.Array:
+    """The last entry along `axis`, which may be split, without that axis."""
+    if split_axes(array)[axis] is None:
+        return array[(slice(None),) * (axis % array.ndim) + (-1,)]
+    is_last = indices_along(array, axis, jnp.int32) == array.shape[axis] - 1
+    if array.dtype == jnp.bool_:
+        return jnp.any(is_last & array, axis)
+    return jnp.sum(jnp.where(is_last, array, jnp.zeros((), array.dtype)), axis, dtype=array.dtype)
+
+
+def sum_by(array: jax.Array, index: jax.Array, size: int) -> jax.Array:
+    """The sums of the elements that have each index in `[0, size)`; both may be split, alike."""
+    if not any(split_axes(array)):
+        return jax.ops.segment_sum(array.ravel(), index.ravel(), size)
+    places = jnp.arange(size, dtype=index.dtype).reshape(-1, *[1] * index.ndim)
+    return jnp.sum(jnp.where(index[None] == places, array[None], 0.0), range(1, index.ndim + 1))
 
 
 def zeros_like_all(dtype, *arrays: jax.Array) -> jax.Array:

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxloss import _checks
+from jaxloss._mesh import lie_as
 
 REDUCTIONS = ("none", "mean", "sum")
 
@@ -28,7 +29,7 @@ def select(where: jax.Array | None, array: jax.Array, *, axis: int | None = None
     if where is None:
         return array
     where = where if axis is None else jnp.expand_dims(where, axis)
-    return jnp.where(where, array, jnp.zeros((), array.dtype))
+    return jnp.where(lie_as(where, array), array, jnp.zeros((), array.dtype))
 
 
 def reduce_loss(

@@ -2,7 +2,9 @@
 
 A loss without an entry here fails a test.
 
-Shapes: N examples, C classes, B batch, T time, V vocabulary, D width.
+Shapes: N examples, C classes, B batch, T time, V vocabulary, D width. Sizes are even, so that two devices
+    can share every axis; those of a sample's axes differ, so that a size tells which axis of another array
+    belongs to them.
 """
 
 from collections.abc import Callable, Sequence
@@ -64,35 +66,35 @@ class Sample:
 
 
 def _ignored(rng):
-    labels = rng.integers(0, 5, 12, dtype=np.int32)
+    labels = rng.integers(0, 6, 12, dtype=np.int32)
     labels[::4] = -100
     return labels
 
 
 def _counts(rng):
-    return rng.poisson(2.0, (6, 5)).astype(np.float64)
+    return rng.poisson(2.0, (4, 6)).astype(np.float64)
 
 
 def _sets(rng):
     """Neither empty nor full."""
-    return np.concatenate([rng.random((12, 3)) < 0.5, np.ones((12, 1), bool), np.zeros((12, 1), bool)], 1)
+    return np.concatenate([rng.random((12, 4)) < 0.5, np.ones((12, 1), bool), np.zeros((12, 1), bool)], 1)
 
 
 def _label_sets(rng):
     """Labels in any order, then -1."""
-    sets = np.full((6, 5), -1, np.int32)
-    for row, count in zip(sets, rng.integers(1, 5, 6), strict=True):
-        row[:count] = rng.permutation(5)[:count]
+    sets = np.full((4, 6), -1, np.int32)
+    for row, count in zip(sets, rng.integers(1, 6, 4), strict=True):
+        row[:count] = rng.permutation(6)[:count]
     return sets
 
 
-_logits, _labels = normal(12, 5), integers(12, high=5)
-_real = [normal(6, 5), normal(6, 5)]
+_logits, _labels = normal(12, 6), integers(12, high=6)
+_real = [normal(4, 6), normal(4, 6)]
 _margins = [normal(20), signs(20)]
-_class_weight = np.array([0.5, 1.1, 2.0, 1.7, 0.25])
+_class_weight = np.array([0.5, 1.1, 2.0, 1.7, 0.25, 1.3])
 _terms = {"mse": 0.25, "l1": 2.0}
-_hidden, _head, _tokens = normal(2, 6, 4), normal(9, 4), integers(2, 6, high=9)
-_heads = [normal(12, 4), normal(9, 4), normal(12, 6), normal(9, 6)]
+_hidden, _head, _tokens = normal(2, 6, 4), normal(8, 4), integers(2, 6, high=8)
+_heads = [normal(12, 4), normal(8, 4), normal(12, 6), normal(8, 6)]
 
 
 def _hybrid(losses):
@@ -110,9 +112,9 @@ def _ctc_of_logits(losses):
     """From logits: torch's gradient to log-probabilities is right only after a log-softmax."""
     is_jax = losses.__name__.startswith("jaxloss")
 
-    def loss(logits, *rest):
+    def loss(logits, *rest, **options):
         log_softmax = jax.nn.log_softmax if is_jax else torch.nn.LogSoftmax(-1)
-        return losses.ctc_loss(log_softmax(logits), *rest)
+        return losses.ctc_loss(log_softmax(logits), *rest, **options)
 
     return loss
 
@@ -122,44 +124,44 @@ _NO_BFLOAT16 = ("float64", "float32")
 
 CASES: dict[str, list[Sample]] = {
     "binary_cross_entropy": [
-        Sample([uniform(6, 5, low=0.05, high=0.95), uniform(6, 5), uniform(5)], wrt=(0,))
+        Sample([uniform(4, 6, low=0.05, high=0.95), uniform(4, 6), uniform(6)], wrt=(0,))
     ],
     "binary_cross_entropy_with_logits": [
-        Sample([normal(6, 5), uniform(6, 5), uniform(6, 5), "mean", uniform(5)], wrt=(0, 1))
+        Sample([normal(4, 6), uniform(4, 6), uniform(4, 6), "mean", uniform(6)], wrt=(0, 1))
     ],
     "correlation_loss": [Sample(_real)],
-    "cosine_embedding_loss": [Sample([normal(6, 5), normal(6, 5), signs(6)], wrt=(0, 1))],
+    "cosine_embedding_loss": [Sample([normal(4, 6), normal(4, 6), signs(4)], wrt=(0, 1))],
     "cross_entropy": [
         Sample([_logits, _labels]),
         Sample([_logits, _ignored, _class_weight], wrt=(0,), case="weights, ignored labels"),
         Sample([_logits, _labels], {"label_smoothing": 0.1}, case="smoothing"),
-        Sample([_logits, probabilities(12, 5)], case="probabilities"),
-        Sample([normal(12, 5, scale=0.02), _labels], case="near-uniform"),
+        Sample([_logits, probabilities(12, 6)], case="probabilities"),
+        Sample([normal(12, 6, scale=0.02), _labels], case="near-uniform"),
     ],
     "ctc_loss": [
         Sample(
             [
-                normal(8, 3, 5),
-                integers(3, 3, low=1, high=5),
-                np.array([8, 8, 6]),
-                np.array([3, 2, 2]),
+                normal(8, 2, 6),
+                integers(2, 3, low=1, high=6),
+                np.array([8, 6]),
+                np.array([3, 2]),
             ],
             dtypes=_NO_BFLOAT16,
             make=_ctc_of_logits,
         )
     ],
-    "distillation_loss": [Sample([_logits, normal(12, 5), _labels], {"hard_weight": 0.25}, wrt=(0,))],
-    "final_token_loss": [Sample([normal(2, 6, 7), integers(2, 6, high=7)])],
+    "distillation_loss": [Sample([_logits, normal(12, 6), _labels], {"hard_weight": 0.25}, wrt=(0,))],
+    "final_token_loss": [Sample([normal(2, 4, 6), integers(2, 4, high=6)])],
     "focal_loss": [Sample([_logits, _labels])],
     "forward_kl_div": [Sample(_real)],
-    "gaussian_nll_loss": [Sample([normal(6, 5), normal(6, 5), uniform(6, low=0.1, high=2.0)])],
+    "gaussian_nll_loss": [Sample([normal(4, 6), normal(4, 6), uniform(4, low=0.1, high=2.0)])],
     "group_gap_penalty": [Sample([normal(20), integers(20, high=3), 3])],
     "hinge_embedding_loss": [Sample(_margins, wrt=(0,))],
-    "huber_loss": [Sample([*_real, "mean", 0.5, uniform(6, 5)])],
+    "huber_loss": [Sample([*_real, "mean", 0.5, uniform(4, 6)])],
     "jensen_shannon_div": [Sample(_real)],
     "kl_div": [
-        Sample([log_probabilities(12, 5), probabilities(12, 5)], {"reduction": "batchmean"}),
-        Sample([log_probabilities(12, 5), log_probabilities(12, 5)], {"log_target": True}, case="log target"),
+        Sample([log_probabilities(12, 6), probabilities(12, 6)], {"reduction": "batchmean"}),
+        Sample([log_probabilities(12, 6), log_probabilities(12, 6)], {"log_target": True}, case="log target"),
     ],
     "l1_loss": [Sample(_real), Sample([grid(40), grid(40), "none", uniform(40)], case="ties, weights")],
     "make_hybrid_loss": [Sample(_real, make=_hybrid)],
@@ -169,40 +171,40 @@ CASES: dict[str, list[Sample]] = {
     "margin_ranking_loss": [Sample([normal(20), normal(20), signs(20)], wrt=(0, 1))],
     "mse_loss": [Sample(_real), Sample([*_real, "none"], case="none")],
     "multi_margin_loss": [Sample([_logits, _labels, 2], dtypes=_NO_BFLOAT16)],
-    "multilabel_margin_loss": [Sample([normal(6, 5), _label_sets], dtypes=_NO_BFLOAT16)],
-    "multilabel_soft_margin_loss": [Sample([normal(6, 5), uniform(6, 5), uniform(5)], wrt=(0, 1))],
+    "multilabel_margin_loss": [Sample([normal(4, 6), _label_sets], dtypes=_NO_BFLOAT16)],
+    "multilabel_soft_margin_loss": [Sample([normal(4, 6), uniform(4, 6), uniform(6)], wrt=(0, 1))],
     "next_token_loss": [
-        Sample([normal(2, 6, 7), integers(2, 6, high=7)]),
-        Sample([normal(2, 6, 7), integers(2, 6, high=7)], {"reduction": "sum"}, case="sum"),
+        Sample([normal(2, 4, 6), integers(2, 4, high=6)]),
+        Sample([normal(2, 4, 6), integers(2, 4, high=6)], {"reduction": "sum"}, case="sum"),
     ],
-    "nll_loss": [Sample([log_probabilities(12, 5), _ignored, _class_weight], wrt=(0,))],
-    "poisson_nll_loss": [Sample([uniform(6, 5, low=0.1, high=3.0), _counts, False, True], wrt=(0,))],
+    "nll_loss": [Sample([log_probabilities(12, 6), _ignored, _class_weight], wrt=(0,))],
+    "poisson_nll_loss": [Sample([uniform(4, 6, low=0.1, high=3.0), _counts, False, True], wrt=(0,))],
     "poly_loss": [Sample([_logits, _labels])],
     "reverse_kl_div": [Sample(_real)],
     "sigmoid_focal_loss": [
-        Sample([normal(6, 5), lambda rng: booleans(6, 5)(rng).astype(np.float64)], wrt=(0,))
+        Sample([normal(4, 6), lambda rng: booleans(4, 6)(rng).astype(np.float64)], wrt=(0,))
     ],
     "smooth_l1_loss": [Sample([*_real, "mean", 0.5])],
     "soft_margin_loss": [Sample(_margins, wrt=(0,))],
     "token_set_loss": [
-        Sample([_logits, np.array([True, False, True, False, False])]),
+        Sample([_logits, np.array([True, False, True, False, False, False])]),
         Sample([_logits, _sets], case="a set for each row"),
     ],
     "total_variation_div": [Sample(_real)],
-    "triplet_margin_loss": [Sample([normal(6, 5), normal(6, 5), normal(6, 5)])],
-    "triplet_margin_with_distance_loss": [Sample([normal(6, 5), normal(6, 5), normal(6, 5)])],
-    "unlikelihood_loss": [Sample([_logits, integers(12, 2, high=5)])],
+    "triplet_margin_loss": [Sample([normal(4, 6), normal(4, 6), normal(4, 6)])],
+    "triplet_margin_with_distance_loss": [Sample([normal(4, 6), normal(4, 6), normal(4, 6)])],
+    "unlikelihood_loss": [Sample([_logits, integers(12, 2, high=6)])],
     "z_loss": [Sample([_logits])],
     "linear_cross_entropy": [
-        Sample([normal(12, 4), normal(5, 4), _labels]),
-        Sample([normal(12, 4), normal(5, 4), _labels], {"z_loss": 1e-2, "logit_scale": 0.5}, case="z-loss"),
+        Sample([normal(12, 4), normal(8, 4), _labels]),
+        Sample([normal(12, 4), normal(8, 4), _labels], {"z_loss": 1e-2, "logit_scale": 0.5}, case="z-loss"),
     ],
     "linear_distillation_loss": [
-        Sample([*_heads, integers(12, high=9)], {"hard_weight": 0.25}, wrt=(0, 1)),
+        Sample([*_heads, integers(12, high=8)], {"hard_weight": 0.25}, wrt=(0, 1)),
     ],
     "linear_final_token_loss": [Sample([_hidden, _head, _tokens])],
     "linear_kl_div": [Sample(_heads, wrt=(0, 1))],
-    "linear_log_prob": [Sample([normal(12, 4), normal(5, 4), _labels])],
+    "linear_log_prob": [Sample([normal(12, 4), normal(8, 4), _labels])],
     "linear_next_token_loss": [Sample([_hidden, _head, _tokens])],
 }
 

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxloss import _checks
+from jaxloss._mesh import last_along
 from jaxloss.fused._arguments import (
     check_axis_name,
     check_operands,
@@ -259,11 +260,11 @@ def linear_final_token_loss(
     where = _checks.as_mask("where", where, labels.shape, "that of target")
     sample_weight = _checks.as_sample_weight(sample_weight, labels.shape, "that of target")
     return linear_cross_entropy(
-        hidden[..., -1, :],
+        last_along(hidden, -2),
         linear_weight,
-        _checks.labels_as_given(target)[..., -1],
-        where=None if where is None else where[..., -1],
-        sample_weight=None if sample_weight is None else sample_weight[..., -1],
+        last_along(_checks.labels_as_given(target), -1),
+        where=None if where is None else last_along(where, -1),
+        sample_weight=None if sample_weight is None else last_along(sample_weight, -1),
         **options,
     )
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxloss import _checks
-from jaxloss._mesh import take
+from jaxloss._mesh import lie_as, take
 from jaxloss._reduction import REDUCTIONS, compute_dtype, reduce_loss, select
 
 
@@ -56,11 +56,10 @@ def label_rows(input, target, weight, ignore_index, where, sample_weight, axis) 
     weight = _checks.as_class_weight(weight, num_classes)
     labels = _checks.as_labels("target", target)
     _checks.check_shape("target", labels, rows, "that of input without its class axis, to hold class indices")
-    where = _checks.as_mask("where", where, rows, "one value for each row")
-    sample_weight = _checks.as_sample_weight(sample_weight, rows)
+    labels, valid = lie_along(input, axis, labels, _checks.not_ignored(target, ignore_index))
+    where, sample_weight = row_arguments(input, axis, where, sample_weight)
     dtype = compute_dtype(input, weight, sample_weight)
 
-    valid = _checks.not_ignored(target, ignore_index)
     valid = valid if where is None else valid & where
     in_range = (labels >= 0) & (labels < num_classes)
     _checks.check_labels("target", target, valid, num_classes)
@@ -69,7 +68,8 @@ def label_rows(input, target, weight, ignore_index, where, sample_weight, axis) 
         label_weight = jnp.ones(rows, dtype)
     else:
         label_weight = take(weight, jnp.where(valid & in_range, labels, 0))
-    label_weight = select(valid, jnp.where(in_range, label_weight, jnp.nan))
+    # NaN is not even made for rows that are not valid: JAX's debug_nans looks at every step.
+    label_weight = select(valid, jnp.where(in_range | ~valid, label_weight, jnp.nan))
     if sample_weight is not None:
         sample_weight = select(valid, sample_weight.astype(dtype))
     return LabelRows(input, jnp.where(valid, labels, 0), valid, label_weight, sample_weight, axis, weight)
@@ -79,9 +79,20 @@ def check_rows(input: jax.Array, reduction, where, sample_weight, axis: int):
     """The checked class axis, mask and weights of a loss without labels."""
     axis = _checks.class_axis(input, axis)
     _checks.check_choice("reduction", reduction, REDUCTIONS)
+    return axis, *row_arguments(input, axis, where, sample_weight)
+
+
+def row_arguments(input: jax.Array, axis: int, where, sample_weight):
+    """The checked mask and weights of rows, lying on a mesh as the input's rows do."""
     rows = row_shape(input, axis)
     where = _checks.as_mask("where", where, rows, "one value for each row")
-    return axis, where, _checks.as_sample_weight(sample_weight, rows)
+    return lie_along(input, axis, where, _checks.as_sample_weight(sample_weight, rows))
+
+
+def lie_along(input: jax.Array, axes: int | tuple[int, ...], *arrays):
+    """The arrays of rows, lying on a mesh as the input without `axes` does; None stays None."""
+    without = axes if isinstance(axes, tuple) else (axes,)
+    return tuple(None if array is None else lie_as(array, input, without=without) for array in arrays)
 
 
 def check_classes(input: jax.Array, axis: int) -> None:

@@ -6,6 +6,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxloss import _checks
 from jaxloss._checks import Scalar, in_dtype, is_number
+from jaxloss._mesh import take_along
 from jaxloss._reduction import REDUCTIONS, compute_dtype, reduce_loss, select
 from jaxloss.losses import _rows
 from jaxloss.numerics.softmax import Classes, label_cross_entropy, soft_cross_entropy
@@ -117,7 +118,7 @@ def nll_loss(
     _checks.check_choice("reduction", reduction, REDUCTIONS)
     rows = _rows.label_rows(input, target, weight, ignore_index, where, sample_weight, axis)
     index = jnp.expand_dims(jnp.clip(rows.labels, 0, rows.input.shape[rows.axis] - 1), rows.axis)
-    own = jnp.take_along_axis(rows.input, index, rows.axis, mode="promise_in_bounds")
+    own = take_along(rows.input, index, rows.axis)
     loss = -jnp.squeeze(own, rows.axis).astype(rows.label_weight.dtype)
     return _rows.reduce_weighted(loss, reduction, rows.valid, rows.weight)
 
@@ -144,7 +145,7 @@ def _smooth(rows: _rows.LabelRows, label_smoothing: float | jax.Array) -> jax.Ar
     spread = jnp.full((shape[rows.axis],), label_smoothing / shape[rows.axis], dtype)
     spread = spread if rows.class_weight is None else spread * rows.class_weight
     own = jnp.expand_dims((1 - label_smoothing) * rows.label_weight, rows.axis)
-    is_own = Classes(rows.axis).is_label(shape, rows.labels)
+    is_own = Classes(rows.axis).is_label(rows.input, rows.labels)
     one_hot = jnp.where(is_own, own, jnp.where(jnp.isnan(own), jnp.nan, 0.0))
     return one_hot + _along(spread, len(shape), rows.axis)
 

@@ -14,8 +14,9 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxloss import _checks
-from jaxloss._mesh import zeros_like_all
+from jaxloss._mesh import whole_along, zeros_like_all
 from jaxloss._reduction import REDUCTIONS, compute_dtype, reduce_loss, select
+from jaxloss.losses._rows import lie_along
 
 __all__ = ["ctc_loss"]
 
@@ -66,7 +67,8 @@ def ctc_loss(
     _checks.check_flag("zero_infinity", zero_infinity)
     batch = log_probs.shape[1:-1]
     where = _checks.as_mask("where", where, batch, "one value for each sequence")
-    x_TNC = log_probs if batch else log_probs[:, None]
+    # Each step of the loop below reads one frame, and of it the scores of any class.
+    x_TNC = whole_along(log_probs if batch else log_probs[:, None], 0, -1)
     num_sequences, num_classes = x_TNC.shape[1:]
     blank = _checks.check_integer("blank", blank)
     if not 0 <= blank < num_classes:
@@ -74,7 +76,9 @@ def ctc_loss(
     frames_N = _lengths("input_lengths", input_lengths, num_sequences)
     labels_N = _lengths("target_lengths", target_lengths, num_sequences)
     valid_N = None if where is None else where.reshape(num_sequences)
+    frames_N, labels_N, valid_N = lie_along(x_TNC, (0, -1), frames_N, labels_N, valid_N)
     y_NS, is_split = _padded(targets, labels_N, valid_N, num_sequences, batched=bool(batch))
+    (y_NS,) = lie_along(x_TNC, (0, -1), y_NS)
     x_TNC = select(valid_N, x_TNC.astype(compute_dtype(log_probs)), axis=-1)
 
     num_frames, longest = x_TNC.shape[0], y_NS.shape[1]
@@ -94,6 +98,7 @@ def ctc_loss(
     if reduction == "mean":
         loss_N = loss_N / jnp.maximum(labels_N, 1).astype(loss_N.dtype)
     # A product, so that NaN reaches the gradient as well.
+    good_N = good_N if valid_N is None else good_N | ~valid_N
     loss_N = loss_N * jnp.where(good_N, 1.0, jnp.nan).astype(loss_N.dtype)
     return reduce_loss(loss_N.reshape(batch), reduction, where)
 
@@ -183,6 +188,7 @@ def _padded(targets, lengths_N: jax.Array, valid_N, num_sequences: int, *, batch
             f"targets must have shape [{num_sequences}, S], or hold all labels in one row; got "
             f"{_checks.describe(labels)}."
         )
+    labels = whole_along(labels, 0)
     if not batched:
         return labels[None], True
     if isinstance(lengths_N, jax.core.Tracer):

@@ -1,10 +1,13 @@
 """Penalties on treating groups of examples differently."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxloss import _checks
+from jaxloss._mesh import lie_as, sum_by
 from jaxloss._reduction import compute_dtype, select
 
 __all__ = ["group_gap_penalty"]
@@ -62,7 +65,7 @@ def group_gap_penalty(
     sample_weight = _checks.as_sample_weight(sample_weight, losses.shape, "that of input")
     dtype = compute_dtype(losses, sample_weight)
 
-    valid = _checks.not_ignored(group, ignore_index)
+    groups, valid = (lie_as(a, losses) for a in (groups, _checks.not_ignored(group, ignore_index)))
     valid = valid if where is None else valid & where
     in_range = (groups >= 0) & (groups < num_groups)
     _checks.check_labels("group", group, valid, num_groups, what="groups")
@@ -70,11 +73,7 @@ def group_gap_penalty(
     weight = jnp.ones(losses.shape, dtype) if sample_weight is None else sample_weight.astype(dtype)
     # A product, so that the NaN of a group out of range reaches the gradients too, whatever the weight.
     weight = select(valid, weight) * jnp.where(in_range | ~valid, 1.0, jnp.nan).astype(dtype)
-    index = jnp.where(in_range, groups, 0).ravel()
-
-    def of_groups(values: jax.Array) -> jax.Array:
-        return jax.ops.segment_sum(values.ravel(), index, num_groups)
-
+    of_groups = partial(sum_by, index=jnp.where(in_range, groups, 0), size=num_groups)
     total = of_groups(weight)
     has_any = total != 0.0
     mean = of_groups(weight * losses) / jnp.where(has_any, total, 1.0)

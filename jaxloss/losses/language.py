@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxloss import _checks
 from jaxloss._checks import Scalar
+from jaxloss._mesh import last_along
 from jaxloss.losses.classification import cross_entropy
 
 __all__ = ["final_token_loss", "next_token_loss"]
@@ -97,14 +98,14 @@ def final_token_loss(
     where = _checks.as_mask("where", where, target.shape, "that of target")
     sample_weight = _checks.as_sample_weight(sample_weight, target.shape, "that of target")
     return cross_entropy(
-        logits[..., -1, :],
-        target[..., -1],
+        last_along(logits, -2),
+        last_along(target, -1),
         weight,
         ignore_index,
         reduction,
         label_smoothing,
-        where=None if where is None else where[..., -1],
-        sample_weight=None if sample_weight is None else sample_weight[..., -1],
+        where=None if where is None else last_along(where, -1),
+        sample_weight=None if sample_weight is None else last_along(sample_weight, -1),
     )
 
 

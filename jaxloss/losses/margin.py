@@ -7,9 +7,10 @@ from jaxtyping import Array, Bool, Float, Int, Num
 
 from jaxloss import _checks
 from jaxloss._checks import Scalar, in_dtype
-from jaxloss._mesh import zeros_like_all
+from jaxloss._mesh import indices_along, lie_as, take, take_along, whole_along, zeros_like_all
 from jaxloss._reduction import REDUCTIONS, compute_dtype, reduce_loss, select
 from jaxloss.losses._elements import elementwise_arguments, hinge, strict_hinge
+from jaxloss.losses._rows import lie_along
 
 __all__ = ["hinge_embedding_loss", "margin_ranking_loss", "multi_margin_loss", "multilabel_margin_loss"]
 
@@ -121,18 +122,18 @@ def multi_margin_loss(
     weight = _checks.as_class_weight(weight, x.shape[-1])
     where = _checks.as_mask("where", where, labels.shape, "that of target")
     dtype = compute_dtype(x, weight)
+    labels, where = lie_along(x, -1, labels, where)
     x = select(where, x.astype(dtype), axis=-1)
-    in_range = (labels >= 0) & (labels < x.shape[-1])
     _checks.check_labels("target", labels, where, x.shape[-1])
-    index = jnp.where(in_range, labels, 0)
-    own = jnp.take_along_axis(x, index[..., None], -1, mode="promise_in_bounds")
-    others = _classes(x, labels.dtype) != labels[..., None]
+    labels = select(where, labels)
+    in_range = (labels >= 0) & (labels < x.shape[-1])
+    own = take_along(x, jnp.where(in_range, labels, 0)[..., None], -1)
+    others = indices_along(x, -1, labels.dtype) != labels[..., None]
     # Selected before it is squared: an infinite score leads itself by NaN.
     lead = strict_hinge(select(others, in_dtype(margin, dtype) - own + x))
     loss = jnp.sum(lead if p == 1 else jnp.square(lead), -1)
-    if weight is not None:
-        # Not a gather, which on a mesh with explicit axes would have to be told where to put the rows.
-        loss *= jnp.sum(jnp.where(others, 0.0, jnp.expand_dims(weight.astype(dtype), range(x.ndim - 1))), -1)
+    if weight is not None and x.shape[-1] > 0:
+        loss *= select(in_range, take(weight.astype(dtype), jnp.where(in_range, labels, 0)))
     # A product, so that the NaN of a label out of range reaches the gradient as well.
     poison = jnp.where(in_range, 1.0, jnp.nan).astype(dtype)
     return reduce_loss(poison * loss / x.shape[-1], reduction, where)
@@ -169,9 +170,13 @@ def multilabel_margin_loss(
     _checks.check_choice("reduction", reduction, REDUCTIONS)
     where = _checks.as_mask("where", where, x.shape[:-1], "one value for each row")
     num_classes = x.shape[-1]
+    # Each step of the loop below reads one label of each row, and its score.
+    x = whole_along(x, -1)
+    labels, (where,) = lie_as(labels, x), lie_along(x, -1, where)
     x = select(where, x.astype(compute_dtype(x)), axis=-1)
-    listed = jnp.cumsum(labels < 0, -1) == 0
     _checks.check_labels("target", labels, where, num_classes, low=-1)
+    labels = select(where, labels, axis=-1)
+    listed = jnp.cumsum(labels < 0, -1) == 0
     in_range = jnp.all((labels >= -1) & (labels < num_classes), -1)
     loss = _listed_hinge(x, jnp.clip(labels, 0, num_classes - 1), listed) / num_classes
     # A product with the scores, so that the NaN reaches the gradient of rows without a pair as well.
@@ -199,8 +204,8 @@ def _hinges(x: jax.Array, index: jax.Array, listed: jax.Array) -> tuple[jax.Arra
     """
     if x.shape[-1] == 0:
         return x, x
-    scores = jnp.take_along_axis(x, index, -1, mode="promise_in_bounds")
-    classes = _classes(x, index.dtype)
+    scores = take_along(x, index, -1)
+    classes = indices_along(x, -1, index.dtype)
     num_steps = jnp.max(jnp.sum(listed, -1), initial=0)
 
     def one_of_each_row(step, *arrays):
@@ -221,8 +226,3 @@ def _hinges(x: jax.Array, index: jax.Array, listed: jax.Array) -> tuple[jax.Arra
     is_label = lax.fori_loop(0, num_steps, mark_label, zeros_like_all(bool, x, listed))
     zeros = zeros_like_all(x.dtype, x, listed)
     return lax.fori_loop(0, num_steps, add_hinges, (zeros, zeros))
-
-
-def _classes(x: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    """The class indices of scores, of as many axes."""
-    return jnp.expand_dims(jnp.arange(x.shape[-1], dtype=dtype), range(x.ndim - 1))

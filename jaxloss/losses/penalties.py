@@ -94,7 +94,7 @@ def unlikelihood_loss(
     _, where, sample_weight = _rows.check_rows(logits, reduction, where, sample_weight, -1)
     _rows.check_classes(logits, -1)
     logits = logits.astype(compute_dtype(logits, sample_weight))
-    valid = _checks.not_ignored(target, ignore_index)
+    labels, valid = _rows.lie_along(logits, -1, labels, _checks.not_ignored(target, ignore_index))
     valid = valid if where is None else valid & where[..., None]
     in_range = (labels >= 0) & (labels < logits.shape[-1])
     _checks.check_labels("target", target, valid, logits.shape[-1])
@@ -102,7 +102,7 @@ def unlikelihood_loss(
     # Selected before the softplus, whose gradient at infinite log-odds is not 0.
     terms = jax.nn.softplus(select(valid, log_odds))
     # A product, so that the NaN of a token out of range reaches the gradient as well.
-    poison = jnp.where(in_range, 1.0, jnp.nan).astype(logits.dtype)
+    poison = jnp.where(in_range | ~valid, 1.0, jnp.nan).astype(logits.dtype)
     loss = jnp.sum(select(valid, poison * terms), -1)
     return _rows.reduce_weighted(loss, reduction, where, sample_weight)
 

@@ -13,6 +13,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from jaxloss._mesh import take_along
 from jaxloss.numerics.softmax import Classes, log_softmax, softmax, softmax_tangent
 from jaxloss.numerics.two_sum import two_difference
 
@@ -42,9 +43,7 @@ def _far_apart(input, target, difference, error, axis):
     """The log-ratio from `difference + error`, relative to the class to which both give most."""
     log_p, log_q = log_softmax(target, Classes(axis)), log_softmax(input, Classes(axis))
     best = jnp.argmax(jnp.minimum(log_p, log_q), axis, keepdims=True)
-    own, own_error, own_p, own_q = (
-        jnp.take_along_axis(a, best, axis) for a in (difference, error, log_p, log_q)
-    )
+    own, own_error, own_p, own_q = (take_along(a, best, axis) for a in (difference, error, log_p, log_q))
     # Distributions without a common class have infinite ratios only, which no reference changes.
     has_common = jnp.isfinite(own) | jnp.isnan(own)
     relative = (difference - own) + (error - own_error) + (own_p - own_q)
@@ -169,7 +168,7 @@ def _times_centred(share: jax.Array, factor: jax.Array, axis: int) -> jax.Array:
     The factor is taken relative to that of the largest share, whose own entry would otherwise cancel.
     """
     factor = jnp.where(share == 0.0, 0.0, factor)
-    factor = factor - jnp.take_along_axis(factor, jnp.argmax(share, axis, keepdims=True), axis)
+    factor = factor - take_along(factor, jnp.argmax(share, axis, keepdims=True), axis)
     return share * (factor - jnp.sum(share * factor, axis, keepdims=True))
 
 

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from jaxloss._mesh import take_along
 from jaxloss.numerics.softmax import Classes, softmax
 from jaxloss.numerics.two_sum import two_difference
 
@@ -14,7 +15,7 @@ def label_log_odds(logits: jax.Array, labels: jax.Array) -> jax.Array:
     That is the label's logit minus the log-sum-exp of the others. `1 - p` cancels only for a single largest
     logit, so only for that one are the others summed by themselves. Labels must be valid.
     """
-    own = jnp.take_along_axis(logits, labels, -1, mode="promise_in_bounds")
+    own = take_along(logits, labels, -1)
     peak = jnp.max(logits, -1, keepdims=True, initial=-jnp.inf)
     peak = jnp.where(peak < jnp.inf, peak, jnp.nan)
     leads, others = _split_leader(logits, labels)
@@ -31,10 +32,10 @@ def label_log_odds(logits: jax.Array, labels: jax.Array) -> jax.Array:
 @label_log_odds.defjvp
 def _label_log_odds_jvp(primals, tangents):
     logits, labels = primals
-    own_dot = jnp.take_along_axis(tangents[0], labels, -1, mode="promise_in_bounds")
+    own_dot = take_along(tangents[0], labels, -1)
     leads, others = _split_leader(logits, labels)
     shares = softmax(logits, Classes())
-    own_share = jnp.where(leads, 0.0, jnp.take_along_axis(shares, labels, -1, mode="promise_in_bounds"))
+    own_share = jnp.where(leads, 0.0, take_along(shares, labels, -1))
     others_dot = (jnp.sum(shares * tangents[0], -1, keepdims=True) - own_share * own_dot) / (1 - own_share)
     # A row without any other class has log-odds of infinity, and a gradient of 0.
     has_others = jnp.any(others > -jnp.inf, -1, keepdims=True)

@@ -24,6 +24,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
+from jaxloss._mesh import indices_along, take_along
 from jaxloss.numerics.two_sum import exp_difference, two_difference
 
 # How far a leading logit is above the reference, so that no other's exponential underflows before their sum,
@@ -56,10 +57,10 @@ class Classes:
             return jnp.max(array, self.axis, keepdims=True, initial=-jnp.inf)
         return lax.pmax(lax.stop_gradient(Classes(self.axis).max(array)), self.axis_name)
 
-    def is_label(self, shape: tuple[int, ...], labels: jax.Array) -> jax.Array:
-        """One-hot rows as booleans, this device's part of `shape`; never materialised under `jit`."""
-        local = jnp.expand_dims(self._local(labels, shape[self.axis]), self.axis)
-        return lax.broadcasted_iota(labels.dtype, shape, self.axis % len(shape)) == local
+    def is_label(self, array: jax.Array, labels: jax.Array) -> jax.Array:
+        """One-hot rows as booleans, of the shape of `array`; never materialised under `jit`."""
+        local = jnp.expand_dims(self._local(labels, array.shape[self.axis]), self.axis)
+        return indices_along(array, self.axis, labels.dtype) == local
 
     def pick(self, array: jax.Array, labels: jax.Array) -> jax.Array:
         """The label's entry of each row; NaN for a label that is no class.
@@ -70,7 +71,7 @@ class Classes:
         local = self._local(labels, size)
         is_here = (local >= 0) & (local < size)
         index = jnp.where(is_here, local, 0)
-        found = jnp.take_along_axis(array, index, self.axis, mode="promise_in_bounds")
+        found = take_along(array, index, self.axis)
         if self.axis_name is None:
             return jnp.where(is_here, found, jnp.nan)
         is_class = (labels >= 0) & (labels < self.count(array))
@@ -143,7 +144,7 @@ def _label_statistics(logits, labels, valid, classes: Classes):
 
 def _others_exp(logits, labels, valid, reference, classes: Classes) -> jax.Array:
     """`exp(logits - reference)` of all classes but the label; 0 for the label and in rows not valid."""
-    is_other = ~classes.is_label(logits.shape, labels) & jnp.expand_dims(valid, classes.axis)
+    is_other = ~classes.is_label(logits, labels) & jnp.expand_dims(valid, classes.axis)
     return jnp.where(is_other, exp_difference(logits, reference), 0.0)
 
 
@@ -152,14 +153,14 @@ def _label_gradient(logits, labels, valid, reference, scale, others_mass, classe
     """`softmax(logits) - one_hot(labels)`."""
     # The very expression of the sum: XLA on CPU writes to memory what two others have in common.
     others = _others_exp(logits, labels, valid, reference, classes) * scale
-    return jnp.where(classes.is_label(logits.shape, labels), -others_mass, others)
+    return jnp.where(classes.is_label(logits, labels), -others_mass, others)
 
 
 @_label_gradient.defjvp
 def _label_gradient_jvp(classes, primals, tangents):
     logits, labels, *_ = primals
     gradient = _label_gradient(*primals, classes)
-    probabilities = gradient + classes.is_label(logits.shape, labels).astype(gradient.dtype)
+    probabilities = gradient + classes.is_label(logits, labels).astype(gradient.dtype)
     return gradient, softmax_tangent(probabilities, tangents[0], classes)
 
 

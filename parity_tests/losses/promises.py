@@ -11,6 +11,7 @@ import mpmath
 import numpy as np
 import torch
 
+from parity_tests import quick_compilation
 from parity_tests.compare import assert_within, to_numpy
 from parity_tests.tolerances import EPS, GRADIENT_EPS_OF_MAX, VALUE_EPS_OF_MAX
 
@@ -18,7 +19,7 @@ Arrays = dict[str, Any]
 Cases = Sequence[dict[str, Any]]
 
 # Compiling takes nearly all the time of these tests, and half of that is optimisation.
-compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+compiled = quick_compilation.jit
 
 REDUCTIONS = ("mean", "sum", "none")
 EACH_REDUCTION = [{"reduction": reduction} for reduction in REDUCTIONS]
