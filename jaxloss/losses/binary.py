@@ -81,6 +81,8 @@ def _of_probabilities_jvp(primals, tangents):
     return _of_probabilities(p, y), _poison(slope, p, y) * p_dot + _poison(log1m - log, p, y) * y_dot
 
 
+# Jitted for JAX's debug_infs too, which looks at every step outside `jit`.
+@jax.jit
 def _bounded_logs(p: jax.Array) -> tuple[jax.Array, jax.Array]:
     return jnp.maximum(jnp.log(p), -100.0), jnp.maximum(jnp.log1p(-p), -100.0)
 

@@ -1,6 +1,7 @@
 """Losses on how two series move together."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -67,6 +68,8 @@ def correlation_loss(
     return reduce_loss(loss, reduction, None if where is None else jnp.any(where, axes))
 
 
+# Jitted for JAX's debug_infs too, which looks at every step outside `jit`.
+@partial(jax.jit, static_argnums=2)
 def _standardise(series: jax.Array, weight: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
     """The series with weighted mean 0 and norm 1, and whether it has any variance."""
     counts = weight > 0.0

@@ -80,6 +80,8 @@ def group_gap_penalty(
     return _gap(mean, has_any, measure)
 
 
+# Jitted for JAX's debug_infs too, which outside `jit` looks at every step.
+@partial(jax.jit, static_argnums=2)
 def _gap(mean: jax.Array, has_any: jax.Array, measure: str) -> jax.Array:
     if measure == "range":
         highest = jnp.max(jnp.where(has_any, mean, -jnp.inf))

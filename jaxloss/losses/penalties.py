@@ -187,14 +187,24 @@ def token_set_loss(
         raise TypeError("token_set must be a boolean array; got None.")
     logits = select(where, logits.astype(compute_dtype(logits, sample_weight)), axis=-1)
     members = jnp.expand_dims(members, range(logits.ndim - members.ndim))
+    if isinstance(mass, jax.Array):
+        loss = _of_mass(logits, members, in_dtype(mass, logits.dtype))
+    else:
+        masses = np.array([mass, 1 - mass])
+        logs = jnp.asarray(np.log(np.where(masses > 0.0, masses, 1.0)), logits.dtype)
+        loss = _of_mass(logits, members, (logs, jnp.asarray(masses > 0.0)))
+    return _rows.reduce_weighted(loss, reduction, where, sample_weight)
+
+
+# Jitted for JAX's debug_infs too, which looks at every step outside `jit`: no mass has a logit of -inf.
+@jax.jit
+def _of_mass(logits: jax.Array, members: jax.Array, mass) -> jax.Array:
+    """The losses of rows, given the mass, or its logarithm and that of the rest, and whether there is any."""
     lumped = _log_sum(logits, members), _log_sum(logits, ~members)
     if isinstance(mass, jax.Array):
-        loss = _divergence_from_mass(*lumped, in_dtype(mass, logits.dtype))
-    else:
-        with np.errstate(divide="ignore"):
-            wanted = jnp.asarray(np.log([mass, 1 - mass]), logits.dtype)
-        loss = _divergence(*lumped, wanted)
-    return _rows.reduce_weighted(loss, reduction, where, sample_weight)
+        return _divergence_from_mass(*lumped, mass)
+    logs, has_mass = mass
+    return _divergence(*lumped, jnp.where(has_mass, logs, -jnp.inf))
 
 
 def _divergence(inside: jax.Array, outside: jax.Array, wanted: jax.Array) -> jax.Array:

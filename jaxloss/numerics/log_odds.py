@@ -8,13 +8,18 @@ from jaxloss.numerics.softmax import Classes, softmax
 from jaxloss.numerics.two_sum import two_difference
 
 
-@jax.custom_jvp
+@jax.jit
 def label_log_odds(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """`log(p / (1 - p))` of several labels for each row, `[..., K]`, under the softmax of `[..., V]`.
 
     That is the label's logit minus the log-sum-exp of the others. `1 - p` cancels only for a single largest
     logit, so only for that one are the others summed by themselves. Labels must be valid.
     """
+    return _label_log_odds(logits, labels)
+
+
+@jax.custom_jvp
+def _label_log_odds(logits: jax.Array, labels: jax.Array) -> jax.Array:
     own = take_along(logits, labels, -1)
     peak = jnp.max(logits, -1, keepdims=True, initial=-jnp.inf)
     peak = jnp.where(peak < jnp.inf, peak, jnp.nan)
@@ -29,7 +34,7 @@ def label_log_odds(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return jnp.where(leads, leader_log_odds, (own - peak) - jnp.log(total - share))
 
 
-@label_log_odds.defjvp
+@_label_log_odds.defjvp
 def _label_log_odds_jvp(primals, tangents):
     logits, labels = primals
     own_dot = take_along(tangents[0], labels, -1)
