@@ -10,6 +10,7 @@ import pytest
 import jaxloss.fused
 from jaxloss import _checks
 from jaxloss.fused import linear_cross_entropy, linear_distillation_loss
+from jaxloss.losses import z_loss
 from parity_tests.cases import CASES
 from parity_tests.compare import assert_same, assert_within
 from parity_tests.fused.problems import assert_trees_within, jax_problem
@@ -62,13 +63,31 @@ OF_DISTILLATION = {"temperature": 1.7, "hard_weight": 0.3, "logit_softcap": 3.0,
 
 
 def cross_entropy(scalars, **options):
-    return linear_cross_entropy(**ARRAYS, target=LABELS, **WEIGHTS, **scalars, **options)
+    return linear_cross_entropy(**ARRAYS, target=LABELS, **(WEIGHTS | scalars | options))
 
 
 def distillation(scalars, **options):
     teacher = {f"teacher_{name}": array[:, ::-1] for name, array in ARRAYS.items() if array.ndim > 1}
     teacher |= {"teacher_logit_softcap": jnp.array(2.0), "target": LABELS}
     return linear_distillation_loss(**ARRAYS, **teacher, **scalars, **options)
+
+
+def test_no_term_of_a_mean_changes_with_the_scale_of_the_weights():
+    for loss, numbers, names in (
+        (cross_entropy, OF_CROSS_ENTROPY, ("weight", "sample_weight")),
+        (distillation, OF_DISTILLATION, ("sample_weight",)),
+    ):
+        once, eight_times = (
+            loss(numbers | {name: scale * WEIGHTS[name] for name in names}, **CHUNKED) for scale in (1.0, 8.0)
+        )
+        assert_within(eight_times, once, VALUE_EPS_OF_MAX)
+
+
+def test_the_z_loss_is_that_of_the_logits():
+    logits = ARRAYS["input"] @ ARRAYS["linear_weight"].T + ARRAYS["linear_bias"][None]
+    sample_weight, where = WEIGHTS["sample_weight"], LABELS != -100
+    expected = cross_entropy({}) + 0.2 * z_loss(logits, where=where, sample_weight=sample_weight)
+    assert_within(cross_entropy({"z_loss": 0.2}, **CHUNKED), expected, VALUE_EPS_OF_MAX)
 
 
 @pytest.mark.parametrize(
