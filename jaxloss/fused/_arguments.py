@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jaxloss import _checks
 from jaxloss._mesh import varying_axes
@@ -68,6 +69,7 @@ def check_operands(
 ) -> Operands:
     """Check everything that has a shape; small operands take the dtype of the computation."""
     input, linear_weight, bias = check_head(input, linear_weight, linear_bias)
+    _check_axis_name(axis_name, linear_weight)
     num_classes, shape = linear_weight.shape[0], input.shape[:-1] + linear_weight.shape[1:-1]
     class_weight = _checks.as_class_weight(weight, num_classes)
     if target is None:
@@ -76,10 +78,11 @@ def check_operands(
         tokens = _target(target, shape, num_classes, ignore_index)
     if where is not None:
         tokens["where"] = _checks.as_mask("where", where, shape, "one value for each token")
-    # Within a split vocabulary the labels count the classes of all devices.
-    if _checks.checks_labels.value and "labels" in tokens and axis_name is None:
+    if _checks.checks_labels.value and "labels" in tokens:
         valid = tokens["valid"] & tokens.get("where", True)
-        _checks.check_labels("target", target, valid, num_classes)
+        # Within a split vocabulary the labels count the classes of all devices.
+        num_devices = 1 if axis_name is None else lax.axis_size(axis_name)
+        _checks.check_labels("target", target, valid, num_classes * num_devices)
     sample_weight = _checks.as_sample_weight(sample_weight, shape, "one number for each token")
     logit_scale = check_logit_scale("logit_scale", logit_scale)
     learnt_scale = logit_scale if isinstance(logit_scale, jax.Array) else None
@@ -156,7 +159,7 @@ def with_scalars(operands: Operands, **scalars: float | jax.Array | None) -> Ope
     return operands._replace(scalars=operands.scalars | given)
 
 
-def check_axis_name(axis_name: str | None, linear_weight: jax.Array) -> None:
+def _check_axis_name(axis_name: str | None, linear_weight: jax.Array) -> None:
     """Raise unless the weight is split over this mesh axis."""
     if axis_name is not None and axis_name not in varying_axes(linear_weight):
         known = sorted(varying_axes(linear_weight)) or "no axis"

@@ -3,6 +3,9 @@
 `jax.grad` partially evaluates a derivative rule. In a loop that needs no splitting at all, it still moves
 what does not change between iterations out of the loop: masks and constants of the size of the logits
 become arrays in memory, several for each. As one primitive, the loop runs as it was written.
+
+Its own derivative inlines it: a second derivative is that of the loop in the open, which partial evaluation
+does look into, and which keeps its memory small by `jax.checkpoint`.
 """
 
 import jax

@@ -7,7 +7,6 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxloss import _checks
 from jaxloss._mesh import last_along
 from jaxloss.fused._arguments import (
-    check_axis_name,
     check_operands,
     check_options,
     check_softcap,
@@ -134,7 +133,6 @@ def linear_cross_entropy(
         logit_scale=logit_scale,
         axis_name=axis_name,
     )
-    check_axis_name(axis_name, operands.classes["linear_weight"])
     value, statistics = evaluate(loss, with_scalars(operands, **scalars), options)
     if not return_statistics:
         return value

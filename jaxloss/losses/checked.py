@@ -12,9 +12,9 @@ def make_checked(loss: Callable) -> Callable:
     r"""Make a loss on labels raise when a label is no class, naming the label and where it stands.
 
     Compiled code cannot raise, so a loss answers a label outside `[0, C)` with NaN. The checked loss raises
-    at once when called eagerly (under `jax.grad` and `jax.vmap` too). Under `jax.jit`, the compiled function
-    must be wrapped: `error, value = jax.jit(jax.experimental.checkify.checkify(step))(...)`, then
-    `error.throw()`.
+    at once when called eagerly (under `jax.grad` and `jax.vmap` too). Under `jax.jit` or `jax.shard_map`, the
+    whole function must be wrapped: `error, value = jax.jit(jax.experimental.checkify.checkify(step))(...)`,
+    then `error.throw()`.
 
     Args:
         loss: any loss of this package, or a function of one's own that calls some: each checks the labels,
@@ -22,7 +22,7 @@ def make_checked(loss: Callable) -> Callable:
 
     Returns:
         A function with the signature and results of `loss`. It raises a `ValueError` if a label is out of
-        range; or, under `jit` without `checkify`, with JAX's own advice to add it.
+        range; or, where `checkify` is lacking, with JAX's own advice to add it.
 
     Differs from torch: torch raises on the CPU, without the place, and aborts the process's CUDA context on a
     GPU.

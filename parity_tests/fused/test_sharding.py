@@ -8,10 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.experimental import checkify
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxloss.fused import linear_cross_entropy, linear_distillation_loss, linear_log_prob
+from jaxloss.losses import make_checked
 from parity_tests.compare import assert_within
 from parity_tests.quick_compilation import jit
 from parity_tests.tolerances import VALUE_EPS_OF_MAX
@@ -199,6 +201,18 @@ def test_split_vocabulary(name):
             for f in (split, partial(loss, implementation="reference"))
         )
         assert_equal(actual, wanted)
+
+
+def test_labels_of_a_split_vocabulary_are_checked_against_the_whole():
+    def loss(head, labels):
+        return make_checked(linear_cross_entropy)(HIDDEN, head, labels, axis_name="model", **CHUNKED)
+
+    step = jit(checkify.checkify(split_vocabulary(loss, (P("model"), P()))))
+    error, _ = step(HEAD, LABELS)
+    error.throw()
+    error, _ = step(HEAD, np.where(LABELS == CLASSES - 1, CLASSES, LABELS))
+    with pytest.raises(ValueError, match=f"is {CLASSES}, outside \\[0, {CLASSES}\\)"):
+        error.throw()
 
 
 def test_batch_and_vocabulary():
