@@ -94,17 +94,18 @@ def load_corpus(
     Args:
         name_or_path: `"python-docs"` (embedded, the same for a given Python version), `"fineweb"` (downloaded
             once), or a `.txt`, `.jsonl` or `.parquet` file, a folder of them, or a glob. A `.txt` file is one
-            document.
+            document. Hidden files in a folder are left out.
         num_documents: how many of the first documents; None means all, and 1,000 of fineweb.
         text_column: the column of `.jsonl` and `.parquet` files that holds the text.
         cache_dir: where downloads and extracted text are kept; None means `default_cache_dir()`.
 
     Returns:
-        The documents in order. Empty ones are left out.
+        The documents in order, lines ending in a newline alone. Empty ones are left out.
 
     Raises:
         FileNotFoundError: if there is no such corpus, file or folder.
-        ValueError: for files that are unreadable as text, lack the column, or hold no text.
+        ValueError: for files that are unreadable as text, lack the column, or hold no text; names the file,
+            and the line or row.
         ConnectionError: if fineweb is neither cached nor reachable; at once, without retries.
     """
     return Corpus(name_or_path, num_documents, text_column, cache_dir).load()
