@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from pathlib import Path
@@ -72,18 +73,31 @@ class RunFolder:
         return path
 
     def write_json(self, name: str, value: Any) -> Path:
-        """Write a value as indented JSON."""
-        return self.write_text(name, json.dumps(value, indent=2, ensure_ascii=False))
+        """Write a value as indented JSON; NaN and infinity, which JSON lacks, as null."""
+        return self.write_text(name, json.dumps(_without_nan(value), indent=2, ensure_ascii=False))
 
     def append_metrics(self, record: dict[str, Any]) -> None:
         """Append one line to `metrics.jsonl` and hand it to the system, so that a killed run keeps it."""
         with self.file("metrics.jsonl").open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(record) + "\n")
+            stream.write(json.dumps(_without_nan(record)) + "\n")
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """All records appended so far."""
+        """All records appended so far; NaN where a number was not finite."""
         path = self.file("metrics.jsonl")
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+
+        def with_nan(record: dict[str, Any]) -> dict[str, Any]:
+            return {name: math.nan if value is None else value for name, value in record.items()}
+
+        return [json.loads(line, object_hook=with_nan) for line in lines]
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _unused(name: str) -> Path:

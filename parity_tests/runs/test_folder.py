@@ -1,6 +1,7 @@
 """The run folder: made late, never over another run, metrics on disk line by line."""
 
 import json
+import math
 import os
 
 import pytest
@@ -64,6 +65,17 @@ def test_metrics_are_on_disk_at_once_one_object_a_line(tmp_path):
         assert json.loads(lines[-1]) == {"step": step, "loss": 0.5}
         assert len(lines) == step + 1
     assert [record["step"] for record in folder.read_metrics()] == [0, 1, 2]
+
+
+def test_numbers_that_json_lacks_are_null(tmp_path):
+    folder = RunFolder(tmp_path, "experiment").create()
+    value = {"a": [math.nan, 1.0], "b": {"mean": math.inf, "step": 2}}
+    expected = {"a": [None, 1.0], "b": {"mean": None, "step": 2}}
+    assert json.loads(folder.write_json("a.json", value).read_text(), parse_constant=pytest.fail) == expected
+    folder.append_metrics(value)
+    text = folder.file("metrics.jsonl").read_text()
+    assert json.loads(text, parse_constant=pytest.fail) == expected
+    assert math.isnan(folder.read_metrics()[0]["b"]["mean"])
 
 
 def test_text_ends_in_one_newline_and_json_keeps_characters(tmp_path):
