@@ -53,6 +53,8 @@ def kl_div(
     (x, p), where = elementwise_arguments(
         reduction, where, input=input, target=target, reductions=(*REDUCTIONS, "batchmean")
     )
+    # The masked targets are 0 by now; 1 keeps their gradient finite.
+    p = p if where is None else jnp.where(where, p, 1.0)
     loss = _term_of_logs(x, p) if log_target else _term(x, p)
     if reduction != "batchmean":
         return reduce_loss(loss, reduction, where)

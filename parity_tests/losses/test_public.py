@@ -116,9 +116,15 @@ def _value_and_gradient(name, sample, side, arguments):
 @pytest.mark.parametrize(("name", "sample"), CALLS)
 def test_annotations_accept_the_call_and_jit_gives_its_value_and_gradient(name, sample):
     checked, arrays = _value_and_gradient(name, sample, CHECKED, sample.arguments("float32"))
-    value, gradient = checked(arrays)
+    # No step makes NaN or infinity, not even for it to be selected away.
+    with jax.debug_nans(True), jax.debug_infs(True):
+        value, gradient = checked(arrays)
     unchecked, _ = _value_and_gradient(name, sample, jaxloss.losses, sample.arguments("float32"))
-    jitted_value, jitted_gradient = jax.jit(unchecked)(arrays)
+    with jax.enable_checks(True), jax.checking_leaks():
+        traced = jax.jit(unchecked).trace(arrays)
+    compiled = traced.lower().compile()
+    with jax.transfer_guard("disallow"):
+        jitted_value, jitted_gradient = compiled(arrays)
     assert np.isfinite(value)
     assert jitted_value.dtype == value.dtype == jnp.float32
     assert_within(jitted_value, value, VALUE_EPS_OF_MAX)
