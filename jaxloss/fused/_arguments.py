@@ -149,7 +149,7 @@ def check_softcap(name: str, softcap) -> float | jax.Array | None:
 
 def unless(number: float, scalar: float | jax.Array) -> float | jax.Array | None:
     """The scalar, or None if it is this very number, with which the option is as good as not given."""
-    return None if isinstance(scalar, float) and scalar == number else scalar
+    return None if _checks.is_number(scalar, number) else scalar
 
 
 def with_scalars(operands: Operands, **scalars: float | jax.Array | None) -> Operands:

@@ -216,12 +216,16 @@ class Distillation(TokenLoss):
         teacher_input = select(rows["valid"][:, None], rows["teacher_input"])
         teacher = product(teacher_input, shared["teacher_linear_weight"], 1, 1).astype(student.dtype)
         of_teacher = {k.removeprefix("teacher_"): a for k, a in shared.items() if k.startswith("teacher_")}
-        teacher = logits_of(teacher, of_teacher)
-        divergence, temperature = DIVERGENCES[self.divergence], shared.get("temperature")
-        if temperature is None:
-            losses = divergence(student, teacher, 1)
-        else:
-            losses = jnp.square(temperature) * divergence(student / temperature, teacher / temperature, 1)
+        both = [student, logits_of(teacher, of_teacher)]
+        if "temperature" in shared:
+            both = [logits / shared["temperature"] for logits in both]
+        if "hard_weight" in shared:
+            # 0 times the derivative of an infinite divergence would be NaN.
+            has_share = shared["hard_weight"] < 1.0
+            both = [jnp.where(has_share, logits, lax.stop_gradient(logits)) for logits in both]
+        losses = DIVERGENCES[self.divergence](*both, 1)
+        if "temperature" in shared:
+            losses = jnp.square(shared["temperature"]) * losses
         if "hard_weight" in shared:
             everyone = jnp.ones(rows["labels"].shape, bool)
             hard = label_cross_entropy(student, rows["labels"], everyone, self.classes)

@@ -90,7 +90,7 @@ def linear_distillation_loss(
         "teacher_logit_scale": check_logit_scale("teacher_logit_scale", teacher_logit_scale),
     }
     if target is None and scalars["hard_weight"] is not None:
-        raise ValueError(f"target must hold labels when hard_weight is above 0; got None with {hard_weight}.")
+        raise ValueError("target must hold labels when hard_weight is above 0, or an array; got None.")
     if target is not None:
         _checks.as_labels("target", target)
     operands = check_operands(

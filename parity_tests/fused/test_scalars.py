@@ -137,6 +137,11 @@ def test_a_share_of_zero_leaves_an_infinite_loss_out():
             number, traced = loss(share, labels), jax.jit(loss)(jnp.array(share), labels)
             assert_same(traced, number)
             assert ends[int(share)](number[0])
+    # Nor does its derivative, where the teacher rules out what the student does not.
+    never = {"teacher_linear_bias": states.pop("linear_bias"), "divergence": "reverse_kl", "hard_weight": 1.0}
+    options = teacher | never | {"target": jnp.array([0, 1]), "linear_weight": states["linear_weight"]}
+    gradient = jax.grad(lambda x: linear_distillation_loss(x, **options, **CHUNKED))(states["input"])
+    assert jnp.isfinite(gradient).all()
 
 
 @pytest.mark.parametrize(
