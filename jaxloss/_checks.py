@@ -213,9 +213,9 @@ def as_scalar(
     The array stays one, with its gradient: it may be traced, and to read it would wait for the device. Out of
     range, it becomes NaN. It is cast with `in_dtype` where it is used, since an option does not promote.
     """
-    if not isinstance(value, jax.Array) and hasattr(value, "__jax_array__"):
-        value = value.__jax_array__()
-    if getattr(value, "shape", ()):
+    is_wrapped = not isinstance(value, jax.Array) and hasattr(value, "__jax_array__")
+    value = value.__jax_array__() if is_wrapped else value
+    if isinstance(value, (jax.Array, np.ndarray)) and value.ndim > 0:
         raise ValueError(f"{name} must be a number or an array without axes; got {describe(value)}.")
     if not isinstance(value, jax.Array):
         return check_number(name, value, low=low, high=high, open_low=open_low, open_high=open_high)
@@ -224,8 +224,6 @@ def as_scalar(
         value = value * 1.0 if value.weak_type else value.astype(float)
     if not jnp.issubdtype(value.dtype, jnp.floating):
         raise TypeError(f"{name} must be a real number; got {describe(value)}.")
-    if (low, high) == (-np.inf, np.inf) and not (open_low or open_high):
-        return value
     above = value > low if open_low else value >= low
     below = value < high if open_high else value <= high
     # A product, so that the NaN reaches the gradient as well.
@@ -254,11 +252,7 @@ def _show(value) -> str:
 
 
 def class_axis(input: jax.Array, axis: int, name: str = "input") -> int:
-    """The non-negative class axis of `input`.
-
-    `axis=1` on a single example `[C]` means its only axis, so that code in torch's layout needs no special
-    case.
-    """
+    """The non-negative class axis of `input`; 1 on a single example `[C]` is its only axis, as in torch."""
     axis = check_integer("axis", axis)
     if input.ndim == 0:
         raise ValueError(f"{name} must have a class axis; got the scalar {describe(input)}.")

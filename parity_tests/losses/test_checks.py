@@ -171,6 +171,7 @@ def test_an_option_out_of_range_raises_or_is_nan(scalar, limits):
         (_checks.as_scalar, jnp.ones((2, 3)), ValueError, r"without axes; got float64\[2, 3\]"),
         (_checks.as_scalar, jnp.array(True), TypeError, r"a real number; got bool\[\]"),
         (_checks.as_scalar, np.True_, TypeError, "a number; got .*True"),
+        (_checks.as_scalar, torch.ones(2), TypeError, "a number; got tensor"),
         (_checks.check_number, jnp.ones(()), TypeError, r"the array float64\[\]. It decides how"),
         (_checks.check_integer, jnp.array(1), TypeError, r"the array int64\[\]. It decides how"),
         (_checks.check_integer, np.True_, TypeError, "an int; got .*True"),
