@@ -223,7 +223,7 @@ class Distillation(TokenLoss):
             # 0 times the derivative of an infinite divergence would be NaN.
             has_share = shared["hard_weight"] < 1.0
             both = [jnp.where(has_share, logits, lax.stop_gradient(logits)) for logits in both]
-        losses = DIVERGENCES[self.divergence](*both, 1)
+        losses = DIVERGENCES[self.divergence](both[0], both[1], 1)
         if "temperature" in shared:
             losses = jnp.square(shared["temperature"]) * losses
         if "hard_weight" in shared:
