@@ -36,6 +36,8 @@ def test_the_worked_example_is_a_loss_like_any_other(tmp_path):
         "losses/test_quantile",
         "losses/test_public",
         "losses/test_options",
+        "losses/test_sharding",
+        "losses/test_debugging_modes",
         "test_mirror",
         "test_readme",
     )
