@@ -145,6 +145,12 @@ DIVERGENCES = [
         "any number",
         ("any number of leading axes",),
     ),
+    Divergence(
+        "vectors of 1e20 and longer in float32",
+        "`cosine_embedding_loss`, `triplet_margin_loss`: NaN, since their squares overflow",
+        "the true value",
+        ("vectors whose squares overflow have a cosine", "vectors whose squares overflow have a distance"),
+    ),
     Divergence("`triplet_margin_loss` of scalars", "accepted", "`ValueError`"),
     Divergence(
         "`label_smoothing`, `eps`, or the power `p` of a distance below 0", "accepted", "`ValueError`"

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Bool, Float, Num
 
 from jaxloss import _checks
@@ -34,7 +35,7 @@ def cosine_embedding_loss(
         target: $y$: 1 for similar pairs, -1 for dissimilar ones; integers serve as well.
         margin: $m$ in [-1, 1], the cosine up to which a dissimilar pair costs nothing.
 
-    Differs from torch: any number of leading axes.
+    Differs from torch: any number of leading axes; vectors whose squares overflow have a cosine.
 
     Reference: torch.nn.CosineEmbeddingLoss, whose definition this is.
 
@@ -46,10 +47,8 @@ def cosine_embedding_loss(
     margin = _checks.as_scalar("margin", margin)
     (a, b), where = _vectors(reduction, where, input1=input1, input2=input2)
     y = as_reals("target", target, a.shape[:-1], "one sign for each pair").astype(a.dtype)
-    # Torch's epsilon gives a zero vector a cosine of 0 with everything.
-    cosine = jnp.sum(a * b, -1) / jnp.sqrt(
-        (jnp.sum(jnp.square(a), -1) + TORCH_EPSILON) * (jnp.sum(jnp.square(b), -1) + TORCH_EPSILON)
-    )
+    (a, a_square), (b, b_square) = _bounded_square(a), _bounded_square(b)
+    cosine = jnp.sum(a * b, -1) / jnp.sqrt(a_square * b_square)
     loss = select(y == 1, 1 - cosine) + select(y == -1, hinge(cosine - in_dtype(margin, a.dtype)))
     return reduce_loss(loss, reduction, where)
 
@@ -78,6 +77,8 @@ def triplet_margin_loss(
         p: the norm, at least 0; infinity gives the largest difference.
         eps: added to every difference.
         swap: take the distance of negative and positive where it is less than that of negative and anchor.
+
+    Differs from torch: vectors whose squares overflow have a distance.
 
     Reference: Balntas et al. 2016, "Learning local feature descriptors with triplets and shallow
     convolutional neural networks" (https://bmva-archive.org.uk/bmvc/2016/papers/paper119/index.html), which
@@ -164,6 +165,16 @@ def _vectors(reduction: str, where, **arrays) -> tuple[list[jax.Array], jax.Arra
     return [select(where, array.astype(dtype), axis=-1) for array in read.values()], where
 
 
+def _bounded_square(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The vectors, huge ones scaled down, and their squared lengths, of which none is 0.
+
+    Torch's epsilon gives a zero vector a cosine of 0 with everything.
+    """
+    factor = _scale_down_to(2.0**20, x)
+    x = x * factor
+    return x, jnp.sum(jnp.square(x), -1) + TORCH_EPSILON * jnp.squeeze(jnp.square(factor), -1)
+
+
 def _norm(x: jax.Array, p: float) -> jax.Array:
     """The p-norm along the last axis, with torch's gradients: 0 at 0; at p = inf, the largest share it."""
     if p == 0.0:
@@ -172,8 +183,20 @@ def _norm(x: jax.Array, p: float) -> jax.Array:
         return jnp.sum(absolute(x), -1)
     if p == jnp.inf:
         return jnp.max(absolute(x), -1, initial=0.0)
+    factor = _scale_down_to(2.0 ** min(30.0, 60.0 / p), x)
+    x = x * factor
     # The root and, below 2, the power have an infinite slope at 0; selecting 1 before them makes it 0.
     nonzero = jnp.where(x == 0.0, 1.0, jnp.abs(x))
     total = jnp.sum(jnp.where(x == 0.0, 0.0, jnp.square(x) if p == 2.0 else nonzero**p), -1)
     positive = jnp.where(total == 0.0, 1.0, total)
-    return jnp.where(total == 0.0, 0.0, jnp.sqrt(positive) if p == 2.0 else positive ** (1 / p))
+    root = jnp.sqrt(positive) if p == 2.0 else positive ** (1 / p)
+    return jnp.where(total == 0.0, 0.0, root / jnp.squeeze(factor, -1))
+
+
+def _scale_down_to(bound: float, x: jax.Array) -> jax.Array:
+    """What brings each vector's largest entry down to a bound, beyond which powers overflow; or exactly 1.
+
+    Held constant, since it cancels out of the result.
+    """
+    size = jnp.max(jnp.abs(lax.stop_gradient(x)), -1, keepdims=True, initial=0.0)
+    return bound / jnp.maximum(size, bound)

@@ -7,7 +7,7 @@ import pytest
 
 import torch_ref.losses
 from jaxloss import losses
-from parity_tests.compare import assert_same
+from parity_tests.compare import assert_same, assert_within
 from parity_tests.losses.promises import (
     EACH_REDUCTION,
     assert_masking_deletes,
@@ -63,6 +63,31 @@ def test_coinciding_vectors_have_a_finite_gradient():
         )
         for gradient in gradients:
             assert_same(gradient, np.zeros((1, 3)))
+
+
+@pytest.mark.parametrize("size", [1e25, 1e37])
+def test_vectors_whose_squares_overflow(size):
+    """In float32, as the same vectors of an ordinary size."""
+    small = [np.float32(x[3:5] / 8) for x in (A, B, C)]
+    huge = [x * np.float32(size) for x in small]
+    cosine = jax.value_and_grad(losses.cosine_embedding_loss, (0, 1))
+    value, gradients = cosine(*huge[:2], SIGNS[3:5])
+    expected, expected_gradients = cosine(*small[:2], SIGNS[3:5])
+    assert_within(value, expected, 4, "float32")
+    for gradient, wanted in zip(gradients, expected_gradients, strict=True):
+        # Those of 1e37 are below the normal numbers.
+        assert_within(gradient, wanted / size, 16, "float32", scale=max(np.abs(wanted).max() / size, 1e-31))
+    for p in (0.5, 2.0, 3.0):
+
+        def distances(*vectors, p=p):
+            return losses.triplet_margin_loss(*vectors, margin=1e-9, eps=0.0, p=p)
+
+        (value, gradients), (expected, expected_gradients) = (
+            jax.value_and_grad(distances, (0, 1, 2))(x, y, -y) for x, y in (huge[:2], small[:2])
+        )
+        assert_within(value / size, expected, 16, "float32")
+        for gradient, wanted in zip(gradients, expected_gradients, strict=True):
+            assert_within(gradient, wanted, 64, "float32")
 
 
 def test_vectors_of_no_numbers_have_a_distance_of_0():
