@@ -13,11 +13,11 @@ from jax import lax
 from jaxloss._reduction import compute_dtype, select
 from jaxloss.losses._elements import zero_times
 from jaxloss.numerics.divergence import DIVERGENCES
+from jaxloss.numerics.logsumexp import logsumexp
 from jaxloss.numerics.softmax import (
     Classes,
     label_cross_entropy,
     log_softmax,
-    logsumexp,
     soft_cross_entropy,
 )
 

@@ -85,18 +85,19 @@ def softplus(x: jax.Array) -> jax.Array:
 
 @softplus.defjvp
 def _softplus_jvp(primals, tangents):
-    return softplus(primals[0]), _sigmoid(primals[0]) * tangents[0]
+    return softplus(primals[0]), sigmoid(primals[0]) * tangents[0]
 
 
 @jax.custom_jvp
-def _sigmoid(x: jax.Array) -> jax.Array:
+def sigmoid(x: jax.Array) -> jax.Array:
+    """`1 / (1 + exp(-x))`, whose slope does not cancel."""
     return jax.nn.sigmoid(x)
 
 
-@_sigmoid.defjvp
+@sigmoid.defjvp
 def _sigmoid_jvp(primals, tangents):
     # Not `s * (1 - s)`, which cancels for a large `x`.
-    return _sigmoid(primals[0]), _sigmoid(primals[0]) * _sigmoid(-primals[0]) * tangents[0]
+    return sigmoid(primals[0]), sigmoid(primals[0]) * sigmoid(-primals[0]) * tangents[0]
 
 
 @jax.custom_jvp

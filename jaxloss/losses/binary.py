@@ -75,10 +75,35 @@ def _of_probabilities(p: jax.Array, y: jax.Array) -> jax.Array:
 @_of_probabilities.defjvp
 def _of_probabilities_jvp(primals, tangents):
     (p, y), (p_dot, y_dot) = primals, tangents
-    log, log1m = _bounded_logs(p)
+    of_probability, of_target = (_poison(s, p, y) for s in (_slope_of_probability(p, y), _slope_of_target(p)))
+    return _of_probabilities(p, y), of_probability * p_dot + of_target * y_dot
+
+
+@jax.custom_jvp
+def _slope_of_probability(p: jax.Array, y: jax.Array) -> jax.Array:
     # Torch's bound keeps the slope finite at probabilities of 0 and 1.
-    slope = (p - y) / jnp.maximum((1 - p) * p, TORCH_EPSILON)
-    return _of_probabilities(p, y), _poison(slope, p, y) * p_dot + _poison(log1m - log, p, y) * y_dot
+    return (p - y) / jnp.maximum((1 - p) * p, TORCH_EPSILON)
+
+
+@_slope_of_probability.defjvp
+def _slope_of_probability_jvp(primals, tangents):
+    # Of the loss and not of the bounded slope, which between the bound and 0 falls to 0.
+    (p, y), (p_dot, y_dot) = primals, tangents
+    of_yes, of_no = (jnp.square(jnp.maximum(q, TORCH_EPSILON)) for q in (p, 1 - p))
+    curvature = y / of_yes + (1 - y) / of_no
+    return _slope_of_probability(p, y), curvature * p_dot - y_dot / jnp.maximum((1 - p) * p, TORCH_EPSILON)
+
+
+@jax.custom_jvp
+def _slope_of_target(p: jax.Array) -> jax.Array:
+    log, log1m = _bounded_logs(p)
+    return log1m - log
+
+
+@_slope_of_target.defjvp
+def _slope_of_target_jvp(primals, tangents):
+    (p,), (p_dot,) = primals, tangents
+    return _slope_of_target(p), -p_dot / jnp.maximum((1 - p) * p, TORCH_EPSILON)
 
 
 # Jitted for JAX's debug_infs too, which looks at every step outside `jit`.

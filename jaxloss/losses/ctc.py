@@ -17,6 +17,8 @@ from jaxloss import _checks
 from jaxloss._mesh import whole_along, zeros_like_all
 from jaxloss._reduction import REDUCTIONS, compute_dtype, reduce_loss, select
 from jaxloss.losses._rows import lie_along
+from jaxloss.numerics.logsumexp import logsumexp
+from jaxloss.numerics.softmax import Classes
 
 __all__ = ["ctc_loss"]
 
@@ -160,7 +162,7 @@ def _log_sum(*terms) -> tuple[jax.Array, jax.Array]:
     peak = lax.stop_gradient(jnp.max(jnp.where(rest == -jnp.inf, -jnp.inf, whole), 0, keepdims=True))
     nothing = peak == -jnp.inf
     shifted = jnp.where(nothing, 0.0, rest + jnp.where(nothing, 0.0, whole - peak))
-    log_sum = jnp.where(nothing[0], -jnp.inf, jnp.log(jnp.sum(jnp.exp(shifted), 0)))
+    log_sum = jnp.where(nothing[0], -jnp.inf, logsumexp(shifted, Classes(0)))
     return jnp.where(nothing, 0.0, peak)[0], log_sum
 
 

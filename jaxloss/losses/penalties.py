@@ -14,8 +14,11 @@ from jaxloss import _checks
 from jaxloss._checks import Scalar, in_dtype
 from jaxloss._reduction import compute_dtype, select
 from jaxloss.losses import _rows
+from jaxloss.losses._elements import softplus
 from jaxloss.numerics.divergence import log_ratio, softmax_difference, softmax_kl
 from jaxloss.numerics.log_odds import label_log_odds
+from jaxloss.numerics.logsumexp import logsumexp
+from jaxloss.numerics.softmax import Classes
 from jaxloss.numerics.tangent import tangent_of
 
 __all__ = ["previous_tokens", "token_set_loss", "unlikelihood_loss", "z_loss"]
@@ -50,7 +53,7 @@ def z_loss(
     axis, where, sample_weight = _rows.check_rows(logits, reduction, where, sample_weight, axis)
     _rows.check_classes(logits, axis)
     logits = select(where, logits.astype(compute_dtype(logits, sample_weight)), axis=axis)
-    loss = jnp.square(jax.nn.logsumexp(logits, axis))
+    loss = jnp.square(logsumexp(logits, Classes(axis)))
     return _rows.reduce_weighted(loss, reduction, where, sample_weight)
 
 
@@ -100,7 +103,7 @@ def unlikelihood_loss(
     _checks.check_labels("target", target, valid, logits.shape[-1])
     log_odds = label_log_odds(select(where, logits, axis=-1), jnp.where(valid & in_range, labels, 0))
     # Selected before the softplus, whose gradient at infinite log-odds is not 0.
-    terms = jax.nn.softplus(select(valid, log_odds))
+    terms = softplus(select(valid, log_odds))
     # A product, so that the NaN of a token out of range reaches the gradient as well.
     poison = jnp.where(in_range | ~valid, 1.0, jnp.nan).astype(logits.dtype)
     loss = jnp.sum(select(valid, poison * terms), -1)
@@ -186,6 +189,9 @@ def token_set_loss(
     if members is None:
         raise TypeError("token_set must be a boolean array; got None.")
     logits = select(where, logits.astype(compute_dtype(logits, sample_weight)), axis=-1)
+    # A constant of the row changes nothing, but a large one would take the digits of both logarithms.
+    peak = jnp.max(lax.stop_gradient(logits), -1, keepdims=True)
+    logits = logits - jnp.where(jnp.isfinite(peak), peak, 0.0)
     members = jnp.expand_dims(members, range(logits.ndim - members.ndim))
     if isinstance(mass, jax.Array):
         loss = _of_mass(logits, members, in_dtype(mass, logits.dtype))
@@ -243,4 +249,4 @@ def _log_sum(logits: jax.Array, members: jax.Array) -> jax.Array:
     """Log-sum-exp over the members; -inf, with a gradient of 0, without any."""
     is_empty = ~jnp.any(members & (logits != -jnp.inf), -1)
     chosen = jnp.where(members | is_empty[..., None], logits, -jnp.inf)
-    return jnp.where(is_empty, -jnp.inf, jax.nn.logsumexp(jnp.where(is_empty[..., None], 0.0, chosen), -1))
+    return jnp.where(is_empty, -jnp.inf, logsumexp(jnp.where(is_empty[..., None], 0.0, chosen), Classes()))

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxloss._mesh import take_along
-from jaxloss.numerics.softmax import Classes, log_softmax, softmax, softmax_tangent
+from jaxloss.numerics.softmax import Classes, centred, log_softmax, softmax, softmax_tangent
 from jaxloss.numerics.two_sum import two_difference
 
 # Beyond this, exp(d) might overflow float32; distributions that far apart need no help.
@@ -55,9 +55,8 @@ def _log_ratio_jvp(axis, primals, tangents):
     input, target = primals
     input_dot, target_dot = tangents
     p, q = softmax(target, Classes(axis)), softmax(input, Classes(axis))
-    target_dot = target_dot - jnp.sum(p * target_dot, axis, keepdims=True)
-    input_dot = input_dot - jnp.sum(q * input_dot, axis, keepdims=True)
-    return log_ratio(input, target, axis), target_dot - input_dot
+    dot = centred(p, target_dot, Classes(axis)) - centred(q, input_dot, Classes(axis))
+    return log_ratio(input, target, axis), dot
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
@@ -96,8 +95,8 @@ def _kl_jvp(axis, primals, tangents):
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
 def softmax_jensen_shannon(input: jax.Array, target: jax.Array, axis: int) -> jax.Array:
     """`(KL(p || m) + KL(q || m)) / 2` with `m = (p + q) / 2`, as `sum m (h tanh h - log cosh h)`."""
-    p, q, d = softmax(target, Classes(axis)), softmax(input, Classes(axis)), log_ratio(input, target, axis)
-    half = jnp.abs(d) / 2
+    p, q = softmax(target, Classes(axis)), softmax(input, Classes(axis))
+    half = jnp.abs(log_ratio(input, target, axis)) / 2
     near = jnp.minimum(half, 1.0)
     # One ends in its limit, log 2; the other starts with h^2 - h^2 / 2, which costs a factor of three.
     decay = jnp.exp(-2 * jnp.clip(half, 1.0, 1000.0))
@@ -113,18 +112,18 @@ def _jensen_shannon_jvp(axis, primals, tangents):
     input, target = primals
     d = log_ratio(input, target, axis)
     dots = jnp.zeros_like(d.sum(axis))
-    for logits, dot, to_middle in (
-        (input, tangents[0], _log_to_middle(d)),
-        (target, tangents[1], _log_to_middle(-d)),
-    ):
-        dots = dots + jnp.sum(_times_centred(softmax(logits, Classes(axis)), to_middle, axis) * dot, axis) / 2
+    for logits, dot, ratio in ((input, tangents[0], d), (target, tangents[1], -d)):
+        share = softmax(logits, Classes(axis))
+        dots = dots + jnp.sum(_times_centred(share, _to_middle(ratio, share, axis), axis) * dot, axis) / 2
     return softmax_jensen_shannon(input, target, axis), dots
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
 def softmax_total_variation(input: jax.Array, target: jax.Array, axis: int) -> jax.Array:
     """`sum |p - q| / 2`."""
-    return jnp.sum(jnp.abs(softmax_difference(input, target, axis)), axis) / 2
+    p, q = softmax(target, Classes(axis)), softmax(input, Classes(axis))
+    share = -jnp.expm1(-jnp.abs(log_ratio(input, target, axis)))
+    return jnp.sum(jnp.maximum(p, q) * share, axis) / 2
 
 
 @softmax_total_variation.defjvp
@@ -152,10 +151,18 @@ DIVERGENCES: dict[str, Callable[[jax.Array, jax.Array, int], jax.Array]] = {
 }
 
 
-def _log_to_middle(d: jax.Array) -> jax.Array:
-    """`log(q / m)` for `d = log(p / q)`: `-log((1 + e^d) / 2)`."""
+def _to_middle(d: jax.Array, share: jax.Array, axis: int) -> jax.Array:
+    """`log(q / m)` for `d = log(p / q)`, up to a constant of the row: `-log(1 + e^d)`, or that plus log 2.
+
+    Of these the constant is the one that keeps digits at the largest share, from which the others count.
+    """
+    is_far = jnp.abs(take_along(d, jnp.argmax(share, axis, keepdims=True), axis)) > 2.0
     near = jnp.clip(d / 2, -1.0, 1.0)
-    return jnp.where(jnp.abs(d) < 2.0, -near - _log_cosh(near), math.log(2.0) - jax.nn.softplus(d))
+    return jnp.where(
+        jnp.abs(d) < 2.0,
+        -near - _log_cosh(near) - jnp.where(is_far, math.log(2.0), 0.0),
+        jnp.where(is_far, 0.0, math.log(2.0)) - jax.nn.softplus(d),
+    )
 
 
 def _log_cosh(h: jax.Array) -> jax.Array:

@@ -84,14 +84,6 @@ class Classes:
         return labels - lax.axis_index(self.axis_name).astype(labels.dtype) * size
 
 
-def logsumexp(logits: jax.Array, classes: Classes) -> jax.Array:
-    """Log of the sum of the exponentials, without the class axis."""
-    peak = classes.max(lax.stop_gradient(logits))
-    # A row of -inf alone gives -inf, and +inf gives inf, neither by way of NaN.
-    reference = jnp.where(jnp.isfinite(peak), peak, 0.0)
-    return jnp.squeeze(reference + jnp.log(classes.sum(jnp.exp(logits - reference))), classes.axis)
-
-
 @partial(jax.jit, static_argnums=3)
 def label_cross_entropy(
     logits: jax.Array, labels: jax.Array, valid: jax.Array, classes: Classes
@@ -158,15 +150,27 @@ def _label_gradient(logits, labels, valid, reference, scale, others_mass, classe
 
 @_label_gradient.defjvp
 def _label_gradient_jvp(classes, primals, tangents):
-    logits, labels, *_ = primals
+    logits, labels, _, reference, scale, _ = primals
     gradient = _label_gradient(*primals, classes)
-    probabilities = gradient + classes.is_label(logits, labels).astype(gradient.dtype)
+    # The label's own from its logit: from `gradient + 1`, nothing would be left of a small one.
+    own = exp_difference(logits, reference) * scale
+    probabilities = jnp.where(classes.is_label(logits, labels), own, gradient)
+    probabilities = jnp.where(jnp.expand_dims(primals[2], classes.axis), probabilities, 0.0)
     return gradient, softmax_tangent(probabilities, tangents[0], classes)
+
+
+def centred(probabilities: jax.Array, values: jax.Array, classes: Classes) -> jax.Array:
+    """`values - sum(probabilities * values)`, linear in the values.
+
+    They count from that of a class that has more than half of the probability, whose own would cancel.
+    """
+    values = values - classes.sum(jnp.where(probabilities > 0.5, values, 0.0))
+    return values - classes.sum(probabilities * values)
 
 
 def softmax_tangent(probabilities: jax.Array, tangent: jax.Array, classes: Classes) -> jax.Array:
     """The softmax's tangent, given that of the logits."""
-    return probabilities * (tangent - classes.sum(probabilities * tangent))
+    return probabilities * centred(probabilities, tangent, classes)
 
 
 def _peak_statistics(logits, classes: Classes):

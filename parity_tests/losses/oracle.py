@@ -1,5 +1,7 @@
 """The losses' formulas in mpmath, at 50 digits, transcribed from the docstrings."""
 
+import itertools
+
 import mpmath
 import numpy as np
 
@@ -92,9 +94,52 @@ def ctc_loss(logits: np.ndarray, labels: np.ndarray) -> tuple[mpmath.mpf, np.nda
 
 
 def _softmax(row: np.ndarray) -> list:
-    powers = [mpmath.exp(mpmath.mpf(float(z))) for z in row]
+    return softmax([mpmath.mpf(float(z)) for z in row])
+
+
+def softmax(z: list) -> list:
+    """Probabilities of logits."""
+    powers = [mpmath.exp(x) for x in z]
     total = mpmath.fsum(powers)
     return [power / total for power in powers]
+
+
+def log_sum_exp(z) -> mpmath.mpf:
+    """The logarithm of the softmax's denominator."""
+    return mpmath.log(mpmath.fsum(mpmath.exp(x) for x in z))
+
+
+def softplus(x) -> mpmath.mpf:
+    """`log(1 + exp(x))`."""
+    return mpmath.log1p(mpmath.exp(x))
+
+
+def divergence(p: list, q: list) -> mpmath.mpf:
+    """`KL(p || q)`; a probability of 0 contributes 0."""
+    return mpmath.fsum(a * mpmath.log(a / b) for a, b in zip(p, q, strict=True) if a)
+
+
+def hessian(exact, *arrays) -> list[list[np.ndarray]]:
+    """The blocks of second derivatives of `exact`, a function of lists: differences so fine that they are."""
+    flat = [mpmath.mpf(float(v)) for array in arrays for v in array]
+    ends = np.cumsum([0, *map(len, arrays)])
+    step, size = mpmath.mpf(10) ** -30, len(flat)
+
+    def at(*moves):
+        moved = list(flat)
+        for index, sign in moves:
+            moved[index] += sign * step
+        return exact(*(moved[i:j] for i, j in itertools.pairwise(ends)))
+
+    whole = np.zeros((size, size))
+    with mpmath.workdps(150):
+        for i in range(size):
+            whole[i, i] = (at((i, 1)) - 2 * at() + at((i, -1))) / step**2
+            for j in range(i):
+                same, opposite = (at((i, 1), (j, s)) + at((i, -1), (j, -s)) for s in (1, -1))
+                whole[i, j] = whole[j, i] = (same - opposite) / (4 * step**2)
+    parts = list(itertools.pairwise(ends))
+    return [[whole[a:b, c:d] for c, d in parts] for a, b in parts]
 
 
 def error_in_ulp(actual, truth) -> np.ndarray:
