@@ -100,12 +100,13 @@ DIVERGENCES = [
     Divergence(
         "`kl_div`, zero target",
         "0 with a NaN gradient of the target; NaN if the input is -inf or with `log_target`",
-        "0 with its true gradient",
+        "0 with a finite gradient of the target",
         (
             r"$p_i = 0$ contributes 0, even where $x_i = -\infty$ or with `log_target`, where torch gives "
             r"NaN",
-            r"its gradient with respect to the target is the true one, $\log p_i + 1 - x_i = -\infty$ (0 for "
-            r"a log-target of $-\infty$), where torch gives NaN",
+            r"its gradient with respect to the target is that of the smallest normal $p_i$, not $-\infty$, "
+            r"so that a softmax before it multiplies it to 0 (0 itself where both exclude the class), where "
+            r"torch gives NaN",
         ),
     ),
     Divergence(

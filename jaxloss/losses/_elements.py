@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.custom_derivatives import SymbolicZero
 
 from jaxloss import _checks
 from jaxloss._reduction import REDUCTIONS, compute_dtype, select
@@ -154,7 +155,37 @@ _share.defjvp(_share_jvp, symbolic_zeros=True)
 
 
 def zero_times(factor: float | jax.Array, value: jax.Array) -> jax.Array:
-    """`factor * value` with 0 * inf = 0, as xlogy has it: a probability of 0 contributes 0."""
+    """`factor * value` with 0 * inf = 0, as xlogy has it: a probability of 0 contributes 0, with no slope."""
     if isinstance(factor, float) and factor != 0.0:
         return factor * value
+    return _zero_times(jnp.asarray(factor, value.dtype), value)
+
+
+@jax.custom_jvp
+def _zero_times(factor: jax.Array, value: jax.Array) -> jax.Array:
     return factor * jnp.where((factor == 0.0) & jnp.isinf(value), 0.0, value)
+
+
+def _zero_times_jvp(primals, tangents):
+    factor, value = primals
+    absorbs = (factor == 0.0) & jnp.isinf(value)
+    slopes = (lambda: jnp.where(absorbs, 0.0, value)), (lambda: factor)
+    # The value's own tangent may be infinite with it.
+    tangents = [t if type(t) is SymbolicZero else jnp.where(absorbs, 0.0, t) for t in tangents]
+    return _zero_times(*primals), tangent_of(slopes, tangents)
+
+
+_zero_times.defjvp(_zero_times_jvp, symbolic_zeros=True)
+
+
+@jax.custom_jvp
+def signed(sign: jax.Array, score: jax.Array) -> jax.Array:
+    """`sign * score`, whose gradient of the sign is 0 where none arrives, even at an infinite score."""
+    return sign * score
+
+
+def _signed_jvp(primals, tangents):
+    return signed(*primals), tangent_of(((lambda: primals[1]), (lambda: primals[0])), tangents)
+
+
+signed.defjvp(_signed_jvp, symbolic_zeros=True)

@@ -13,6 +13,7 @@ from jaxloss.losses._elements import (
     as_reals,
     broadcast_in,
     elementwise_arguments,
+    sigmoid,
     softplus,
     zero_times,
 )
@@ -184,7 +185,21 @@ def soft_margin_loss(
     ['0.6931', '100']
     """
     (x, y), where = elementwise_arguments(reduction, where, input=input, target=target, integers=("target",))
-    return reduce_loss(softplus(-y * x), reduction, where)
+    return reduce_loss(_logistic(x, y), reduction, where)
+
+
+@jax.custom_jvp
+def _logistic(x: jax.Array, y: jax.Array) -> jax.Array:
+    return softplus(-y * x)
+
+
+@_logistic.defjvp
+def _logistic_jvp(primals, tangents):
+    (x, y), (x_dot, y_dot) = primals, tangents
+    # On the right side an infinite score has a slope of 0, and 0 times infinity would be NaN.
+    bounded = jnp.clip(x, -jnp.finfo(x.dtype).max, jnp.finfo(x.dtype).max)
+    slope = -sigmoid(-y * bounded)
+    return _logistic(x, y), slope * y * x_dot + slope * bounded * y_dot
 
 
 def multilabel_soft_margin_loss(

@@ -6,7 +6,8 @@ from jaxtyping import Array, Bool, Float
 
 from jaxloss import _checks
 from jaxloss._reduction import REDUCTIONS, count, reduce_loss
-from jaxloss.losses._elements import elementwise_arguments
+from jaxloss.losses._elements import elementwise_arguments, zero_times
+from jaxloss.numerics.tangent import bounded_log, slope_times
 from jaxloss.numerics.two_sum import log_minus
 
 __all__ = ["kl_div"]
@@ -38,8 +39,9 @@ def kl_div(
         where: a batch entry without any element counts as deleted too.
 
     Differs from torch: $p_i = 0$ contributes 0, even where $x_i = -\infty$ or with `log_target`, where torch
-    gives NaN; its gradient with respect to the target is the true one, $\log p_i + 1 - x_i = -\infty$ (0 for
-    a log-target of $-\infty$), where torch gives NaN.
+    gives NaN; its gradient with respect to the target is that of the smallest normal $p_i$, not $-\infty$, so
+    that a softmax before it multiplies it to 0 (0 itself where both exclude the class), where torch gives
+    NaN.
 
     Reference: Kullback and Leibler 1951, "On Information and Sufficiency"
     (https://doi.org/10.1214/aoms/1177729694).
@@ -78,9 +80,10 @@ def _term_jvp(primals, tangents):
     loss_dot = jnp.zeros_like(input)
     if type(input_dot) is not jax.custom_derivatives.SymbolicZero:
         loss_dot -= target * input_dot
-    # The true slope at 0 is -inf; left to autodiff, the selection above would make it 0.
     if type(target_dot) is not jax.custom_derivatives.SymbolicZero:
-        loss_dot += (jnp.log(target) - input + 1) * target_dot
+        slope = bounded_log(target) - input + 1
+        excluded = (target == 0.0) & (input == -jnp.inf)
+        loss_dot += slope_times(jnp.where(excluded, 0.0, slope), target_dot)
     return _term(input, target), loss_dot
 
 
@@ -91,4 +94,4 @@ def _term_of_logs(input: jax.Array, log_target: jax.Array) -> jax.Array:
     """`exp(log_target) * (log_target - input)`, 0 with a zero gradient where the log-target is -inf."""
     absent = log_target == -jnp.inf
     finite = jnp.where(absent, 0.0, log_target)
-    return jnp.where(absent, 0.0, jnp.exp(finite) * (finite - input))
+    return jnp.where(absent, 0.0, zero_times(jnp.exp(finite), finite - input))

@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxloss import _checks
 from jaxloss._mesh import lie_as, sum_by
 from jaxloss._reduction import compute_dtype, select
+from jaxloss.losses._elements import zero_times
 
 __all__ = ["group_gap_penalty"]
 
@@ -76,7 +77,7 @@ def group_gap_penalty(
     of_groups = partial(sum_by, index=jnp.where(in_range, groups, 0), size=num_groups)
     total = of_groups(weight)
     has_any = total != 0.0
-    mean = of_groups(weight * losses) / jnp.where(has_any, total, 1.0)
+    mean = of_groups(zero_times(weight, losses)) / jnp.where(has_any, total, 1.0)
     return _gap(mean, has_any, measure)
 
 

@@ -9,7 +9,7 @@ from jaxloss import _checks
 from jaxloss._checks import Scalar, in_dtype
 from jaxloss._mesh import indices_along, lie_as, take, take_along, whole_along, zeros_like_all
 from jaxloss._reduction import REDUCTIONS, compute_dtype, reduce_loss, select
-from jaxloss.losses._elements import elementwise_arguments, hinge, strict_hinge
+from jaxloss.losses._elements import elementwise_arguments, hinge, signed, strict_hinge
 from jaxloss.losses._rows import lie_along
 
 __all__ = ["hinge_embedding_loss", "margin_ranking_loss", "multi_margin_loss", "multilabel_margin_loss"]
@@ -45,7 +45,7 @@ def margin_ranking_loss(
     (a, b, y), where = elementwise_arguments(
         reduction, where, input1=input1, input2=input2, target=target, integers=("target",)
     )
-    return reduce_loss(hinge(-y * (a - b) + in_dtype(margin, a.dtype)), reduction, where)
+    return reduce_loss(hinge(signed(-y, a - b) + in_dtype(margin, a.dtype)), reduction, where)
 
 
 def hinge_embedding_loss(

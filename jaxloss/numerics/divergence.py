@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from jaxloss._mesh import take_along
 from jaxloss.numerics.softmax import Classes, centred, log_softmax, softmax, softmax_tangent
+from jaxloss.numerics.tangent import slope_times
 from jaxloss.numerics.two_sum import two_difference
 
 # Beyond this, exp(d) might overflow float32; distributions that far apart need no help.
@@ -86,9 +87,12 @@ def softmax_kl(input: jax.Array, target: jax.Array, axis: int) -> jax.Array:
 def _kl_jvp(axis, primals, tangents):
     input, target = primals
     p = softmax(target, Classes(axis))
-    divergence = softmax_kl(input, target, axis)
-    by_target = _times_centred(p, log_ratio(input, target, axis), axis)
-    dot = softmax_difference(input, target, axis) * tangents[0] + by_target * tangents[1]
+    divergence, d = softmax_kl(input, target, axis), log_ratio(input, target, axis)
+    by_target = _times_centred(p, d, axis)
+    # It is infinite by classes that the input excludes, and the less by the more the others have.
+    infinite = jnp.where(p == 0.0, 0.0, jnp.where(d == jnp.inf, jnp.inf, -jnp.inf))
+    by_target = jnp.where(jnp.expand_dims(divergence == jnp.inf, axis), infinite, by_target)
+    dot = softmax_difference(input, target, axis) * tangents[0] + slope_times(by_target, tangents[1])
     return divergence, jnp.sum(dot, axis)
 
 

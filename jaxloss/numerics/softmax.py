@@ -25,6 +25,7 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
 from jaxloss._mesh import indices_along, take_along
+from jaxloss.numerics.tangent import slope_times
 from jaxloss.numerics.two_sum import exp_difference, two_difference
 
 # How far a leading logit is above the reference, so that no other's exponential underflows before their sum,
@@ -253,7 +254,9 @@ def _soft_cross_entropy_jvp(classes, primals, tangents):
     if type(tangents[0]) is not SymbolicZero:
         dot += _soft_gradient(logits, probabilities, classes) * tangents[0]
     if type(tangents[1]) is not SymbolicZero:
-        dot -= log_softmax(logits, classes) * tangents[1]
+        slope = log_softmax(logits, classes)
+        excluded = (probabilities == 0.0) & (slope == -jnp.inf)
+        dot -= slope_times(jnp.where(excluded, 0.0, slope), tangents[1])
     return loss, jnp.squeeze(classes.sum(dot), classes.axis)
 
 

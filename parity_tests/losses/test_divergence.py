@@ -73,12 +73,12 @@ def test_log_target_is_the_same_divergence():
         assert_within(kl_div(jnp.asarray(LOG_Q), jnp.log(P), reduction, log_target=True), plain, 16)
 
 
-def test_zero_target_contributes_zero_and_has_the_true_gradient():
+def test_zero_target_contributes_zero_and_has_a_finite_gradient():
     arrays = {"input": np.array([-1.0, -np.inf, -2.0]), "target": np.array([0.0, 0.0, 0.5])}
     value, (d_input, d_target) = run_jax(kl_div, arrays, {"reduction": "none"}, ["input", "target"])
     assert_same(value[:2], [0.0, 0.0])
     assert_same(d_input, [0.0, 0.0, -0.5])
-    assert d_target[0] == -jnp.inf
+    assert_within(d_target[:2], [np.log(np.finfo(np.float64).tiny) + 2, 0.0], 4)
     # The slope at small targets leads there.
     slopes = jax.vmap(jax.grad(kl_div, 1), (None, 0))(jnp.array(-1.0), jnp.array([1e-3, 1e-30, 1e-300]))
     assert_within(slopes, np.log([1e-3, 1e-30, 1e-300]) + 2, 4)
