@@ -13,7 +13,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from jaxloss._mesh import take_along
+from jaxloss._mesh import indices_along, take_along
 from jaxloss.numerics.softmax import Classes, centred, log_softmax, softmax, softmax_tangent
 from jaxloss.numerics.tangent import slope_times
 from jaxloss.numerics.two_sum import two_difference
@@ -60,6 +60,18 @@ def _log_ratio_jvp(axis, primals, tangents):
     return log_ratio(input, target, axis), dot
 
 
+def _log_ratio_of_either(input: jax.Array, target: jax.Array, axis: int) -> jax.Array:
+    """`log_ratio`, of which exchanging the two changes the sign and no digit."""
+    rank = indices_along(input, axis, jnp.int32)
+    last_more, last_less = (
+        jnp.max(jnp.where(differs, rank, -1), axis, keepdims=True, initial=-1)
+        for differs in (input > target, input < target)
+    )
+    exchange = last_more > last_less
+    first, second = jnp.where(exchange, target, input), jnp.where(exchange, input, target)
+    return jnp.where(exchange, -1.0, 1.0) * log_ratio(first, second, axis)
+
+
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
 def softmax_difference(input: jax.Array, target: jax.Array, axis: int) -> jax.Array:
     """`softmax(input) - softmax(target)`, accurate where they nearly agree."""
@@ -90,8 +102,9 @@ def _kl_jvp(axis, primals, tangents):
     divergence, d = softmax_kl(input, target, axis), log_ratio(input, target, axis)
     by_target = _times_centred(p, d, axis)
     # It is infinite by classes that the input excludes, and the less by the more the others have.
-    infinite = jnp.where(p == 0.0, 0.0, jnp.where(d == jnp.inf, jnp.inf, -jnp.inf))
-    by_target = jnp.where(jnp.expand_dims(divergence == jnp.inf, axis), infinite, by_target)
+    whole = jnp.expand_dims(divergence, axis)
+    infinite = jnp.where(p == 0.0, 0.0, jnp.where(d == jnp.inf, whole, -whole))
+    by_target = jnp.where(whole == jnp.inf, infinite, by_target)
     dot = softmax_difference(input, target, axis) * tangents[0] + slope_times(by_target, tangents[1])
     return divergence, jnp.sum(dot, axis)
 
@@ -100,7 +113,7 @@ def _kl_jvp(axis, primals, tangents):
 def softmax_jensen_shannon(input: jax.Array, target: jax.Array, axis: int) -> jax.Array:
     """`(KL(p || m) + KL(q || m)) / 2` with `m = (p + q) / 2`, as `sum m (h tanh h - log cosh h)`."""
     p, q = softmax(target, Classes(axis)), softmax(input, Classes(axis))
-    half = jnp.abs(log_ratio(input, target, axis)) / 2
+    half = jnp.abs(_log_ratio_of_either(input, target, axis)) / 2
     near = jnp.minimum(half, 1.0)
     # One ends in its limit, log 2; the other starts with h^2 - h^2 / 2, which costs a factor of three.
     decay = jnp.exp(-2 * jnp.clip(half, 1.0, 1000.0))
@@ -114,7 +127,7 @@ def softmax_jensen_shannon(input: jax.Array, target: jax.Array, axis: int) -> ja
 @softmax_jensen_shannon.defjvp
 def _jensen_shannon_jvp(axis, primals, tangents):
     input, target = primals
-    d = log_ratio(input, target, axis)
+    d = _log_ratio_of_either(input, target, axis)
     dots = jnp.zeros_like(d.sum(axis))
     for logits, dot, ratio in ((input, tangents[0], d), (target, tangents[1], -d)):
         share = softmax(logits, Classes(axis))
@@ -126,14 +139,14 @@ def _jensen_shannon_jvp(axis, primals, tangents):
 def softmax_total_variation(input: jax.Array, target: jax.Array, axis: int) -> jax.Array:
     """`sum |p - q| / 2`."""
     p, q = softmax(target, Classes(axis)), softmax(input, Classes(axis))
-    share = -jnp.expm1(-jnp.abs(log_ratio(input, target, axis)))
+    share = -jnp.expm1(-jnp.abs(_log_ratio_of_either(input, target, axis)))
     return jnp.sum(jnp.maximum(p, q) * share, axis) / 2
 
 
 @softmax_total_variation.defjvp
 def _total_variation_jvp(axis, primals, tangents):
     input, target = primals
-    sign = jnp.sign(-log_ratio(input, target, axis))
+    sign = jnp.sign(-_log_ratio_of_either(input, target, axis))
     by_input = _times_centred(softmax(input, Classes(axis)), sign, axis)
     by_target = _times_centred(softmax(target, Classes(axis)), -sign, axis)
     return softmax_total_variation(input, target, axis), jnp.sum(
