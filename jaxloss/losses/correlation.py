@@ -53,7 +53,7 @@ def correlation_loss(
     >>> import jax.numpy as jnp
     >>> target = jnp.array([[1.0, 2.0, 4.0], [1.0, 2.0, 4.0], [3.0, 3.0, 3.0]], jnp.float32)
     >>> scale = jnp.array([[2.0], [-1.0], [1.0]], jnp.float32)
-    >>> print(correlation_loss(scale * target + 5, target, reduction="none"))
+    >>> print(correlation_loss(scale * target + 5, target, reduction="none").round(6))
     [0. 2. 1.]
     """
     (x, y, weight), where = elementwise_arguments(
