@@ -51,9 +51,11 @@ def lie_as(array: jax.Array, like: jax.Array, *, without: tuple[int, ...] = ()) 
 
 
 def _moved(array: jax.Array, on: jax.Array, over: list) -> jax.Array:
-    if tuple(over) == split_axes(array):
+    mesh, other = jax.typeof(array).sharding.mesh, jax.typeof(on).sharding.mesh
+    # JAX itself lays an array on no mesh beside others.
+    if tuple(over) == split_axes(array) or mesh.empty:
         return array
-    return jax.sharding.reshard(array, NamedSharding(jax.typeof(on).sharding.mesh, PartitionSpec(*over)))
+    return jax.sharding.reshard(array, NamedSharding(mesh if other.empty else other, PartitionSpec(*over)))
 
 
 def indices_along(array: jax.Array, axis: int, dtype) -> jax.Array:

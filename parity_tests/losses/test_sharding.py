@@ -96,3 +96,22 @@ def test_arrays_may_lie_differently(name, sample):
             split, whole = _lying(arrays, a=size), _lying(arrays)
             for specs in {split, (split[0], *whole[1:]), (whole[0], *split[1:])}:
                 jax.eval_shape(jax.value_and_grad(loss), *_placed(arrays, mesh, specs))
+
+
+@pytest.mark.parametrize(("name", "sample"), SAMPLES)
+def test_arrays_on_no_mesh_may_stand_beside_those_on_one(name, sample):
+    """As numpy's arrays and those made before the mesh do, outside any `set_mesh`."""
+    loss, arrays = _summed(name, sample)
+    first, *others = _placed(arrays, jax.make_mesh((2,), ("a",)), _lying(arrays, a=_even_sizes(arrays)[0]))
+    jax.eval_shape(lambda first: loss(first, *arrays[1:]), first)
+    if others:
+        jax.eval_shape(lambda *others: loss(arrays[0], *others), *others)
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "jensen_shannon_div", "multi_margin_loss", "mse_loss"])
+def test_eager_calls_mix_arrays_on_a_mesh_with_others(name):
+    loss, arrays = _summed(name, CASES[name][0])
+    placed = _placed(arrays, jax.make_mesh((2,), ("a",)), _lying(arrays, a=arrays[0].shape[0]))
+    expected = loss(*arrays)
+    for mixed in (placed, [placed[0], *arrays[1:]], [arrays[0], *placed[1:]]):
+        assert_within(loss(*mixed), expected, VALUE_EPS_OF_MAX)
