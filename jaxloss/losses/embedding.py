@@ -199,4 +199,5 @@ def _scale_down_to(bound: float, x: jax.Array) -> jax.Array:
     Held constant, since it cancels out of the result.
     """
     size = jnp.max(jnp.abs(lax.stop_gradient(x)), -1, keepdims=True, initial=0.0)
-    return bound / jnp.maximum(size, bound)
+    # An infinite entry stays: 0 times it would be NaN.
+    return jnp.where(size < jnp.inf, bound / jnp.maximum(size, bound), 1.0)

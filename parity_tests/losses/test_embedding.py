@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 
 import torch_ref.losses
 from jaxloss import losses
@@ -88,6 +89,18 @@ def test_vectors_whose_squares_overflow(size):
         assert_within(value / size, expected, 16, "float32")
         for gradient, wanted in zip(gradients, expected_gradients, strict=True):
             assert_within(gradient, wanted, 64, "float32")
+
+
+@pytest.mark.parametrize("p", [2, 3])
+def test_a_vector_with_an_infinite_entry_is_infinitely_far(p):
+    near, at, far = jnp.zeros((1, 2)), jnp.ones((1, 2)), jnp.array([[jnp.inf, 0.0]])
+    cases = torch.zeros(1, 2), torch.ones(1, 2), torch.tensor([[torch.inf, 0.0]])
+    for order in ((0, 1, 2), (0, 2, 1)):
+        ours = losses.triplet_margin_loss(*((near, at, far)[i] for i in order), p=p)
+        theirs = torch.nn.functional.triplet_margin_loss(*(cases[i] for i in order), p=p)
+        assert ours == theirs.item()
+    gradient = jax.grad(losses.triplet_margin_loss, 1)(near, at, far, p=p)
+    assert_same(gradient, np.zeros((1, 2)))
 
 
 def test_vectors_of_no_numbers_have_a_distance_of_0():
