@@ -22,21 +22,30 @@ from jaxloss.numerics.two_sum import two_difference
 _FAR_APART = 60.0
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(2,))
-def log_ratio(input: jax.Array, target: jax.Array, axis: int) -> jax.Array:
-    """`log softmax(target) - log softmax(input)`; where both logits are -inf, any finite number."""
+@partial(jax.custom_jvp, nondiff_argnums=(2, 3))
+def log_ratio(input: jax.Array, target: jax.Array, axis: int, is_odd: bool = False) -> jax.Array:
+    """`log softmax(target) - log softmax(input)`; where both logits are -inf, any finite number.
+
+    If it `is_odd`, exchanging the two changes its sign and no digit.
+    """
     absent = (input == -jnp.inf) & (target == -jnp.inf)
     q = softmax(input, Classes(axis))
+    sign: jax.Array | float = 1.0
+    if is_odd:
+        # The base is then the one whose logit is the larger in the last class where the two differ.
+        exchange = _is_less_at_last(input, target, axis)
+        q, sign = jnp.where(exchange, softmax(target, Classes(axis)), q), jnp.where(exchange, -1.0, 1.0)
     clean_input, clean_target = jnp.where(absent, 0.0, input), jnp.where(absent, 0.0, target)
     difference, error = two_difference(clean_target, clean_input)
     finite = jnp.isfinite(difference)
     # Centred on its mean, it is as small as the log-ratio, and so is the normaliser's share of it.
     centre = jnp.sum(jnp.where(finite, q * difference, 0.0), axis, keepdims=True)
     centred = (difference - centre) + error
-    largest = jnp.max(centred, axis, keepdims=True, initial=-jnp.inf)
-    grown = jnp.sum(q * jnp.expm1(jnp.minimum(centred, _FAR_APART)), axis, keepdims=True)
+    from_q = sign * centred
+    largest = jnp.max(from_q, axis, keepdims=True, initial=-jnp.inf)
+    grown = jnp.sum(q * jnp.expm1(jnp.minimum(from_q, _FAR_APART)), axis, keepdims=True)
     is_near = (largest < _FAR_APART) & (grown > -0.5)
-    near = centred - jnp.log1p(jnp.where(is_near, grown, 0.0))
+    near = centred - sign * jnp.log1p(jnp.where(is_near, grown, 0.0))
     return jnp.where(is_near, near, _far_apart(input, target, difference, error, axis))
 
 
@@ -52,24 +61,19 @@ def _far_apart(input, target, difference, error, axis):
 
 
 @log_ratio.defjvp
-def _log_ratio_jvp(axis, primals, tangents):
+def _log_ratio_jvp(axis, is_odd, primals, tangents):
     input, target = primals
     input_dot, target_dot = tangents
     p, q = softmax(target, Classes(axis)), softmax(input, Classes(axis))
     dot = centred(p, target_dot, Classes(axis)) - centred(q, input_dot, Classes(axis))
-    return log_ratio(input, target, axis), dot
+    return log_ratio(input, target, axis, is_odd), dot
 
 
-def _log_ratio_of_either(input: jax.Array, target: jax.Array, axis: int) -> jax.Array:
-    """`log_ratio`, of which exchanging the two changes the sign and no digit."""
-    rank = indices_along(input, axis, jnp.int32)
-    last_more, last_less = (
-        jnp.max(jnp.where(differs, rank, -1), axis, keepdims=True, initial=-1)
-        for differs in (input > target, input < target)
-    )
-    exchange = last_more > last_less
-    first, second = jnp.where(exchange, target, input), jnp.where(exchange, input, target)
-    return jnp.where(exchange, -1.0, 1.0) * log_ratio(first, second, axis)
+def _is_less_at_last(input: jax.Array, target: jax.Array, axis: int) -> jax.Array:
+    """Whether the input is the less of the two in the last class where they differ."""
+    # Twice the class's index, plus one for yes: the largest of them tells.
+    places = 2 * indices_along(input, axis, jnp.int32) + (input < target).astype(jnp.int32)
+    return jnp.max(jnp.where(input == target, 0, places), axis, keepdims=True, initial=0) % 2 == 1
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
@@ -113,7 +117,7 @@ def _kl_jvp(axis, primals, tangents):
 def softmax_jensen_shannon(input: jax.Array, target: jax.Array, axis: int) -> jax.Array:
     """`(KL(p || m) + KL(q || m)) / 2` with `m = (p + q) / 2`, as `sum m (h tanh h - log cosh h)`."""
     p, q = softmax(target, Classes(axis)), softmax(input, Classes(axis))
-    half = jnp.abs(_log_ratio_of_either(input, target, axis)) / 2
+    half = jnp.abs(log_ratio(input, target, axis, True)) / 2
     near = jnp.minimum(half, 1.0)
     # One ends in its limit, log 2; the other starts with h^2 - h^2 / 2, which costs a factor of three.
     decay = jnp.exp(-2 * jnp.clip(half, 1.0, 1000.0))
@@ -127,7 +131,7 @@ def softmax_jensen_shannon(input: jax.Array, target: jax.Array, axis: int) -> ja
 @softmax_jensen_shannon.defjvp
 def _jensen_shannon_jvp(axis, primals, tangents):
     input, target = primals
-    d = _log_ratio_of_either(input, target, axis)
+    d = log_ratio(input, target, axis, True)
     dots = jnp.zeros_like(d.sum(axis))
     for logits, dot, ratio in ((input, tangents[0], d), (target, tangents[1], -d)):
         share = softmax(logits, Classes(axis))
@@ -139,14 +143,14 @@ def _jensen_shannon_jvp(axis, primals, tangents):
 def softmax_total_variation(input: jax.Array, target: jax.Array, axis: int) -> jax.Array:
     """`sum |p - q| / 2`."""
     p, q = softmax(target, Classes(axis)), softmax(input, Classes(axis))
-    share = -jnp.expm1(-jnp.abs(_log_ratio_of_either(input, target, axis)))
+    share = -jnp.expm1(-jnp.abs(log_ratio(input, target, axis, True)))
     return jnp.sum(jnp.maximum(p, q) * share, axis) / 2
 
 
 @softmax_total_variation.defjvp
 def _total_variation_jvp(axis, primals, tangents):
     input, target = primals
-    sign = jnp.sign(-_log_ratio_of_either(input, target, axis))
+    sign = jnp.sign(-log_ratio(input, target, axis, True))
     by_input = _times_centred(softmax(input, Classes(axis)), sign, axis)
     by_target = _times_centred(softmax(target, Classes(axis)), -sign, axis)
     return softmax_total_variation(input, target, axis), jnp.sum(
