@@ -236,6 +236,8 @@ def _divergence_from_mass_jvp(primals, tangents):
 
     def by_mass() -> jax.Array:
         ratios = log_ratio(lumped, wanted, -1)
+        # Of a side that has neither logits nor mass, the ratio is any number.
+        ratios = jnp.where((lumped == -jnp.inf) & (wanted == -jnp.inf), jnp.inf, ratios)
         return ratios[..., 0] - ratios[..., 1]
 
     slopes = (lambda: excess), (lambda: -excess), by_mass

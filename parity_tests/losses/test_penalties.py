@@ -254,3 +254,11 @@ def test_transforms():
 def test_bad_input_is_named_at_trace_time(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize(("members", "mass", "slope"), [(False, 0.0, np.inf), (True, 1.0, -np.inf)])
+def test_the_slope_of_a_mass_that_a_set_cannot_leave_is_infinite(members, mass, slope):
+    token_set = jnp.full(3, members)
+    for logits in (jnp.array([[1.0, 0.0, 2.0]]), jnp.array([[5.0, 0.0, 2.0]])):
+        of_mass = jax.grad(lambda mass, x=logits: sources.token_set_loss(x, token_set, mass=mass))
+        assert of_mass(mass) == slope
