@@ -34,7 +34,8 @@ def make_hybrid_loss(
         losses: functions of `(y_hat, y)` that return a scalar, by name.
         weights: for each name a number; an array without axes, which may be traced or learnt; or a function
             from the step to one of them, such as an optax schedule. A loss whose weight is the number 0 is
-            not computed; one whose weight becomes 0 adds nothing to value and gradient, even if infinite.
+            not computed; one whose weight becomes 0 adds nothing to the value, nor to the gradients by
+            `y_hat`, `y` and the options, even if infinite.
 
     Returns:
         `hybrid(y_hat, y, *, step=None, return_terms=False, **options)`, itself a loss. `options`, such as

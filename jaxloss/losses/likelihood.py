@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Num
 
 from jaxloss import _checks
 from jaxloss._checks import Scalar, in_dtype
-from jaxloss._reduction import compute_dtype, reduce_loss, select
+from jaxloss._reduction import reduce_loss, select
 from jaxloss.losses._elements import elementwise_arguments
 
 __all__ = ["gaussian_nll_loss", "poisson_nll_loss"]
@@ -127,8 +127,7 @@ def gaussian_nll_loss(
 def _variance(input: jax.Array, var) -> jax.Array:
     """The variances, of a shape that broadcasts to that of the input; a number has no dtype of its own."""
     if np.ndim(var) == 0:
-        var = _checks.as_scalar("var", var, low=0.0)
-        return var if isinstance(var, jax.Array) else jnp.full(input.shape, var, compute_dtype(input))
+        return jnp.asarray(_checks.as_scalar("var", var, low=0.0))
     var = _checks.as_floats("var", var)
     if var.shape == input.shape[:-1] and var.shape != input.shape:
         var = var[..., None]

@@ -79,6 +79,15 @@ def test_variances_may_have_any_axes_of_size_1():
     ]
 
 
+def test_a_number_for_all_variances_has_no_dtype_of_its_own():
+    means, targets = jnp.asarray(MEANS, "float32"), jnp.asarray(TARGETS)
+    assert_same(
+        losses.gaussian_nll_loss(means, targets, 0.1),
+        losses.gaussian_nll_loss(means, targets, jnp.full((4, 3), 0.1)),
+    )
+    assert losses.gaussian_nll_loss(means, means, 0.1).dtype == "float32"
+
+
 def test_infinite_variance_is_torchs():
     arrays = {"input": np.array([1.0, 2.0]), "target": np.zeros(2), "var": np.array([np.inf, 1.0])}
     ours, theirs = losses.gaussian_nll_loss, torch_ref.losses.gaussian_nll_loss

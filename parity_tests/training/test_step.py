@@ -16,6 +16,7 @@ from parity_tests.compare import assert_within
 from parity_tests.training import tiny
 from torch_ref import model5 as torch_model5
 from torch_ref import training as torch_training
+from torch_ref.training import step as torch_step
 
 
 @pytest.mark.parametrize("objective", tiny.OBJECTIVES)
@@ -31,6 +32,13 @@ def test_step_gives_torchs_loss_gradient_norm_and_weights(objective):
         if not name.endswith("attn.c_attn.bias"):
             # Adam divides each gradient by its own size, so rounding in small ones counts in full.
             np.testing.assert_allclose(array, expected[name], atol=1e-9, err_msg=name)
+
+
+def test_torchs_norm_takes_gradients_without_entries_or_none():
+    norm = torch_step._norm
+    assert norm([]) == 0
+    assert norm([torch.zeros(0), torch.ones(2)]) == pytest.approx(2**0.5)
+    assert norm([torch.ones(1), torch.tensor([torch.nan])]).isnan()
 
 
 @pytest.mark.parametrize("objective", ["all", "final"])

@@ -92,6 +92,9 @@ def make_train_step(
 
 def _norm(grads: list[Tensor]) -> Tensor:
     """The Euclidean norm of all gradients together, of numbers of which the largest is 1."""
+    grads = [grad for grad in grads if grad.numel()]
+    if not grads:
+        return torch.zeros(())
     largest = torch.stack([grad.abs().max() for grad in grads]).max()
     if largest == 0 or not largest.isfinite():
         return largest
