@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 
 class RunFolder:
     """A new folder for one run.
@@ -73,7 +75,10 @@ class RunFolder:
         return path
 
     def write_json(self, name: str, value: Any) -> Path:
-        """Write a value as indented JSON; NaN and infinity, which JSON lacks, as null."""
+        """Write a value, which may hold NumPy arrays, as indented JSON.
+
+        NaN and infinity, which JSON lacks, become null.
+        """
         return self.write_text(name, json.dumps(_without_nan(value), indent=2, ensure_ascii=False))
 
     def append_metrics(self, record: dict[str, Any]) -> None:
@@ -93,6 +98,8 @@ class RunFolder:
 
 
 def _without_nan(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
     if isinstance(value, dict):
         return {key: _without_nan(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -39,6 +40,25 @@ def measure_text(decode: Callable[[Sequence[int]], str], ids_NT: np.ndarray) -> 
         "word_length": float(np.mean([len(word) for word in words])) if words else 0.0,
         "repeated_ngrams": repeated / total if total else 0.0,
     }
+
+
+def real_bigrams(texts: Sequence[str], real: Sequence[str]) -> float:
+    """The share of the texts' pairs of neighbouring words that real text holds too; 0 without any pair.
+
+    Args:
+        texts: what is measured.
+        real: the text that counts as real.
+
+    >>> real_bigrams(["the cat sat the"], ["On the mat the cat sat."])
+    0.6666666666666666
+    """
+
+    def bigrams(text: str) -> list[tuple[str, str]]:
+        return list(itertools.pairwise(re.findall(r"[\w'\u2019-]+", text.lower())))
+
+    known = {pair for text in real for pair in bigrams(text)}
+    found = [pair in known for text in texts for pair in bigrams(text)]
+    return float(np.mean(found)) if found else 0.0
 
 
 def join_texts(texts: Mapping[str, Sequence[str]]) -> str:
