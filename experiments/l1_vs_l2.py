@@ -25,6 +25,7 @@ import optax
 from jaxloss._checks import check_integer, check_number
 from jaxloss.losses import l1_loss, mse_loss
 from jaxloss.runs.cli import run_cli
+from jaxloss.runs.findings import Finding, write_results
 from jaxloss.runs.folder import RunFolder
 from jaxloss.runs.plots import COLOURS, new_figure
 from jaxloss.runs.tables import format_table
@@ -126,6 +127,21 @@ def single_errors() -> str:
     return format_table(["prediction 2, target 5", *LOSSES], rows)
 
 
+def findings(results: dict[str, dict], config: Config) -> list[Finding]:
+    """What the figures say about L4 and L5."""
+    errors = [loss(jnp.float32(2), jnp.float32(5)).item() for loss, _ in LOSSES.values()]
+    width, error = ([results[name][key] for name in LOSSES] for key in ("oscillation width", "final error"))
+    return [
+        Finding.of("L4", f"{errors[0]:g} and {errors[1]:g}", [errors == [3.0, 9.0]]),
+        Finding.of(
+            "L5",
+            f"width of the oscillation at the end: L1 {width[0]:.3f} at a learning rate of "
+            f"{config.learning_rate:g}, L2 {width[1]:.3f}; final error {error[0]:.2g} and {error[1]:.2g}",
+            [abs(width[0] - config.learning_rate) < 1e-5, width[1] == 0.0],
+        ),
+    ]
+
+
 def weight_table(pairs: dict[str, tuple], config: Config) -> str:
     """The weight at a few iterations, for each loss in each framework."""
     steps = sorted({step for step in (0, 1, 5, 10, 20, 21, 30, 40, config.steps) if step <= config.steps})
@@ -169,14 +185,11 @@ def main(config: Config) -> None:
             oscillation_by_rate(config),
         ]
     )
-    print(text)
-    folder.write_json("config.json", dataclasses.asdict(config))
-    folder.write_text("table.md", text)
+    found = findings(results, config)
     for name, (in_jax, _) in pairs.items():
         results[name] |= {"weights": in_jax[0].tolist(), "losses": in_jax[1].tolist()}
-    folder.write_json("results.json", results)
     plot(folder.file("loss_and_weight.png"), {name: in_jax for name, (in_jax, _) in pairs.items()}, config)
-    print(f"\nwritten to {folder.path}/")
+    write_results(folder, config, text, found, results)
 
 
 if __name__ == "__main__":
