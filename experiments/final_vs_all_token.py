@@ -38,7 +38,7 @@ from jaxloss.runs.recorder import Recorder
 from jaxloss.runs.settings import DataConfig, SampleConfig, TrainConfig, fit_vocabulary
 from jaxloss.runs.stopping import EarlyStop
 from jaxloss.runs.text import join_texts, measure_text, wrap
-from jaxloss.training import TrainState, evaluate, init_state, make_eval_step, make_optimizer, make_train_step
+from jaxloss.training import TrainState, evaluate, init_state, make_eval_step, make_train_step
 
 OBJECTIVES = {"all": (linear_next_token_loss, None), "final": (linear_final_token_loss, 1)}  # loss, positions
 LABELS = {"all": "all tokens", "final": "final token"}
@@ -93,7 +93,7 @@ def main(config: Config) -> int:
     settings = config.train
     init_key, dropout_key, text_key = jax.random.split(jax.random.key(settings.seed), 3)
     apply_fn, params = Model5(config.model).apply, init_params(config.model, init_key)
-    optimizer = make_optimizer(settings.learning_rate, settings.weight_decay)
+    optimizer = settings.optimizer()
     states, train_steps = {}, {}
     for name, (loss, positions) in OBJECTIVES.items():
         states[name] = init_state(apply_fn, params, optimizer, batch_size=settings.batch_size)

@@ -6,11 +6,13 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+import optax
 import tyro
 
 from jaxloss._checks import check_choice, check_integer, check_number
 from jaxloss.data import TokenData, prepare_tokens
 from jaxloss.model5.config import MODEL5, Model5Config
+from jaxloss.training import make_optimizer
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,13 @@ class TrainConfig:
     batch_size: int = 64
     """Crops in a batch."""
     learning_rate: float = 1e-3
-    """AdamW's step size, constant."""
+    """AdamW's step size, the largest of the run."""
+    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    """What the step size does after the warmup: stays, or falls to 0 at the last step."""
+    warmup: int = 0
+    """Updates over which the step size rises to its largest."""
+    clip_norm: float | None = None
+    """Norm that longer gradients are scaled down to; None leaves them."""
     weight_decay: float = 0.01
     """AdamW's decoupled weight decay, on every parameter."""
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
@@ -74,8 +82,32 @@ class TrainConfig:
         # JAX keeps 32 bits of a key's seed, and would take seed 2**32 + 1 for 1.
         check_integer("seed", self.seed, low=0, high=2**32 - 1)
         check_choice("compute_dtype", self.compute_dtype, ("float32", "bfloat16"))
+        check_choice("schedule", self.schedule, ("constant", "cosine", "linear"))
+        check_integer("warmup", self.warmup, low=0, high=self.steps - 1)
+        if self.clip_norm is not None:
+            check_number("clip_norm", self.clip_norm, low=0, open_low=True, open_high=True)
         check_number("learning_rate", self.learning_rate, low=0, open_low=True, open_high=True)
         check_number("weight_decay", self.weight_decay, low=0, open_high=True)
+
+    def learning_rates(self) -> optax.Schedule:
+        """The step size of each update, counted from 0; none of them is 0."""
+        peak, falling = self.learning_rate, self.steps - self.warmup
+        after = {
+            "constant": optax.constant_schedule(peak),
+            "cosine": optax.cosine_decay_schedule(peak, falling),
+            "linear": optax.linear_schedule(peak, 0.0, falling),
+        }
+        rising = optax.linear_schedule(peak / (self.warmup + 1), peak, self.warmup)
+        return optax.join_schedules([rising, after[self.schedule]], [self.warmup])
+
+    def optimizer(self) -> optax.GradientTransformation:
+        """What `init_state` takes."""
+        is_constant = self.schedule == "constant" and not self.warmup
+        rate = self.learning_rate if is_constant else self.learning_rates()
+        adamw = make_optimizer(rate, self.weight_decay)
+        if self.clip_norm is None:
+            return adamw
+        return optax.chain(optax.clip_by_global_norm(self.clip_norm), adamw)
 
 
 @dataclass(frozen=True)

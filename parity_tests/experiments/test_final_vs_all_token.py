@@ -57,7 +57,7 @@ def one_compilation_for_both_runs():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(script, "make_train_step", train_step)
         patch.setattr(script, "make_eval_step", eval_step)
-        patch.setattr(script, "make_optimizer", lambda *settings: tiny.optimizer())
+        patch.setattr(script.TrainConfig, "optimizer", lambda settings: tiny.optimizer())
         yield
 
 
