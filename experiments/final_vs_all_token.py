@@ -27,20 +27,26 @@ from typing import Literal
 import jax
 import numpy as np
 
-from jaxloss.data import TokenData, describe, eval_crops, sample_batch
-from jaxloss.fused import linear_final_token_loss, linear_next_token_loss
+from jaxloss.data import TokenData, describe, sample_batch
 from jaxloss.model5 import Model5, Model5Config, init_params, num_params, save_weights
 from jaxloss.runs.cli import run_cli
 from jaxloss.runs.comparison import comparison_table, summarise, write_texts
 from jaxloss.runs.folder import RunFolder
 from jaxloss.runs.plots import plot_losses
 from jaxloss.runs.recorder import Recorder
-from jaxloss.runs.settings import DataConfig, SampleConfig, TrainConfig, fit_vocabulary
+from jaxloss.runs.settings import (
+    OBJECTIVES,
+    SIZES,
+    DataConfig,
+    SampleConfig,
+    TrainConfig,
+    fit_vocabulary,
+    held_out_crops,
+)
 from jaxloss.runs.stopping import EarlyStop
 from jaxloss.runs.text import join_texts, measure_text, wrap
 from jaxloss.training import TrainState, evaluate, init_state, make_eval_step, make_train_step
 
-OBJECTIVES = {"all": (linear_next_token_loss, None), "final": (linear_final_token_loss, 1)}  # loss, positions
 LABELS = {"all": "all tokens", "final": "final token"}
 OWN_LOSS = {"all": "all", "final": "final"}  # the test loss that each objective minimises
 
@@ -59,25 +65,7 @@ class Config:
     """New folder for the results; runs/final_vs_all_token-<time> if not given."""
 
 
-PRESETS = {
-    "small": Config(
-        model=Model5Config(context_length=64, embed_dim=256, num_heads=4, num_blocks=2),
-        train=TrainConfig(steps=800, batch_size=8),
-        data=DataConfig(),
-    ),
-    "model5": Config(
-        model=Model5Config(),
-        train=TrainConfig(),
-        data=DataConfig(corpus="fineweb", tokenizer="gpt2"),
-        preset="model5",
-    ),
-}
-
-
-def held_out_crops(data: TokenData, config: Config, num_crops: int) -> tuple[np.ndarray, np.ndarray]:
-    """Evenly spaced crops of the test tokens, as many as there are if they are fewer."""
-    length = config.model.context_length
-    return eval_crops(data.test, num_crops=min(num_crops, len(data.test) - length), context_length=length)
+PRESETS = {name: Config(**size, preset=name) for name, size in SIZES.items()}
 
 
 def main(config: Config) -> int:
@@ -102,7 +90,7 @@ def main(config: Config) -> int:
     eval_step = make_eval_step({name: loss for name, (loss, _) in OBJECTIVES.items()}, from_hidden=True)
 
     size = {"batch_size": settings.batch_size, "context_length": config.model.context_length}
-    held_out = held_out_crops(data, config, settings.eval_crops)
+    held_out = held_out_crops(data, config.model.context_length, settings.eval_crops)
     one_batch = sample_batch(data.test, **size, seed=settings.seed, step=0)
 
     def measure(name: str, crops: tuple[np.ndarray, np.ndarray]):
@@ -155,14 +143,15 @@ def write_results(
 
     summaries, texts = {}, {}
     # A crop has one final token but many tokens, so that loss takes more crops to be as certain.
-    more_crops = held_out_crops(data, config, 8 * config.train.eval_crops)
+    length = config.model.context_length
+    more_crops = held_out_crops(data, length, 8 * config.train.eval_crops)
     for name, other in (("all", "final"), ("final", "all")):
         arguments = states[name].params, config.model, config.sample, data.tokenizer, key
         texts[LABELS[name]], measures = write_texts(*arguments, judge=partial(measure, other))
         summaries[name] = summarise(records, name) | {"text": measures}
         summaries[name]["test_losses"]["final"] = measure(name, more_crops)["final"]._asdict()
         print(f"\n{LABELS[name]}:\n{wrap(texts[LABELS[name]][0])}")
-    real_text = measure_text(data.tokenizer.decode, held_out_crops(data, config, config.sample.num_texts)[0])
+    real_text = measure_text(data.tokenizer.decode, held_out_crops(data, length, config.sample.num_texts)[0])
     table = comparison_table(summaries, LABELS, real_text)
     print(f"\n{table}\n\nwritten to {folder.path}/")
     steps = {name: int(state.step) for name, state in states.items()}

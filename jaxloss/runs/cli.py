@@ -50,7 +50,7 @@ def run_cli(
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except (ValueError, TypeError, OSError) as error:
-        return _report(error, describe_error(error))
+        return _report(error, _as_typed(describe_error(error), arguments))
     except (MemoryError, OverflowError) as error:
         return _report(error, f"a size is too large: {describe_error(error)}")
     except RuntimeError as error:
@@ -85,6 +85,20 @@ def describe_error(error: BaseException) -> str:
         where = f" {error.filename!r}" if error.filename else ""
         return f"{error.strerror}:{where}" if where else error.strerror
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def _as_typed(message: str, arguments: Sequence[str]) -> str:
+    """The message, with the option that it begins with named as it was typed.
+
+    >>> _as_typed("batch_size must be at least 1; got 0.", ["--train.batch-size=0"])
+    '--train.batch-size must be at least 1; got 0.'
+    """
+    name, space, rest = message.partition(" ")
+    for flag in (argument.partition("=")[0] for argument in reversed(arguments)):
+        words = flag.removeprefix("--").replace("-", "_")
+        if flag.startswith("--") and words.rpartition(".")[2] == name.rpartition(".")[2]:
+            return f"{flag}{space}{rest}"
+    return message
 
 
 def _parse(config_type: type[Config], presets: Mapping[str, Config], arguments: list[str]) -> Config:

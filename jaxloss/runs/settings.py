@@ -1,18 +1,23 @@
-"""Settings that experiments on language models share: which text, how to train, what to write at the end."""
+"""What experiments on language models share: objectives, sizes, which text, how to train, what to write."""
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
+import numpy as np
 import optax
 import tyro
 
 from jaxloss._checks import check_choice, check_integer, check_number
-from jaxloss.data import TokenData, prepare_tokens
+from jaxloss.data import TokenData, eval_crops, prepare_tokens
+from jaxloss.fused import linear_final_token_loss, linear_next_token_loss
 from jaxloss.model5.config import MODEL5, Model5Config
 from jaxloss.training import make_optimizer
+
+OBJECTIVES = {"all": (linear_next_token_loss, None), "final": (linear_final_token_loss, 1)}
+"""What a model is trained on: the loss from hidden states, and how many last positions it looks at."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +58,11 @@ class TrainConfig:
     ValueError: steps must be at least 1; got 0.
     """
 
-    steps: int = 1234
+    steps: Annotated[int, tyro.conf.arg(aliases=["--steps"])] = 1234
     """Number of updates."""
-    batch_size: int = 64
+    batch_size: Annotated[int, tyro.conf.arg(aliases=["--batch-size"])] = 64
     """Crops in a batch."""
-    learning_rate: float = 1e-3
+    learning_rate: Annotated[float, tyro.conf.arg(aliases=["--learning-rate"])] = 1e-3
     """AdamW's step size, the largest of the run."""
     schedule: Literal["constant", "cosine", "linear"] = "constant"
     """What the step size does after the warmup: stays, or falls to 0 at the last step."""
@@ -73,7 +78,7 @@ class TrainConfig:
     """Updates between two evaluations."""
     eval_crops: int = 512
     """Held-out crops that the test loss is the mean of."""
-    seed: int = 0
+    seed: Annotated[int, tyro.conf.arg(aliases=["--seed"])] = 0
     """Decides the initial weights, the batches and the dropout."""
 
     def __post_init__(self) -> None:
@@ -129,6 +134,27 @@ class SampleConfig:
         check_number("sample.temperature", self.temperature, low=0, open_low=True, open_high=True)
         check_integer("sample.num_tokens", self.num_tokens, low=1)
         check_integer("sample.num_texts", self.num_texts, low=1)
+
+
+SIZES: dict[str, dict[str, Any]] = {
+    "small": {
+        "model": Model5Config(context_length=64, embed_dim=256, num_heads=4, num_blocks=2),
+        "train": TrainConfig(steps=800, batch_size=8),
+        "data": DataConfig(),
+    },
+    "model5": {
+        "model": MODEL5,
+        "train": TrainConfig(),
+        "data": DataConfig(corpus="fineweb", tokenizer="gpt2"),
+    },
+}
+"""Presets: small suits two CPU cores, model5 is the full size."""
+
+
+def held_out_crops(data: TokenData, context_length: int, num_crops: int) -> tuple[np.ndarray, np.ndarray]:
+    """Evenly spaced crops of the test tokens and their targets, as many as there are if they are fewer."""
+    num_crops = min(num_crops, len(data.test) - context_length)
+    return eval_crops(data.test, num_crops=num_crops, context_length=context_length)
 
 
 def fit_vocabulary(config: Model5Config, vocab_size: int) -> Model5Config:

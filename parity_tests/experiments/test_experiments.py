@@ -83,7 +83,7 @@ def test_experiment_leaves_findings_figures_and_one_plot(name, folder, tmp_path,
 @pytest.mark.parametrize("name", [name for name in LEAST if "seeds" in LEAST[name]])
 def test_no_seed_is_refused_in_one_line(name, tmp_path, capsys):
     assert run(name, tmp_path / "run", "", seeds=0) == 2
-    assert capsys.readouterr().err == "error: seeds must be at least 1; got 0.\n"
+    assert capsys.readouterr().err == "error: --seeds must be at least 1; got 0.\n"
     assert not (tmp_path / "run").exists()
 
 

@@ -55,7 +55,7 @@ def test_exit_code_is_that_of_main():
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--model.dropout", "1.5"], "error: dropout must be in [0, 1); got 1.5\n"),
+        (["--model.dropout", "1.5"], "error: --model.dropout must be in [0, 1); got 1.5\n"),
         (
             ["--preset", "lrage"],
             "error: --preset must be one of 'small', 'large'; got 'lrage'. Did you mean 'large'?\n",
@@ -69,7 +69,7 @@ def test_value_refused_by_a_config_is_one_line_and_exit_code_2(argv, message, ca
 
 def test_message_of_several_lines_is_joined(capfd):
     assert run_cli(pytest.fail, Config, argv=["--preset", "refused"]) == 2
-    assert capfd.readouterr().err == "error: preset is of the wrong type\n"
+    assert capfd.readouterr().err == "error: --preset is of the wrong type\n"
 
 
 def test_misspelt_flag_gets_a_suggestion(capfd):

@@ -1,0 +1,136 @@
+"""Train one Model 5 on one objective: the script for a real run.
+
+    python experiments/train_model5.py
+    python experiments/train_model5.py --corpus book.txt --objective final --steps 2000 --batch-size 16
+    python experiments/train_model5.py --preset model5              # full size, FineWeb: for an accelerator
+
+The run folder gets the weights as Hugging Face's GPT-2 (`weights/`), the tokenizer, every metric, a plot and
+texts. The default (2.6 M parameters, 800 steps, the prose that comes with Python) takes about two minutes on
+two CPU cores.
+
+To expect, from seed 0: the test loss of all tokens falls from ln 4096 = 8.32 nats to 6.04 ± 0.04. Runs of one
+seed on one machine are equal to the last bit.
+"""
+
+import dataclasses
+import sys
+import time
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxloss.data import TokenData, describe, sample_batch
+from jaxloss.model5 import Model5, Model5Config, generate, init_params, num_params, save_weights
+from jaxloss.runs.cli import run_cli
+from jaxloss.runs.folder import RunFolder
+from jaxloss.runs.plots import plot_losses
+from jaxloss.runs.recorder import Recorder
+from jaxloss.runs.settings import (
+    OBJECTIVES,
+    SIZES,
+    DataConfig,
+    SampleConfig,
+    TrainConfig,
+    fit_vocabulary,
+    held_out_crops,
+)
+from jaxloss.runs.stopping import EarlyStop
+from jaxloss.runs.text import join_texts, measure_text, wrap
+from jaxloss.training import TrainState, evaluate, init_state, make_eval_step, make_train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Train Model 5 on one objective."""
+
+    model: Model5Config
+    train: TrainConfig
+    data: DataConfig
+    sample: SampleConfig = dataclasses.field(default_factory=SampleConfig)
+    objective: Literal["all", "final"] = "all"
+    """Whether every token of a crop is learnt, or the final one only."""
+    preset: Literal["small", "model5"] = "small"
+    """small suits two CPU cores; model5 is the full size, for an accelerator."""
+    out: str | None = None
+    """New folder for the results; runs/train_model5-<time> if not given."""
+
+
+PRESETS = {name: Config(**size, preset=name) for name, size in SIZES.items()}
+
+
+def main(config: Config) -> int:
+    folder = RunFolder(config.out, "train_model5")
+    data = config.data.prepare(config.model.context_length)
+    config = dataclasses.replace(config, model=fit_vocabulary(config.model, data.tokenizer.vocab_size))
+    folder.create()
+    folder.write_json("config.json", dataclasses.asdict(config))
+    data.tokenizer.save(folder.file("tokenizer.json"))
+    print(wrap(describe(data), indent=""))
+    print(f"{num_params(config.model):,} parameters, {jax.local_device_count()} x {jax.default_backend()}\n")
+
+    settings, name = config.train, config.objective
+    init_key, dropout_key, text_key = jax.random.split(jax.random.key(settings.seed), 3)
+    params = init_params(config.model, init_key)
+    state = init_state(
+        Model5(config.model).apply, params, settings.optimizer(), batch_size=settings.batch_size
+    )
+    loss_fn, positions = OBJECTIVES[name]
+    options = {"logits_to_keep": positions, "compute_dtype": settings.compute_dtype}
+    train_step = make_train_step(loss_fn, from_hidden=True, **options)
+    eval_step = make_eval_step({key: loss for key, (loss, _) in OBJECTIVES.items()}, from_hidden=True)
+
+    size = {"batch_size": settings.batch_size, "context_length": config.model.context_length}
+    held_out = held_out_crops(data, config.model.context_length, settings.eval_crops)
+
+    def test():
+        return evaluate(state, eval_step, *held_out, batch_size=settings.batch_size)
+
+    tokens_per_step = settings.batch_size * config.model.context_length
+    recorder = Recorder(folder, {name: name}, steps=settings.steps, tokens_per_step=tokens_per_step)
+    with EarlyStop() as stop, recorder as record:
+        record.test(name, 0, test())
+        for step in range(1, settings.steps + 1):
+            if stop.requested:
+                break
+            batch = sample_batch(data.train, **size, seed=settings.seed, step=step - 1)
+            start = time.perf_counter()
+            state, *values = train_step(state, *batch, dropout_key)
+            loss, grad_norm = map(float, values)
+            seconds = time.perf_counter() - start
+            if stop.is_not_finite(name, step, loss, grad_norm):
+                break
+            record.update(name, step, loss=loss, grad_norm=grad_norm, seconds=seconds)
+            if step % settings.eval_every == 0 or step == settings.steps:
+                record.test(name, step, test())
+
+    save_weights(folder.file("weights"), state.params, config.model)
+    results = {"objective": name, "stopped_early": stop.reason, "step": int(state.step)}
+    losses = test()
+    folder.write_json("results.json", results | {"test_losses": {k: v._asdict() for k, v in losses.items()}})
+    write_report(folder, config, data, state, text_key)
+    return stop.exit_code
+
+
+def write_report(
+    folder: RunFolder, config: Config, data: TokenData, state: TrainState, key: jax.Array
+) -> None:
+    """The plot, and texts that the model writes with their measures."""
+    title = f"Model 5 trained on {'all tokens' if config.objective == 'all' else 'the final token'}"
+    names = {"test_losses": {config.objective: config.objective}, "labels": {config.objective: "Model 5"}}
+    title = f"{title}: {config.data.corpus}"
+    plot_losses(folder.file("loss.png"), folder.read_metrics(), title=title, **names)
+
+    sampling = config.sample
+    prompt = np.tile(data.tokenizer.encode([sampling.prompt])[0].astype(np.int32), (sampling.num_texts, 1))
+    options = {"num_tokens": sampling.num_tokens, "temperature": sampling.temperature, "key": key}
+    ids = np.asarray(generate(state.params, config.model, jnp.asarray(prompt), **options))
+    texts = [data.tokenizer.decode(row) for row in ids]
+    folder.write_text("samples.txt", join_texts({"Model 5": texts}))
+    folder.write_json("text.json", measure_text(data.tokenizer.decode, ids[:, prompt.shape[1] :]))
+    print(f"\n{wrap(texts[0])}\n\nwritten to {folder.path}/")
+
+
+if __name__ == "__main__":
+    sys.exit(run_cli(main, Config, presets=PRESETS))
