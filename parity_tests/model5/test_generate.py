@@ -11,7 +11,7 @@ import torch
 import jaxloss.model5 as jax_side
 import torch_ref.model5 as torch_side
 from jaxloss.model5 import Model5
-from jaxloss.model5.generate import _continue
+from jaxloss.model5.generate import _read, _write
 from parity_tests.compare import assert_same
 from parity_tests.model5.pairs import TINY, jax_params, torch_model
 
@@ -87,33 +87,91 @@ def test_text_follows_the_key_and_the_generator():
 def test_generation_compiles_once_for_all_lengths_within_the_context():
     params = jax_params("float64")
     jax_side.generate(params, TINY, PROMPTS[:, :6], num_tokens=10, key=KEY)
-    compiled = _continue._cache_size()
-    for length, num_tokens, temperature in ((1, 3, 1.0), (9, 5, 0.0), (15, 1, 0.3)):
+    compiled = _read._cache_size(), _write._cache_size()
+    options = {"stop_token": 3, "prompt_lengths": [1, 2], "on_token": print}
+    for length, num_tokens, temperature in ((2, 3, 1.0), (9, 5, 0.0), (15, 1, 0.3)):
         jax_side.generate(
-            params, TINY, PROMPTS[:, :length], num_tokens=num_tokens, key=KEY, temperature=temperature
+            params,
+            TINY,
+            PROMPTS[:, :length],
+            num_tokens=num_tokens,
+            key=KEY,
+            temperature=temperature,
+            **options,
         )
-    assert _continue._cache_size() == compiled
+    assert (_read._cache_size(), _write._cache_size()) == compiled
 
 
-def draw_many(side, logits_V, temperature, top_k, num_draws=40_000):
+# The second text leaves its context long before the first: both slide from then on.
+def test_prompts_of_different_lengths_go_on_as_each_alone():
+    params, model, lengths = jax_params("float64"), torch_model("float64"), [3, 13]
+    options = {"num_tokens": 19, "temperature": 0.0}
+    prompt_BT = PROMPTS[:, :13].copy()
+    prompt_BT[0, :-3] = -7
+    actual = jax_side.generate(params, TINY, prompt_BT, key=KEY, prompt_lengths=lengths, **options)
+    expected = torch_side.generate(
+        model,
+        TINY,
+        torch.tensor(prompt_BT),
+        generator=torch.Generator(),
+        prompt_lengths=torch.tensor(lengths),
+        **options,
+    )
+    assert_same(actual, expected)
+    for row, length in enumerate(lengths):
+        # Twice, for a batch of the size that is compiled already.
+        alone = np.repeat(prompt_BT[row : row + 1, -length:], 2, axis=0)
+        alone = jax_side.generate(params, TINY, alone, key=KEY, **options)
+        assert_same(actual[row, -19 - length :], alone[0])
+
+
+@pytest.mark.parametrize("side", ["jax", "torch"])
+def test_a_sequence_holds_its_stop_token_to_the_end_and_tokens_come_as_they_are_drawn(side):
+    arguments, options = [TINY, PROMPTS[:, :6]], {"num_tokens": 10, "temperature": 0.0}
+    if side == "jax":
+        generate, arguments, options["key"] = jax_side.generate, [jax_params("float64"), *arguments], KEY
+    else:
+        generate, options["generator"] = torch_side.generate, torch.Generator()
+        arguments = [torch_model("float64"), TINY, torch.tensor(PROMPTS[:, :6])]
+    free = np.asarray(generate(*arguments, **options))
+    stop = int(free[0, 8])
+    expected = free.copy()
+    for row in expected:
+        row[6 + np.argmax([*(row[6:] == stop), True]) :] = stop
+    heard = []
+    stopped = generate(*arguments, **options, stop_token=stop, on_token=heard.append)
+    assert_same(stopped, expected)
+    assert len(heard) == max(np.argmax(row[6:] == stop) + 1 if stop in row[6:] else 10 for row in free)
+    assert_same(np.stack(heard, axis=1), expected[:, 6 : 6 + len(heard)])
+
+
+def draw_many(side, logits_V, temperature, top_k, top_p=None, num_draws=40_000):
     logits_BV = np.broadcast_to(logits_V, (num_draws, len(logits_V)))
     if side == "jax":
-        tokens = jax_side.sample_token(jnp.asarray(logits_BV), jax.random.key(2), temperature, top_k)
+        tokens = jax_side.sample_token(jnp.asarray(logits_BV), jax.random.key(2), temperature, top_k, top_p)
     else:
         generator = torch.Generator().manual_seed(2)
-        tokens = torch_side.sample_token(torch.tensor(logits_BV), generator, temperature, top_k)
+        tokens = torch_side.sample_token(torch.tensor(logits_BV), generator, temperature, top_k, top_p)
     return np.bincount(np.asarray(tokens), minlength=len(logits_V)) / num_draws
 
 
 @pytest.mark.parametrize("side", ["jax", "torch"])
-@pytest.mark.parametrize(("temperature", "top_k"), [(1.0, None), (1.1, None), (0.5, 3), (3.0, 1)])
-def test_tokens_are_drawn_with_the_probabilities_of_the_softmax(side, temperature, top_k):
+@pytest.mark.parametrize(
+    ("temperature", "top_k", "top_p"),
+    [(1.0, None, 1.0), (1.1, None, None), (0.5, 3, None), (3.0, 1, 0.9), (1.0, None, 0.6), (2.0, 4, 0.8)],
+)
+def test_tokens_are_drawn_with_the_probabilities_of_the_softmax(side, temperature, top_k, top_p):
     logits_V = np.array([1.0, -2.0, 3.0, 0.5, 2.9])
     weights_V = np.exp(logits_V / temperature)
     if top_k is not None:
         weights_V[logits_V < np.sort(logits_V)[-top_k]] = 0
     expected_V = weights_V / weights_V.sum()
-    frequency_V = draw_many(side, logits_V, temperature, top_k)
+    if top_p is not None:
+        order = np.argsort(-expected_V)
+        num_kept = 1 + np.searchsorted(np.cumsum(expected_V[order]), top_p)
+        expected_V[order[num_kept:]] = 0
+        expected_V /= expected_V.sum()
+    frequency_V = draw_many(side, logits_V, temperature, top_k, top_p)
     # Six standard deviations of each frequency.
     assert (abs(frequency_V - expected_V) <= 6 * np.sqrt(expected_V * (1 - expected_V) / 40_000)).all()
 
@@ -122,7 +180,9 @@ def test_tokens_are_drawn_with_the_probabilities_of_the_softmax(side, temperatur
 @pytest.mark.parametrize("temperature", [0.0, 1e-30])
 def test_temperature_near_zero_takes_the_likeliest_token(side, temperature):
     for logits_V in ([0.0, 3e4, 2e4], [-3e4, -1e4, -2e4]):
-        assert_same(draw_many(side, np.array(logits_V, np.float32), temperature, None, 100), [0.0, 1.0, 0.0])
+        assert_same(
+            draw_many(side, np.array(logits_V, np.float32), temperature, None, num_draws=100), [0.0, 1.0, 0.0]
+        )
 
 
 @pytest.mark.parametrize("top_k", [None, 2])
@@ -178,6 +238,11 @@ WRONG = [
     ({"temperature": "hot"}, TypeError, "temperature must be a number"),
     ({"top_k": 0}, ValueError, r"top_k must be in \[1, 61\]; got 0"),
     ({"top_k": 62}, ValueError, r"top_k must be in \[1, 61\]; got 62"),
+    ({"top_p": 0}, ValueError, r"top_p must be in \(0, 1\]; got 0"),
+    ({"top_p": 1.1}, ValueError, r"top_p must be in \(0, 1\]; got 1\.1"),
+    ({"stop_token": 61}, ValueError, r"stop_token must be in \[0, 60\]; got 61"),
+    ({"prompt_lengths": np.array([1])}, ValueError, "prompt_lengths must be 2 integers, one a row"),
+    ({"prompt_lengths": np.array([1, 21])}, ValueError, r"prompt_lengths must be in \[1, 20\]"),
 ]
 
 
@@ -187,6 +252,8 @@ def test_wrong_requests_are_refused_on_both_sides_and_named_on_ours(wrong, error
     prompt_BT = request.pop("prompt")
     with pytest.raises(error, match=message):
         jax_side.generate(jax_params("float32"), TINY, prompt_BT, key=KEY, **request)
+    if "prompt_lengths" in request:
+        request["prompt_lengths"] = torch.tensor(request["prompt_lengths"])
     with pytest.raises((ValueError, TypeError, IndexError, RuntimeError)):
         torch_side.generate(
             torch_model("float32"), TINY, torch.tensor(prompt_BT), generator=torch.Generator(), **request
@@ -195,6 +262,8 @@ def test_wrong_requests_are_refused_on_both_sides_and_named_on_ours(wrong, error
 
 def test_bfloat16_weights_generate():
     params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), jax_params("float32"))
-    stored_BS = jnp.zeros((2, 32), jnp.int32)
-    shape = jax.eval_shape(partial(_continue, config=TINY, top_k=3), params, stored_BS, 6, 20, KEY, 1.0)
-    assert (shape.shape, shape.dtype) == ((2, 32), jnp.int32)
+    text = jax.eval_shape(partial(_read, config=TINY), params, jnp.zeros((2, 32), jnp.int32))
+    draw = {"key": KEY, "temperature": 1.0, "top_p": 0.5, "stop_token": 1}
+    start_B = jnp.array([6, 7])
+    written = jax.eval_shape(partial(_write, config=TINY, top_k=3), params, text, start_B, 20, draw)
+    assert (written.stored_BS.shape, written.stored_BS.dtype) == ((2, 32), jnp.int32)
