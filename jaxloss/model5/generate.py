@@ -233,7 +233,8 @@ def _read(params: Params, stored_BS: Int[Array, "B S"], *, config: Model5Config)
     shape = (len(stored_BS), config.context_length, config.num_heads, config.head_dim)
     empty = tuple((jnp.zeros(shape, jax.tree.leaves(params)[0].dtype),) * 2 for _ in range(config.num_blocks))
     ids_BL = stored_BS[:, : config.context_length]
-    _, cache = Model5(config).apply({"params": params}, ids_BL, empty, 0, method="extend")
+    apply: Callable[..., Any] = Model5(config).apply
+    _, cache = apply({"params": params}, ids_BL, empty, 0, method="extend")
     nobody = jnp.zeros(len(stored_BS), bool)
     return _Text(stored_BS, cache, jnp.int32(0), jnp.zeros(len(stored_BS), jnp.int32), nobody)
 
