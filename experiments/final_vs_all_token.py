@@ -20,21 +20,24 @@ Runs of one seed on one machine are equal to the last bit.
 import dataclasses
 import sys
 import time
-from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import jax
 import numpy as np
 
+from jaxloss._checks import check_integer
 from jaxloss.data import TokenData, describe, sample_batch
 from jaxloss.model5 import Model5, Model5Config, init_params, num_params, save_weights
 from jaxloss.runs.cli import run_cli
-from jaxloss.runs.comparison import comparison_table, summarise, write_texts
+from jaxloss.runs.comparison import compare, comparison_table, summarise, write_texts
+from jaxloss.runs.findings import write_results
 from jaxloss.runs.folder import RunFolder
 from jaxloss.runs.plots import plot_losses
 from jaxloss.runs.recorder import Recorder
 from jaxloss.runs.settings import (
+    LABELS,
     OBJECTIVES,
     SIZES,
     DataConfig,
@@ -47,8 +50,7 @@ from jaxloss.runs.stopping import EarlyStop
 from jaxloss.runs.text import join_texts, measure_text, wrap
 from jaxloss.training import TrainState, evaluate, init_state, make_eval_step, make_train_step
 
-LABELS = {"all": "all tokens", "final": "final token"}
-OWN_LOSS = {"all": "all", "final": "final"}  # the test loss that each objective minimises
+SHOWN = dict.fromkeys(OBJECTIVES, "all")  # the test loss that the terminal and the plot show
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,13 +61,86 @@ class Config:
     train: TrainConfig
     data: DataConfig
     sample: SampleConfig = dataclasses.field(default_factory=SampleConfig)
+    seeds: int = 3
+    """Number of repetitions, each with its own initial weights and batches, from train.seed on."""
     preset: Literal["small", "model5"] = "small"
-    """small suits two CPU cores; model5 is the full size, for an accelerator."""
+    """small suits two CPU cores; model5 is the articles' recipe at full size, for an accelerator."""
     out: str | None = None
     """New folder for the results; runs/final_vs_all_token-<time> if not given."""
 
+    def __post_init__(self) -> None:
+        check_integer("seeds", self.seeds, low=1)
 
-PRESETS = {name: Config(**size, preset=name) for name, size in SIZES.items()}
+
+SEEDS = {"small": 3, "model5": 1}
+PRESETS = {name: Config(**size, preset=name, seeds=SEEDS[name]) for name, size in SIZES.items()}
+
+
+def train(
+    seed: int, config: Config, data: TokenData, steps: dict[str, Any], folder: RunFolder, stop: EarlyStop
+) -> dict[str, TrainState]:
+    """Both models, trained from one seed, however far they came."""
+    settings, length = config.train, config.model.context_length
+    init_key, dropout_key = jax.random.split(jax.random.key(seed))
+    apply_fn, params = Model5(config.model).apply, init_params(config.model, init_key)
+    start = partial(init_state, apply_fn, params, settings.optimizer(), batch_size=settings.batch_size)
+    states = {name: start() for name in OBJECTIVES}
+    size = {"batch_size": settings.batch_size, "context_length": length, "seed": seed}
+    held_out = held_out_crops(data, length, settings.eval_crops)
+    one_batch = sample_batch(data.test, **size, step=0)
+
+    def test(name: str):
+        crops = {"": held_out, " of one batch": one_batch}
+        found = {of: evaluate(states[name], steps["eval"], *c, batch_size=8) for of, c in crops.items()}
+        return {f"{loss}{of}": mean for of, means in found.items() for loss, mean in means.items()}
+
+    to_come = settings.steps * (settings.seed + config.seeds - 1 - seed)
+    counts = {"steps": settings.steps, "steps_after": to_come, "seed": seed}
+    with Recorder(folder, SHOWN, **counts, tokens_per_step=settings.batch_size * length) as record:
+        for name in OBJECTIVES:
+            record.test(name, 0, test(name))
+        for step in range(1, settings.steps + 1):
+            if stop.requested:
+                break
+            batch = sample_batch(data.train, **size, step=step - 1)
+            for name in OBJECTIVES:
+                began = time.perf_counter()
+                states[name], *values = steps[name](states[name], *batch, dropout_key)
+                loss, grad_norm = map(float, values)
+                seconds = time.perf_counter() - began
+                if stop.is_not_finite(name, step, loss, grad_norm):
+                    break
+                record.update(name, step, loss=loss, grad_norm=grad_norm, seconds=seconds)
+                if step % settings.eval_every == 0 or step == settings.steps:
+                    record.test(name, step, test(name))
+    return states
+
+
+def describe_models(
+    seed: int,
+    states: dict[str, TrainState],
+    config: Config,
+    data: TokenData,
+    eval_step: Any,
+    folder: RunFolder,
+) -> tuple[dict[str, dict[str, Any]], dict[str, list[str]]]:
+    """What the models of one seed are worth, and texts beside real ones, the best first."""
+    records = [record for record in folder.read_metrics() if record["seed"] == seed]
+    cut = partial(held_out_crops, data, config.model.context_length)
+    # A crop has one final token but many tokens, so that loss takes more crops to be as certain.
+    many, (real, _) = cut(8 * config.train.eval_crops), cut(config.sample.num_texts)
+    begun, summaries, written = config.sample.beginnings(data.tokenizer, real), {}, {}
+    for name, other in (("all", "final"), ("final", "all")):
+        save_weights(folder.file(f"weights_{name}-{seed}.safetensors"), states[name].params, config.model)
+        arguments = states[name].params, config.model, config.sample, data.tokenizer, begun
+        written[name] = write_texts(*arguments, jax.random.key(seed), partial(eval_step, states[other]))
+        losses = evaluate(states[name], eval_step, *many, batch_size=config.train.batch_size)
+        summaries[name] = summarise(records, name) | {"text": written[name].measures}
+        summaries[name]["test_losses"] = {loss: mean._asdict() for loss, mean in losses.items()}
+    texts = {LABELS[name]: w.texts for name, w in written.items()}
+    texts["real text"] = [data.tokenizer.decode(real[i % len(real)]) for i in range(len(begun))]
+    best_first = np.argsort(sum(w.losses for w in written.values()))
+    return summaries, {f"{label}, seed {seed}": [of[i] for i in best_first] for label, of in texts.items()}
 
 
 def main(config: Config) -> int:
@@ -76,89 +151,36 @@ def main(config: Config) -> int:
     folder.write_json("config.json", dataclasses.asdict(config))
     data.tokenizer.save(folder.file("tokenizer.json"))
     print(wrap(describe(data), indent=""))
-    print(f"{num_params(config.model):,} parameters, {jax.local_device_count()} x {jax.default_backend()}\n")
+    print(f"{num_params(config.model):,} parameters, {jax.local_device_count()} x {jax.default_backend()}")
 
-    settings = config.train
-    init_key, dropout_key, text_key = jax.random.split(jax.random.key(settings.seed), 3)
-    apply_fn, params = Model5(config.model).apply, init_params(config.model, init_key)
-    optimizer = settings.optimizer()
-    states, train_steps = {}, {}
+    steps = {"eval": make_eval_step({name: loss for name, (loss, _) in OBJECTIVES.items()}, from_hidden=True)}
     for name, (loss, positions) in OBJECTIVES.items():
-        states[name] = init_state(apply_fn, params, optimizer, batch_size=settings.batch_size)
-        options = {"logits_to_keep": positions, "compute_dtype": settings.compute_dtype}
-        train_steps[name] = make_train_step(loss, from_hidden=True, **options)
-    eval_step = make_eval_step({name: loss for name, (loss, _) in OBJECTIVES.items()}, from_hidden=True)
+        options = {"logits_to_keep": positions, "compute_dtype": config.train.compute_dtype}
+        steps[name] = make_train_step(loss, from_hidden=True, **options)
+    found, texts = [], {}
+    with EarlyStop() as stop:
+        for seed in range(config.train.seed, config.train.seed + config.seeds):
+            if not stop.requested:
+                print(f"\nseed {seed}", flush=True)
+                states = train(seed, config, data, steps, folder, stop)
+                summaries, written = describe_models(seed, states, config, data, steps["eval"], folder)
+                found.append(summaries)
+                texts |= written
 
-    size = {"batch_size": settings.batch_size, "context_length": config.model.context_length}
-    held_out = held_out_crops(data, config.model.context_length, settings.eval_crops)
-    one_batch = sample_batch(data.test, **size, seed=settings.seed, step=0)
-
-    def measure(name: str, crops: tuple[np.ndarray, np.ndarray]):
-        return evaluate(states[name], eval_step, *crops, batch_size=settings.batch_size)
-
-    def test(name: str):
-        of_one = {f"{loss} of one batch": mean for loss, mean in measure(name, one_batch).items()}
-        return measure(name, held_out) | of_one
-
-    tokens_per_step = settings.batch_size * config.model.context_length
-    recorder = Recorder(folder, OWN_LOSS, steps=settings.steps, tokens_per_step=tokens_per_step)
-    with EarlyStop() as stop, recorder as record:
-        for name in OBJECTIVES:
-            record.test(name, 0, test(name))
-        for step in range(1, settings.steps + 1):
-            if stop.requested:
-                break
-            batch = sample_batch(data.train, **size, seed=settings.seed, step=step - 1)
-            for name, train_step in train_steps.items():
-                start = time.perf_counter()
-                states[name], *values = train_step(states[name], *batch, dropout_key)
-                loss, grad_norm = map(float, values)
-                seconds = time.perf_counter() - start
-                if stop.is_not_finite(name, step, loss, grad_norm):
-                    break
-                record.update(name, step, loss=loss, grad_norm=grad_norm, seconds=seconds)
-                if step % settings.eval_every == 0 or step == settings.steps:
-                    record.test(name, step, test(name))
-
-    write_results(folder, config, data, states, measure, text_key, stop.reason)
-    return stop.exit_code
-
-
-def write_results(
-    folder: RunFolder,
-    config: Config,
-    data: TokenData,
-    states: dict[str, TrainState],
-    measure: Callable,
-    key: jax.Array,
-    reason: str,
-) -> None:
-    """Weights, plot, texts and table of both models, however far they came."""
-    for name, state in states.items():
-        save_weights(folder.file(f"weights_{name}.safetensors"), state.params, config.model)
-    records = folder.read_metrics()
-    title = f"Model 5 trained on all tokens and on the final token only: {config.data.corpus}"
-    names = {"test_losses": OWN_LOSS, "labels": LABELS, "common_loss": "all"}
-    plot_losses(folder.file("loss.png"), records, title=title, **names)
-
-    summaries, texts = {}, {}
-    # A crop has one final token but many tokens, so that loss takes more crops to be as certain.
-    length = config.model.context_length
-    more_crops = held_out_crops(data, length, 8 * config.train.eval_crops)
-    for name, other in (("all", "final"), ("final", "all")):
-        arguments = states[name].params, config.model, config.sample, data.tokenizer, key
-        texts[LABELS[name]], measures = write_texts(*arguments, judge=partial(measure, other))
-        summaries[name] = summarise(records, name) | {"text": measures}
-        summaries[name]["test_losses"]["final"] = measure(name, more_crops)["final"]._asdict()
-        print(f"\n{LABELS[name]}:\n{wrap(texts[LABELS[name]][0])}")
-    real_text = measure_text(data.tokenizer.decode, held_out_crops(data, length, config.sample.num_texts)[0])
-    table = comparison_table(summaries, LABELS, real_text)
-    print(f"\n{table}\n\nwritten to {folder.path}/")
-    steps = {name: int(state.step) for name, state in states.items()}
-    results = {"stopped_early": reason, "steps": steps, "real_text": real_text, **summaries}
+    title = f"All tokens against the final token: {Path(config.data.corpus).name}"
+    plot_losses(folder.file("loss.png"), folder.read_metrics(), title=title, labels=LABELS, test_loss="all")
     folder.write_text("samples.txt", join_texts(texts))
-    folder.write_text("table.md", table)
-    folder.write_json("results.json", results)
+    for label in written:
+        print(f"\n{label}:\n{wrap(texts[label][0])}")
+    # A seed that was stopped tells nothing beside whole ones.
+    whole = found[:-1] if stop.requested and len(found) > 1 else found
+    summaries = {name: [one[name] for one in whole] for name in OBJECTIVES}
+    length = config.model.context_length
+    crops, _ = held_out_crops(data, length, config.sample.num_texts)
+    real = measure_text(data.tokenizer.decode, crops[:, length // 4 :])
+    table, findings = comparison_table(summaries, LABELS, real), compare(summaries, config.train.steps)
+    write_results(folder, config, table, findings, {"stopped_early": stop.reason, "seeds": found})
+    return stop.exit_code
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ seed on one machine are equal to the last bit.
 import dataclasses
 import sys
 import time
+from pathlib import Path
 from typing import Literal
 
 import jax
@@ -28,6 +29,7 @@ from jaxloss.runs.folder import RunFolder
 from jaxloss.runs.plots import plot_losses
 from jaxloss.runs.recorder import Recorder
 from jaxloss.runs.settings import (
+    LABELS,
     OBJECTIVES,
     SIZES,
     DataConfig,
@@ -117,18 +119,18 @@ def write_report(
     folder: RunFolder, config: Config, data: TokenData, state: TrainState, key: jax.Array
 ) -> None:
     """The plot, and texts that the model writes with their measures."""
-    title = f"Model 5 trained on {'all tokens' if config.objective == 'all' else 'the final token'}"
-    names = {"test_losses": {config.objective: config.objective}, "labels": {config.objective: "Model 5"}}
-    title = f"{title}: {config.data.corpus}"
-    plot_losses(folder.file("loss.png"), folder.read_metrics(), title=title, **names)
+    name, sampling = config.objective, config.sample
+    title = f"Model 5 trained on {LABELS[name]}: {Path(config.data.corpus).name}"
+    records, labels = folder.read_metrics(), {name: LABELS[name]}
+    plot_losses(folder.file("loss.png"), records, title=title, labels=labels, test_loss=name)
 
-    sampling = config.sample
-    prompt = np.tile(data.tokenizer.encode([sampling.prompt])[0].astype(np.int32), (sampling.num_texts, 1))
+    real, _ = held_out_crops(data, config.model.context_length, sampling.num_texts)
+    begun = sampling.beginnings(data.tokenizer, real)
     options = {"num_tokens": sampling.num_tokens, "temperature": sampling.temperature, "key": key}
-    ids = np.asarray(generate(state.params, config.model, jnp.asarray(prompt), **options))
+    ids = np.asarray(generate(state.params, config.model, jnp.asarray(begun), **options))
     texts = [data.tokenizer.decode(row) for row in ids]
     folder.write_text("samples.txt", join_texts({"Model 5": texts}))
-    folder.write_json("text.json", measure_text(data.tokenizer.decode, ids[:, prompt.shape[1] :]))
+    folder.write_json("text.json", measure_text(data.tokenizer.decode, ids[:, begun.shape[1] :]))
     print(f"\n{wrap(texts[0])}\n\nwritten to {folder.path}/")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +12,10 @@ import numpy as np
 
 from jaxloss.data import Tokenizer
 from jaxloss.model5 import Model5Config, generate
+from jaxloss.runs.findings import Finding, is_above, spread
 from jaxloss.runs.settings import SampleConfig
 from jaxloss.runs.tables import format_table
 from jaxloss.runs.text import measure_text
-from jaxloss.training import Estimate
 
 WINDOW = 40
 """Steps of the moving average that fluctuations are measured around."""
@@ -86,14 +86,29 @@ def first_step_below(steps: Sequence[int], values: Sequence[float], threshold: f
     return None
 
 
+class Written(NamedTuple):
+    """Texts that a model wrote.
+
+    Attributes:
+        texts: each with its beginning.
+        measures: what `measure_text` says of the continuations, and `perplexity_under_other`.
+        losses: of each text, the other model's loss in nats per token.
+    """
+
+    texts: list[str]
+    measures: dict[str, float]
+    losses: np.ndarray
+
+
 def write_texts(
     params: Any,
     config: Model5Config,
     sampling: SampleConfig,
     tokenizer: Tokenizer,
+    beginnings_NP: np.ndarray,
     key: jax.Array,
-    judge: Callable[[tuple[np.ndarray, np.ndarray]], Mapping[str, Estimate]],
-) -> tuple[list[str], dict[str, float]]:
+    judge: Callable[[np.ndarray, np.ndarray], Mapping[str, Any]],
+) -> Written:
     """Texts that a model writes, and their measures.
 
     Args:
@@ -101,44 +116,73 @@ def write_texts(
         config: its sizes and options.
         sampling: how it writes.
         tokenizer: its tokenizer.
+        beginnings_NP: token ids that the N texts begin with.
         key: the only source of randomness.
-        judge: the other model's test losses of crops and their targets, by name.
-
-    Returns:
-        The texts, and what `measure_text` says of them with `perplexity_under_other`.
+        judge: the other model's losses of crops and their targets, by name, one for each crop.
     """
-    prompt = np.tile(tokenizer.encode([sampling.prompt])[0].astype(np.int32), (sampling.num_texts, 1))
     options: dict[str, Any] = {"num_tokens": sampling.num_tokens, "temperature": sampling.temperature}
+    num_given = beginnings_NP.shape[1]
     try:
-        ids = np.asarray(generate(params, config, jnp.asarray(prompt), key=key, **options))
+        ids = np.asarray(generate(params, config, jnp.asarray(beginnings_NP), key=key, **options))
     except ValueError as error:
         # A model that has diverged must not cost the run its other results.
-        measures = dict.fromkeys([*measure_text(tokenizer.decode, prompt), "perplexity_under_other"], np.nan)
-        return [f"(no text: {error})"] * sampling.num_texts, measures
+        names = [*measure_text(tokenizer.decode, beginnings_NP), "perplexity_under_other"]
+        texts = [f"(no text: {error})"] * len(beginnings_NP)
+        return Written(texts, dict.fromkeys(names, np.nan), np.full(len(texts), np.nan))
     crops = ids[:, -config.context_length - 1 :]
-    measures = measure_text(tokenizer.decode, ids[:, prompt.shape[1] :])
+    losses = np.asarray(judge(crops[:, :-1], crops[:, 1:])["all"], np.float64)
+    measures = measure_text(tokenizer.decode, ids[:, num_given:])
     with np.errstate(over="ignore"):  # a model that has diverged finds anything infinitely surprising
-        measures["perplexity_under_other"] = float(np.exp(judge((crops[:, :-1], crops[:, 1:]))["all"].mean))
-    return [tokenizer.decode(row) for row in ids], measures
+        measures["perplexity_under_other"] = float(np.exp(losses.mean()))
+    return Written([tokenizer.decode(row) for row in ids], measures, losses)
+
+
+def compare(summaries: Mapping[str, Sequence[Mapping[str, Any]]], steps: int) -> list[Finding]:
+    """What the seeds say about the articles' claims F11 and F14.
+
+    Args:
+        summaries: "all" and "final" -> for each seed what `summarise` returned.
+        steps: the steps of a run; a curve that never falls as far as it should took at least as many.
+    """
+
+    def both(*keys: str, digits: int = 2) -> tuple[np.ndarray, np.ndarray, str]:
+        every, final = (
+            np.array([steps if value is None else value for value in (_look_up(one, keys) for one in seeds)])
+            for seeds in (summaries["all"], summaries["final"])
+        )
+        return every, final, f"{spread(every, digits)} and {spread(final, digits)}"
+
+    loss, scatter = both("test_losses", "all", "mean"), both("fluctuation")
+    speed, cost = both("steps_to_drop_1_nat", digits=0), both("step_milliseconds", digits=1)
+    noisy, slow = is_above(scatter[1], scatter[0]), is_above(speed[1], speed[0])
+    told = (
+        f"all tokens and final token: train loss around its mean {scatter[2]}, {speed[2]} steps to gain 1 nat"
+    )
+    return [
+        Finding.of("F11", f"{told}, test loss {loss[2]} nats", [is_above(loss[1], loss[0]), noisy, slow]),
+        Finding.of("F14", f"{told}, {cost[2]} ms a step", [noisy, slow, is_above(cost[0], cost[1])]),
+    ]
 
 
 def comparison_table(
-    summaries: Mapping[str, Mapping[str, Any]], labels: Mapping[str, str], real_text: Mapping[str, float]
+    summaries: Mapping[str, Sequence[Mapping[str, Any]]],
+    labels: Mapping[str, str],
+    real_text: Mapping[str, float],
 ) -> str:
     """The trade-off between the objectives as a Markdown table of at most 80 columns.
 
     Args:
-        summaries: objective -> what `summarise` returned, with `text` (what `measure_text` returned and
-            `perplexity_under_other`).
+        summaries: objective -> for each seed what `summarise` returned, with `text`, a `Written`'s measures.
         labels: objective -> its column's title.
         real_text: what `measure_text` returned for held-out text.
     """
 
     def row(title: str, *keys: str, digits: int = 2, real: str = "") -> list[str]:
-        return [title, *(_shown(_look_up(summary, keys), digits) for summary in summaries.values()), real]
+        shown = [_shown([_look_up(one, keys) for one in seeds], digits) for seeds in summaries.values()]
+        return [title, *shown, real]
 
     def text(title: str, key: str, digits: int = 2) -> list[str]:
-        real = _shown(real_text[key], digits) if key in real_text else ""
+        real = _shown([real_text[key]], digits) if key in real_text else ""
         return row(title, "text", key, digits=digits, real=real)
 
     def heading(title: str) -> list[str]:
@@ -173,9 +217,12 @@ def _look_up(summary: Mapping[str, Any], keys: Sequence[str]) -> Any:
     return value
 
 
-def _shown(value: Any, digits: int) -> str:
-    if value is None or value != value:
+def _shown(values: Sequence[Any], digits: int) -> str:
+    """Of one seed the value, with its standard error if it has one; of several their mean and spread."""
+    if any(value is None or value != value for value in values):
         return "-"
-    if isinstance(value, Mapping):
-        return f"{value['mean']:.{digits}f} ± {value['standard_error']:.{digits}f}"
-    return f"{value:,.{digits}f}"
+    if isinstance(values[0], Mapping):
+        if len(values) == 1:
+            return f"{values[0]['mean']:.{digits}f} ± {values[0]['standard_error']:.{digits}f}"
+        values = [value["mean"] for value in values]
+    return spread(values, digits)

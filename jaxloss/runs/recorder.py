@@ -22,15 +22,24 @@ class Recorder:
         test_losses: name of each training, in their order -> the test loss that the terminal shows for it.
         steps: number of the last step.
         tokens_per_step: tokens in a batch.
+        seed: what the trainings were started from, in every record.
+        steps_after: steps of what is recorded after this, which the time left counts.
     """
 
     def __init__(
-        self, folder: RunFolder, test_losses: Mapping[str, str], *, steps: int, tokens_per_step: int
+        self,
+        folder: RunFolder,
+        test_losses: Mapping[str, str],
+        *,
+        steps: int,
+        tokens_per_step: int,
+        seed: int = 0,
+        steps_after: int = 0,
     ):
         from tqdm import tqdm
 
         self._folder, self._test_losses = folder, test_losses
-        self._steps, self._tokens = steps, tokens_per_step
+        self._steps, self._tokens, self._seed, self._steps_after = steps, tokens_per_step, seed, steps_after
         self._width = max(map(len, test_losses))
         self._started: tuple[float, int] | None = None
         self._recent: dict[str, deque[tuple[float, float]]] = {name: deque(maxlen=80) for name in test_losses}
@@ -59,7 +68,7 @@ class Recorder:
             seconds: time that it took.
         """
         measured = {"loss": loss, "grad_norm": grad_norm, "seconds": seconds}
-        self._folder.append_metrics({"kind": "train", "objective": name, "step": step, **measured})
+        self._append("train", name, step, **measured)
         self._recent[name].append((loss, seconds))
         if name == list(self._test_losses)[-1]:
             # The first step compiles: neither the rate nor the time left should count it.
@@ -77,11 +86,15 @@ class Recorder:
             losses: test losses by name.
         """
         measured = {loss: estimate._asdict() for loss, estimate in losses.items()}
-        self._folder.append_metrics({"kind": "test", "objective": name, "step": step, "losses": measured})
+        self._append("test", name, step, losses=measured)
         # The bar is taken off the screen first, or the line would be written into it.
         self._bar.clear()
         print(self._line(name, step, losses[self._test_losses[name]]), flush=True)
         self._bar.refresh()
+
+    def _append(self, kind: str, name: str, step: int, **measured: object) -> None:
+        record = {"kind": kind, "objective": name, "seed": self._seed, "step": step, **measured}
+        self._folder.append_metrics(record)
 
     def _line(self, name: str, step: int, test: Estimate) -> str:
         losses, seconds = zip(*self._recent[name], strict=True) if self._recent[name] else ((), ())
@@ -95,5 +108,6 @@ class Recorder:
         # The median, because the first of the steps compiled.
         rate = self._tokens / sorted(seconds)[len(seconds) // 2]
         start, first = self._started
-        left = round((time.monotonic() - start) / (step - first) * (self._steps - step))
+        steps_left = self._steps - step + self._steps_after
+        left = round((time.monotonic() - start) / (step - first) * steps_left)
         return f"{line}  {rate:7,.0f} tokens/s  ETA {left // 60}:{left % 60:02}"

@@ -9,15 +9,18 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import optax
 import tyro
+from jaxtyping import Integer
 
 from jaxloss._checks import check_choice, check_integer, check_number
-from jaxloss.data import TokenData, eval_crops, prepare_tokens
+from jaxloss.data import TokenData, Tokenizer, eval_crops, prepare_tokens
 from jaxloss.fused import linear_final_token_loss, linear_next_token_loss
 from jaxloss.model5.config import MODEL5, Model5Config
 from jaxloss.training import make_optimizer
 
 OBJECTIVES = {"all": (linear_next_token_loss, None), "final": (linear_final_token_loss, 1)}
 """What a model is trained on: the loss from hidden states, and how many last positions it looks at."""
+LABELS = {"all": "all tokens", "final": "final token"}
+"""What tables and plots call them."""
 
 
 @dataclass(frozen=True)
@@ -119,36 +122,46 @@ class TrainConfig:
 class SampleConfig:
     """The texts that a trained model writes."""
 
-    prompt: str = "I went on holiday to Liliput and"
-    """How each begins."""
-    temperature: float = 1.1
+    prompt: str | None = None
+    """How each begins; None means as held-out texts do, each as another one."""
+    temperature: float = 0.8
     """Above 1 is bolder than the model, below 1 more cautious."""
-    num_tokens: int = 100
-    """Tokens added to the prompt."""
-    num_texts: int = 16
-    """Texts of each model; the first is shown, all are measured."""
+    num_tokens: int = 48
+    """Tokens added to the beginning."""
+    num_texts: int = 32
+    """Texts of each model: all are measured, and the best of them is shown."""
 
     def __post_init__(self) -> None:
-        if not self.prompt:
+        if self.prompt == "":
             raise ValueError("sample.prompt must not be empty")
         check_number("sample.temperature", self.temperature, low=0, open_low=True, open_high=True)
         check_integer("sample.num_tokens", self.num_tokens, low=1)
         check_integer("sample.num_texts", self.num_texts, low=1)
 
+    def beginnings(self, tokenizer: Tokenizer, real_NT: Integer[np.ndarray, "N T"]) -> np.ndarray:
+        """The tokens that each text begins with: the prompt's, or the first quarter of a real text."""
+        if self.prompt is not None:
+            return np.tile(tokenizer.encode([self.prompt])[0].astype(np.int32), (self.num_texts, 1))
+        length = max(1, real_NT.shape[1] // 4)
+        return np.resize(real_NT[:, :length], (self.num_texts, length))
+
 
 SIZES: dict[str, dict[str, Any]] = {
     "small": {
         "model": Model5Config(context_length=64, embed_dim=256, num_heads=4, num_blocks=2),
-        "train": TrainConfig(steps=800, batch_size=8),
+        "train": TrainConfig(
+            steps=800, batch_size=8, learning_rate=3e-3, schedule="cosine", warmup=40, eval_crops=128
+        ),
         "data": DataConfig(),
     },
     "model5": {
         "model": MODEL5,
         "train": TrainConfig(),
         "data": DataConfig(corpus="fineweb", tokenizer="gpt2"),
+        "sample": SampleConfig(prompt="I went on holiday to Liliput and", temperature=1.1, num_tokens=100),
     },
 }
-"""Presets: small suits two CPU cores, model5 is the full size."""
+"""Presets: small suits two CPU cores, model5 is the articles' recipe at full size."""
 
 
 def held_out_crops(data: TokenData, context_length: int, num_crops: int) -> tuple[np.ndarray, np.ndarray]:

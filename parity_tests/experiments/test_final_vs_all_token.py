@@ -24,7 +24,9 @@ TINY = {
     "--model.embed-dim": 32,
     "--model.num-heads": 2,
     "--model.num-blocks": 1,
-    "--train.steps": 50,
+    "--train.steps": 30,
+    "--train.warmup": 0,
+    "--seeds": 2,
     "--train.batch-size": 4,
     "--train.eval-every": 20,
     "--train.eval-crops": 8,
@@ -94,9 +96,8 @@ FILES = {
     "samples.txt",
     "table.md",
     "tokenizer.json",
-    "weights_all.safetensors",
-    "weights_final.safetensors",
-}
+} | {f"weights_{name}-{seed}.safetensors" for name in ("all", "final") for seed in (0, 1)}
+FIRST_ONLY = {file for file in FILES if "-1." not in file}
 
 
 def test_run_folder_is_complete(folder):
@@ -104,20 +105,21 @@ def test_run_folder_is_complete(folder):
     assert (folder / "loss.png").read_bytes().startswith(b"\x89PNG")
     config = json.loads((folder / "config.json").read_text())
     assert config["model"]["vocab_size"] == 256
-    assert config["train"]["learning_rate"] == 1e-3
+    assert config["seeds"] == 2
     assert config["train"]["weight_decay"] == 0.01
     assert config["model"]["dropout"] == 0.1
 
 
 def test_both_objectives_make_the_same_steps_in_turn_and_are_evaluated_every_so_many(metrics):
     updates = [record for record in metrics if record["kind"] == "train"]
-    assert [record["objective"] for record in updates] == ["all", "final"] * 50
+    assert [record["objective"] for record in updates] == ["all", "final"] * 60
+    assert [record["seed"] for record in updates] == [0] * 60 + [1] * 60
     assert all(record["seconds"] > 0 for record in updates)
     for objective in ("all", "final"):
         own = [record for record in metrics if record["objective"] == objective]
-        assert [r["step"] for r in own if r["kind"] == "train"] == list(range(1, 51))
+        assert [r["step"] for r in own if r["kind"] == "train"] == 2 * list(range(1, 31))
         tests = [r for r in own if r["kind"] == "test"]
-        assert [r["step"] for r in tests] == [0, 20, 40, 50]
+        assert [r["step"] for r in tests] == 2 * [0, 20, 30]
         assert set(tests[0]["losses"]) == {"all", "final", "all of one batch", "final of one batch"}
 
 
@@ -130,23 +132,25 @@ def test_both_objectives_start_from_the_same_weights_at_the_uniform_loss(metrics
 def test_both_objectives_learn_and_all_tokens_learn_faster(folder):
     results = json.loads((folder / "results.json").read_text())
     assert results["stopped_early"] == ""
-    drop = {
-        name: results[name]["initial_test_loss"] - results[name]["test_losses"][name]["mean"]
-        for name in ("all", "final")
-    }
-    assert drop["all"] > drop["final"] > 0.1
+    for seed in results["seeds"]:
+        drop = {n: one["initial_test_loss"] - one["test_losses"][n]["mean"] for n, one in seed.items()}
+        assert drop["all"] > drop["final"] > 0.1
+    assert [finding["claim"] for finding in results["findings"]] == ["F11", "F14"]
 
 
-def test_samples_hold_the_prompt_in_every_text(folder):
+def test_samples_stand_beside_real_text_with_the_same_beginning(folder):
     samples = (folder / "samples.txt").read_text()
-    assert samples.count("I went on holiday to Liliput and") == 4
-    assert "# all tokens, text 1 of 2" in samples
-    assert "# final token, text 2 of 2" in samples
+    for number in (1, 2):
+        title = f"seed 1, text {number} of 2\n\n"
+        texts = [part.partition(title)[2] for part in samples.split("# ") if title in part]
+        assert len(texts) == 3
+        assert len({text[:4] for text in texts}) == 1
+        assert texts[2][:16] in SENTENCES
 
 
 def test_weights_load_in_both_frameworks_and_tokenizer_reads_back(folder, corpus):
-    params, config = model5.load_weights(folder / "weights_all.safetensors")
-    model, torch_config = torch_model5.load_weights(folder / "weights_all.safetensors")
+    params, config = model5.load_weights(folder / "weights_all-0.safetensors")
+    model, torch_config = torch_model5.load_weights(folder / "weights_all-0.safetensors")
     assert dataclasses.asdict(config) == dataclasses.asdict(torch_config)
     assert config.embed_dim == 32
     np.testing.assert_array_equal(params["wte"]["embedding"], model.wte.weight.detach().numpy())
@@ -165,10 +169,10 @@ def test_ctrl_c_ends_with_everything_written_and_exit_code_130(corpus, tmp_path,
     monkeypatch.setattr(script, "sample_batch", interrupted)
     out = tmp_path / "run"
     assert run(corpus, out) == 130
-    assert {file.name for file in out.iterdir()} == FILES
+    assert {file.name for file in out.iterdir()} == FIRST_ONLY
     results = json.loads((out / "results.json").read_text())
     assert results["stopped_early"] == "stopped by Ctrl-C"
-    assert results["steps"] == {"all": 4, "final": 4}
+    assert [one["steps"] for one in results["seeds"][0].values()] == [4, 4]
     shown = capfd.readouterr()
     assert "Ctrl-C" in shown.err
     assert "Traceback" not in shown.err
@@ -196,10 +200,11 @@ def test_loss_that_is_not_finite_ends_both_with_everything_written(
     monkeypatch.setattr(script, "make_train_step", make)
     assert run(corpus, tmp_path / "run") == 1
     assert f"{failing}: the loss is nan at step 4" in capfd.readouterr().err
-    assert {file.name for file in (tmp_path / "run").iterdir()} == FILES
+    assert {file.name for file in (tmp_path / "run").iterdir()} == FIRST_ONLY
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["stopped_early"].startswith(f"{failing}: the loss is nan at step 4")
-    assert tuple(results["steps"].values()) == steps
+    (seed,) = results["seeds"]
+    assert (seed["all"]["steps"], seed["final"]["steps"]) == steps
     assert ("no text" in (tmp_path / "run" / "samples.txt").read_text()) == (failing == "final")
 
 
@@ -213,6 +218,7 @@ def test_loss_that_is_not_finite_ends_both_with_everything_written(
         ({"--model__context-length": 100_000}, "needs at least 100001 tokens, has"),
         ({"--model__vocab-size": 100}, "--model.vocab-size is 100, but the tokenizer's ids go up to 255"),
         ({"--sample__num-texts": 0}, "--sample.num-texts must be at least 1; got 0"),
+        ({"--seeds": 0}, "--seeds must be at least 1; got 0"),
         ({"--corpus": "/no/such/file.txt"}, "/no/such/file.txt"),
         ({"--preset": "large"}, "--preset must be one of 'small', 'model5'; got 'large'."),
     ],

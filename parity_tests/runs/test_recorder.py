@@ -12,7 +12,8 @@ TEST = {"all": Estimate(2.0, 0.125), "final": Estimate(3.0, 0.5)}
 def recorded(tmp_path):
     """The folder of two trainings of four steps."""
     folder = RunFolder(tmp_path, "experiment").create()
-    with Recorder(folder, {"all": "all", "final": "final"}, steps=4, tokens_per_step=100) as record:
+    losses = {"all": "all", "final": "final"}
+    with Recorder(folder, losses, steps=4, tokens_per_step=100, seed=7) as record:
         for name in ("all", "final"):
             record.test(name, 0, TEST)
         for step in range(1, 5):
@@ -30,10 +31,11 @@ def test_every_update_and_evaluation_is_recorded(tmp_path):
         assert [record["step"] for record in own if record["kind"] == "train"] == [1, 2, 3, 4]
         assert [record["step"] for record in own if record["kind"] == "test"] == [0, 4]
     losses = {name: {"mean": mean, "standard_error": error} for name, (mean, error) in TEST.items()}
-    assert records[0] == {"kind": "test", "objective": "all", "step": 0, "losses": losses}
+    assert records[0] == {"kind": "test", "objective": "all", "seed": 7, "step": 0, "losses": losses}
     assert records[2] == {
         "kind": "train",
         "objective": "all",
+        "seed": 7,
         "step": 1,
         "loss": 1.5,
         "grad_norm": 0.5,
