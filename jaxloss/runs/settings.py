@@ -69,8 +69,8 @@ class TrainConfig:
     """AdamW's step size, the largest of the run."""
     schedule: Literal["constant", "cosine", "linear"] = "constant"
     """What the step size does after the warmup: stays, or falls to 0 at the last step."""
-    warmup: int = 0
-    """Updates over which the step size rises to its largest."""
+    warmup_ratio: float = 0.0
+    """Share of the updates over which the step size rises to its largest."""
     clip_norm: float | None = None
     """Norm that longer gradients are scaled down to; None leaves them."""
     weight_decay: float = 0.01
@@ -91,7 +91,7 @@ class TrainConfig:
         check_integer("seed", self.seed, low=0, high=2**32 - 1)
         check_choice("compute_dtype", self.compute_dtype, ("float32", "bfloat16"))
         check_choice("schedule", self.schedule, ("constant", "cosine", "linear"))
-        check_integer("warmup", self.warmup, low=0, high=self.steps - 1)
+        check_number("warmup_ratio", self.warmup_ratio, low=0, high=1, open_high=True)
         if self.clip_norm is not None:
             check_number("clip_norm", self.clip_norm, low=0, open_low=True, open_high=True)
         check_number("learning_rate", self.learning_rate, low=0, open_low=True, open_high=True)
@@ -99,18 +99,19 @@ class TrainConfig:
 
     def learning_rates(self) -> optax.Schedule:
         """The step size of each update, counted from 0; none of them is 0."""
-        peak, falling = self.learning_rate, self.steps - self.warmup
+        peak, warmup = self.learning_rate, int(self.warmup_ratio * self.steps)
+        falling = self.steps - warmup
         after = {
             "constant": optax.constant_schedule(peak),
             "cosine": optax.cosine_decay_schedule(peak, falling),
             "linear": optax.linear_schedule(peak, 0.0, falling),
         }
-        rising = optax.linear_schedule(peak / (self.warmup + 1), peak, self.warmup)
-        return optax.join_schedules([rising, after[self.schedule]], [self.warmup])
+        rising = optax.linear_schedule(peak / (warmup + 1), peak, warmup)
+        return optax.join_schedules([rising, after[self.schedule]], [warmup])
 
     def optimizer(self) -> optax.GradientTransformation:
         """What `init_state` takes."""
-        is_constant = self.schedule == "constant" and not self.warmup
+        is_constant = self.schedule == "constant" and not self.warmup_ratio
         rate = self.learning_rate if is_constant else self.learning_rates()
         adamw = make_optimizer(rate, self.weight_decay)
         if self.clip_norm is None:
@@ -150,7 +151,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "small": {
         "model": Model5Config(context_length=64, embed_dim=256, num_heads=4, num_blocks=2),
         "train": TrainConfig(
-            steps=800, batch_size=8, learning_rate=3e-3, schedule="cosine", warmup=40, eval_crops=128
+            steps=800, batch_size=8, learning_rate=3e-3, schedule="cosine", warmup_ratio=0.05, eval_crops=128
         ),
         "data": DataConfig(),
     },

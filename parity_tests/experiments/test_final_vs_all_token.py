@@ -25,7 +25,6 @@ TINY = {
     "--model.num-heads": 2,
     "--model.num-blocks": 1,
     "--train.steps": 30,
-    "--train.warmup": 0,
     "--seeds": 2,
     "--train.batch-size": 4,
     "--train.eval-every": 20,

@@ -28,7 +28,7 @@ def test_defaults_are_the_articles():
         ("learning_rate", 0.0, "learning_rate must be in (0, inf); got 0.0."),
         ("learning_rate", float("nan"), "learning_rate must be in (0, inf); got nan."),
         ("weight_decay", -0.1, "weight_decay must be in [0, inf); got -0.1."),
-        ("warmup", 1234, "warmup must be in [0, 1233]; got 1234."),
+        ("warmup_ratio", 1.0, "warmup_ratio must be in [0, 1); got 1.0."),
         ("clip_norm", 0.0, "clip_norm must be in (0, inf); got 0.0."),
         (
             "schedule",
@@ -58,7 +58,7 @@ def test_value_of_the_wrong_type_is_refused_by_name(field, value):
 @pytest.mark.parametrize("warmup", [0, 3])
 @pytest.mark.parametrize("schedule", ["constant", "cosine", "linear"])
 def test_learning_rates_are_torchs(schedule, warmup):
-    config = TrainConfig(steps=10, learning_rate=0.5, schedule=schedule, warmup=warmup)
+    config = TrainConfig(steps=10, learning_rate=0.5, schedule=schedule, warmup_ratio=warmup / 10)
     rate = config.learning_rates()
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], lr=0.5)
     schedulers = torch.optim.lr_scheduler
