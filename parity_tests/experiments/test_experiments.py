@@ -22,6 +22,7 @@ LEAST = {
     "eval_dropout": TEXT | {"seeds": 2, "steps": 2},
     "steering": TEXT | {"seeds": 2, "steps": 2, "steering-steps": 1, "texts": 2},
     "supervised_tokens": TEXT | {"seeds": 2, "steps": 2, "eval-every": 1},
+    "final_token_recipes": TEXT | {"seeds": 2, "steps": 2, "evaluations": 1},
     "book_vs_web": BOTH_TEXTS | {"seeds": 2, "steps": 2, "texts": 2},
     "gradient_noise": BOTH_TEXTS | {"sequences": 16, "steps": 2},
 }
@@ -30,6 +31,7 @@ FEWER = {
     ("steering", "FACTORS"): {"fewer repeats": (1.0,), "no capitals": (1.0,), "more capitals": (1.0,)},
     ("supervised_tokens", "KEPT"): (1, 64),
     ("gradient_noise", "LENGTHS"): (4, 8, 16),
+    ("final_token_recipes", "CONTEXT"): 16,
 }
 SENTENCE = "The quick brown Fox jumps over the lazy dog, and {} runs away from it. "
 
@@ -45,6 +47,10 @@ def folder(tmp_path_factory):
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
         for (name, constant), value in FEWER.items():
             patch.setattr(load(name), constant, value)
+        recipes = load("final_token_recipes")
+        few = {"final": recipes.Recipe(learning_rate=1e-3), "averaged": recipes.Recipe((16, 1), average=0.5)}
+        patch.setattr(recipes, "RECIPES", few)
+        patch.setattr(recipes, "ARTICLES", "final")
         for name, least in LEAST.items():
             if "corpus" in least or "book" in least:
                 patch.setattr(load(name), "Model5Config", tiny_model)
@@ -89,7 +95,7 @@ def test_no_seed_is_refused_in_one_line(name, tmp_path, capsys):
 
 def test_every_claim_is_measured_by_a_script_or_a_test_that_exists_or_said_to_be_open():
     for _, where in claims.CLAIMS.values():
-        if where not in (claims.OPEN, claims.ONE_SEED):
+        if where != claims.OPEN:
             file = where if where.startswith(claims.TEST) else f"experiments/{where}.py"
             assert (claims.ROOT / file).exists(), file
 
