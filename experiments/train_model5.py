@@ -23,7 +23,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxloss.data import TokenData, describe, sample_batch
-from jaxloss.model5 import Model5, Model5Config, generate, init_params, num_params, save_weights
+from jaxloss.model5 import (
+    Model5,
+    Model5Config,
+    fold_logit_scale,
+    generate,
+    init_params,
+    num_params,
+    save_weights,
+)
 from jaxloss.runs.cli import run_cli
 from jaxloss.runs.folder import RunFolder
 from jaxloss.runs.plots import plot_losses
@@ -107,7 +115,7 @@ def main(config: Config) -> int:
             if step % settings.eval_every == 0 or step == settings.steps:
                 record.test(name, step, test())
 
-    save_weights(folder.file("weights"), state.params, config.model)
+    save_weights(folder.file("weights"), *fold_logit_scale(state.params, config.model))
     results = {"objective": name, "stopped_early": stop.reason, "step": int(state.step)}
     losses = test()
     folder.write_json("results.json", results | {"test_losses": {k: v._asdict() for k, v in losses.items()}})

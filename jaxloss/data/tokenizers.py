@@ -59,6 +59,12 @@ class Tokenizer(ABC):
             np.asarray(ids, dtype=self.dtype) for ids in self._encode([_encodable(text) for text in texts])
         ]
 
+    def encode_marked(self, text: str) -> np.ndarray:
+        """Encode a text in which `<|endoftext|>` is the special token, the mark between documents."""
+        end = np.array([self.end_of_text], dtype=self.dtype)
+        parts = [part for ids in self.encode(text.split(END_OF_TEXT)) for part in (end, ids)]
+        return np.concatenate(parts[1:])
+
     @abstractmethod
     def decode(self, ids: Iterable[int]) -> str:
         """Decode ids into text; bytes that are not UTF-8 become U+FFFD."""

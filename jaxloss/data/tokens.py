@@ -60,7 +60,7 @@ class TokenData:
 def prepare_tokens(
     corpus: str | os.PathLike[str] | Dataset,
     *,
-    tokenizer: str = "bpe",
+    tokenizer: str | Tokenizer = "bpe",
     vocab_size: int = 4096,
     num_documents: int | None = None,
     text_column: str = "text",
@@ -75,7 +75,7 @@ def prepare_tokens(
 
     Args:
         corpus: `"python-docs"`, `"fineweb"`, a file, folder or glob (see `load_corpus`), or a dataset.
-        tokenizer: `"bpe"`, `"gpt2"` or `"bytes"`: see `make_tokenizer`.
+        tokenizer: `"bpe"`, `"gpt2"` or `"bytes"`: see `make_tokenizer`; or one that is there already.
         vocab_size: ids of the `"bpe"` tokenizer; unused by the others.
         num_documents: how many of the first documents; None means all, and 1,000 of fineweb.
         text_column: the column of `.jsonl` and `.parquet` files that holds the text.
@@ -93,16 +93,20 @@ def prepare_tokens(
         PermissionError: if a file cannot be read or the cache folder not written.
     """
     source = Corpus(corpus, num_documents, text_column, cache_dir)
-    check_choice("tokenizer", tokenizer, KINDS)
+    if not isinstance(tokenizer, Tokenizer):
+        check_choice("tokenizer", tokenizer, KINDS)
     if tokenizer == "bpe":
         check_vocab_size(vocab_size)
     if context_length is not None:
         check_integer("context_length", context_length, low=1)
-    key = {"format": _FORMAT, "corpus": source.identity(), "tokenizer": tokenizer}
+    kind = tokenizer if isinstance(tokenizer, str) else tokenizer.name
+    key = {"format": _FORMAT, "corpus": source.identity(), "tokenizer": kind}
     if tokenizer == "bpe":
         key["vocab_size"] = vocab_size
+    elif isinstance(tokenizer, Tokenizer) and kind == "bpe":
+        key["tokenizer"] = hashlib.sha256(tokenizer.to_json().encode()).hexdigest()
     base = default_cache_dir() if cache_dir is None else Path(cache_dir)
-    folder = base / "tokens" / _folder_name(source.name, tokenizer, key)
+    folder = base / "tokens" / _folder_name(source.name, kind, key)
     data = _load(folder, source.name)
     if data is None:
         _write(folder, source, tokenizer, vocab_size)
@@ -159,11 +163,11 @@ def _cut(text: str, position: int) -> tuple[str, str]:
     return text[:position], text[position:]
 
 
-def _write(folder: Path, source: Corpus, kind: str, vocab_size: int) -> None:
+def _write(folder: Path, source: Corpus, kind: str | Tokenizer, vocab_size: int) -> None:
     """Encode the corpus into a temporary folder, then move it to its place in one step."""
     make_folder(folder.parent)
     if kind != "bpe":
-        tokenizer = make_tokenizer(kind)
+        tokenizer = make_tokenizer(kind) if isinstance(kind, str) else kind
     texts: list[str] = source.load()["text"][:]
     train, test = split_documents(texts)
     if kind == "bpe":

@@ -6,6 +6,7 @@ from jaxloss.model5.blocks import Block as Block
 from jaxloss.model5.config import GPT2 as GPT2
 from jaxloss.model5.config import MODEL5 as MODEL5
 from jaxloss.model5.config import Model5Config as Model5Config
+from jaxloss.model5.convert import fold_logit_scale as fold_logit_scale
 from jaxloss.model5.convert import from_arrays as from_arrays
 from jaxloss.model5.convert import load_weights as load_weights
 from jaxloss.model5.convert import save_weights as save_weights

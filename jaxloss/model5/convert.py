@@ -4,6 +4,7 @@ The arrays have GPT-2's names and layout (`h.0.attn.c_attn.weight`, kernels [in,
 PyTorch by `torch_ref.model5.from_arrays(jaxloss.model5.to_arrays(params), config)`, and back the same way.
 """
 
+import dataclasses
 import os
 from collections.abc import Mapping
 
@@ -52,7 +53,8 @@ def from_arrays(arrays: Mapping[str, np.ndarray], config: Model5Config) -> Param
 def save_weights(path: str | os.PathLike[str], params: Params, config: Model5Config) -> None:
     """Save parameters so that `load_weights`, `torch_ref` and Hugging Face's transformers can read them.
 
-    GPT-2 has no `logit_scale`: transformers computes the logits without that factor.
+    GPT-2 has no `logit_scale`: transformers computes the logits without that factor, unless
+    `fold_logit_scale` makes it 1 first.
 
     Args:
         path: a directory, which gets `config.json` and `model.safetensors`, or a file ending in
@@ -64,6 +66,25 @@ def save_weights(path: str | os.PathLike[str], params: Params, config: Model5Con
         ValueError: `params` does not fit `config`, or `path` is of another kind.
     """
     write_weights(path, clean_arrays(to_arrays(params), config, "params"), config)
+
+
+def fold_logit_scale(params: Params, config: Model5Config) -> tuple[Params, Model5Config]:
+    """The same model with a `logit_scale` of 1, so that transformers computes its logits too.
+
+    The factor goes into the last norm, which nothing but the head comes after. Logits agree to rounding.
+
+    Args:
+        params: nested dict as from `init_params`.
+        config: the model's sizes and options.
+
+    >>> from jaxloss.model5 import init_params
+    >>> config = Model5Config(vocab_size=11, context_length=4, embed_dim=16, num_heads=2, num_blocks=1)
+    >>> params, folded = fold_logit_scale(init_params(config, jax.random.key(0)), config)
+    >>> folded.logit_factor, float(params["ln_f"]["scale"][0])
+    (1.0, 0.25)
+    """
+    last_norm = jax.tree.map(lambda leaf: leaf * config.logit_factor, params["ln_f"])
+    return {**params, "ln_f": last_norm}, dataclasses.replace(config, logit_scale=1.0)
 
 
 def load_weights(

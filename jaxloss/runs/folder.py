@@ -75,11 +75,8 @@ class RunFolder:
         return path
 
     def write_json(self, name: str, value: Any) -> Path:
-        """Write a value, which may hold NumPy arrays, as indented JSON.
-
-        NaN and infinity, which JSON lacks, become null.
-        """
-        return self.write_text(name, json.dumps(_without_nan(value), indent=2, ensure_ascii=False))
+        """Write a value as `to_json` makes it."""
+        return self.write_text(name, to_json(value))
 
     def append_metrics(self, record: dict[str, Any]) -> None:
         """Append one line to `metrics.jsonl` and hand it to the system, so that a killed run keeps it."""
@@ -95,6 +92,11 @@ class RunFolder:
             return {name: math.nan if value is None else value for name, value in record.items()}
 
         return [json.loads(line, object_hook=with_nan) for line in lines]
+
+
+def to_json(value: Any) -> str:
+    """A value, which may hold NumPy arrays, as indented JSON; NaN and infinity, which JSON lacks, as null."""
+    return json.dumps(_without_nan(value), indent=2, ensure_ascii=False) + "\n"
 
 
 def _without_nan(value: Any) -> Any:

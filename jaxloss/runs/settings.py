@@ -24,27 +24,37 @@ LABELS = {"all": "all tokens", "final": "final token"}
 
 
 @dataclass(frozen=True)
-class DataConfig:
-    """Which text, and how it becomes tokens."""
+class TextConfig:
+    """Which text."""
 
     corpus: Annotated[str, tyro.conf.arg(aliases=["--corpus"])] = "python-docs"
     """python-docs, fineweb, or a .txt, .jsonl or .parquet file, a folder or a glob."""
     num_documents: int | None = None
     """Use only the first documents; None means all, and 1,000 of fineweb."""
+
+    def encode(self, tokenizer: str | Tokenizer, context_length: int, vocab_size: int = 4096) -> TokenData:
+        """Load, tokenize and split the text; both parts hold a crop of `context_length` and its targets."""
+        return prepare_tokens(
+            self.corpus,
+            tokenizer=tokenizer,
+            vocab_size=vocab_size,
+            num_documents=self.num_documents,
+            context_length=context_length,
+        )
+
+
+@dataclass(frozen=True)
+class DataConfig(TextConfig):
+    """Which text, and how it becomes tokens."""
+
     tokenizer: Annotated[Literal["bpe", "gpt2", "bytes"], tyro.conf.arg(aliases=["--tokenizer"])] = "bpe"
     """bpe is trained on the corpus; gpt2 is GPT-2's own."""
     vocab_size: int = 4096
     """Size of the bpe vocabulary."""
 
     def prepare(self, context_length: int) -> TokenData:
-        """Load, tokenize and split the text; both parts hold a crop of `context_length` and its targets."""
-        return prepare_tokens(
-            self.corpus,
-            tokenizer=self.tokenizer,
-            vocab_size=self.vocab_size,
-            num_documents=self.num_documents,
-            context_length=context_length,
-        )
+        """The text's tokens, by the tokenizer that is asked for."""
+        return self.encode(self.tokenizer, context_length, self.vocab_size)
 
 
 @dataclass(frozen=True)

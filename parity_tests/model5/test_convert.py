@@ -121,14 +121,16 @@ def test_transformers_checkpoint_gives_its_logits_here(hugging_face, tmp_path, d
 
 
 @pytest.mark.parametrize("side", SIDES)
-def test_transformers_loads_what_is_saved_here(tmp_path, side):
-    model = (jax_params if side == "jax" else torch_model)("float64", config=GPT2_TINY)
-    SIDES[side].save_weights(tmp_path, model, GPT2_TINY)
+def test_transformers_loads_what_is_saved_here_and_gives_the_same_logits(tmp_path, side):
+    config = dataclasses.replace(GPT2_TINY, logit_scale=None)
+    params = jax_params("float64", config=config)
+    model = params if side == "jax" else torch_model("float64", config=config)
+    SIDES[side].save_weights(tmp_path, *SIDES[side].fold_logit_scale(model, config))
     loaded, report = GPT2LMHeadModel.from_pretrained(tmp_path, dtype="auto", output_loading_info=True)
     assert not any(report.values())
     logits_BTV = loaded(torch.tensor(tokens()[0], dtype=torch.int64)).logits
     assert logits_BTV.dtype == torch.float64
-    expected = gpt2_logits(jax_params("float64", config=GPT2_TINY))
+    expected = gpt2_logits(params) * config.logit_factor
     assert_within(logits_BTV, expected, VALUE_EPS_OF_MAX, "float64")
 
 

@@ -6,6 +6,7 @@ from torch_ref.model5.blocks import Block as Block
 from torch_ref.model5.config import GPT2 as GPT2
 from torch_ref.model5.config import MODEL5 as MODEL5
 from torch_ref.model5.config import Model5Config as Model5Config
+from torch_ref.model5.convert import fold_logit_scale as fold_logit_scale
 from torch_ref.model5.convert import from_arrays as from_arrays
 from torch_ref.model5.convert import load_weights as load_weights
 from torch_ref.model5.convert import save_weights as save_weights

@@ -94,7 +94,8 @@ def from_arrays(arrays: Mapping[str, np.ndarray], config: Model5Config) -> Model
 def save_weights(path: str | os.PathLike[str], model: Model5, config: Model5Config) -> None:
     """Save a model so that `load_weights`, `jaxloss` and Hugging Face's transformers can read it.
 
-    GPT-2 has no `logit_scale`: transformers computes the logits without that factor.
+    GPT-2 has no `logit_scale`: transformers computes the logits without that factor, unless
+    `fold_logit_scale` makes it 1 first.
 
     Args:
         path: a directory, which gets `config.json` and `model.safetensors`, or a file ending in
@@ -115,6 +116,22 @@ def save_weights(path: str | os.PathLike[str], model: Model5, config: Model5Conf
         path = path / "model.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(arrays, path, metadata={"format": "pt", "config": config_text})
+
+
+def fold_logit_scale(model: Model5, config: Model5Config) -> tuple[Model5, Model5Config]:
+    """A copy with a `logit_scale` of 1, so that transformers computes its logits too.
+
+    The factor goes into the last norm, which nothing but the head comes after. Logits agree to rounding.
+
+    Args:
+        model: a Model 5 whose head is tied.
+        config: its sizes and options.
+    """
+    arrays = to_arrays(model)
+    for name in ("ln_f.weight", "ln_f.bias"):
+        arrays[name] *= config.logit_factor
+    folded = replace(config, logit_scale=1.0)
+    return from_arrays(arrays, folded), folded
 
 
 def load_weights(
