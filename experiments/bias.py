@@ -23,8 +23,9 @@ import numpy as np
 import optax
 
 from jaxloss import cross_entropy, group_gap_penalty
-from jaxloss._checks import check_integer
+from jaxloss._checks import check_integer, check_number
 from jaxloss.runs.cli import run_cli
+from jaxloss.runs.experiment import ExperimentConfig
 from jaxloss.runs.findings import Finding, is_above, spread, write_results
 from jaxloss.runs.folder import RunFolder
 from jaxloss.runs.plots import COLOURS, new_figure
@@ -36,12 +37,11 @@ WEIGHTS = (1.0, 2.0, 3.0, 5.0, 9.0, 27.0, 81.0)
 MEASURES = ("gap", "majority", "minority")
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(ExperimentConfig):
     """Learn classes in two unequal groups, by a penalty on their gap and by weights."""
 
     seeds: int = 5
-    """Number of repetitions, each with its own examples; all losses share them."""
     examples: int = 1000
     """Examples to learn from."""
     minority: float = 0.1
@@ -50,13 +50,11 @@ class Config:
     """Updates by Adam, each on all examples."""
     learning_rate: float = 1e-2
     """Adam's step size."""
-    out: str | None = None
-    """New folder for table, numbers and plot; runs/bias-<time> if not given."""
 
     def __post_init__(self) -> None:
-        for name in ("seeds", "steps"):
-            check_integer(name, getattr(self, name), low=1)
+        super().__post_init__()
         check_integer("examples", self.examples, low=10)
+        check_number("minority", self.minority, low=0, high=1, open_low=True, open_high=True)
 
 
 def draw_examples(key: jax.Array, num_examples: int, minority: float) -> tuple[jax.Array, ...]:

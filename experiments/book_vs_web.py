@@ -22,12 +22,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxloss._checks import check_integer
 from jaxloss.data import Tokenizer, eval_crops, sample_batch
 from jaxloss.data.contrast import Stream, prepare_book_and_web
 from jaxloss.fused import linear_final_token_loss, linear_next_token_loss
 from jaxloss.model5 import Model5, Model5Config, generate, init_params
 from jaxloss.runs.cli import run_cli
+from jaxloss.runs.experiment import ExperimentConfig
 from jaxloss.runs.findings import Finding, is_above, spread, write_results
 from jaxloss.runs.folder import RunFolder
 from jaxloss.runs.plots import COLOURS, new_figure
@@ -47,28 +47,20 @@ MEASURES = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(ExperimentConfig):
     """Train on a book and on web text, by both objectives, and compare losses and texts."""
 
     book: str | None = None
     """A long text; None means the longest document of the embedded corpus."""
     web: str | None = None
     """A corpus of many documents; None means the rest of the embedded corpus."""
-    seeds: int = 3
-    """Number of repetitions, each with its own initial weights and batches; all runs share them."""
     steps: int = 500
     """Updates by AdamW."""
     learning_rate: float = 1e-3
     """AdamW's step size, the articles'."""
     texts: int = 32
     """Texts that each model writes, of 64 tokens, at the articles' temperature of 1.1."""
-    out: str | None = None
-    """New folder for table, numbers and plot; runs/book_vs_web-<time> if not given."""
-
-    def __post_init__(self) -> None:
-        for name in ("seeds", "steps", "texts"):
-            check_integer(name, getattr(self, name), low=1)
 
 
 def crops_of(stream: Stream) -> tuple[np.ndarray, np.ndarray]:

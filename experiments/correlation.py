@@ -25,6 +25,7 @@ import optax
 from jaxloss import correlation_loss, mse_loss
 from jaxloss._checks import check_integer
 from jaxloss.runs.cli import run_cli
+from jaxloss.runs.experiment import ExperimentConfig
 from jaxloss.runs.findings import Finding, is_above, spread, write_results
 from jaxloss.runs.folder import RunFolder
 from jaxloss.runs.plots import COLOURS, new_figure
@@ -33,12 +34,11 @@ from jaxloss.runs.tables import format_table
 NUM_FEATURES = 8
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(ExperimentConfig):
     """Learn the quality of items from raters with their own scale and offset, by three losses."""
 
     seeds: int = 5
-    """Number of repetitions, each with its own items, raters and initial weights; all losses share them."""
     raters: int = 20
     """Number of raters."""
     items: int = 12
@@ -49,12 +49,9 @@ class Config:
     """Updates by Adam, each on all scores."""
     learning_rate: float = 3e-3
     """Adam's step size."""
-    out: str | None = None
-    """New folder for table, numbers and plot; runs/correlation-<time> if not given."""
 
     def __post_init__(self) -> None:
-        for name in ("seeds", "raters", "steps"):
-            check_integer(name, getattr(self, name), low=1)
+        super().__post_init__()
         check_integer("items", self.items, low=2)
 
 

@@ -18,12 +18,13 @@ import sys
 import jax
 import numpy as np
 
-from jaxloss._checks import check_integer
+from jaxloss._checks import check_number
 from jaxloss.data import TokenData, eval_crops, sample_batch
 from jaxloss.fused import linear_next_token_loss
 from jaxloss.losses import next_token_loss
 from jaxloss.model5 import Model5, Model5Config, init_params, to_arrays
 from jaxloss.runs.cli import run_cli
+from jaxloss.runs.experiment import ExperimentConfig
 from jaxloss.runs.findings import Finding, is_above, spread, write_results
 from jaxloss.runs.folder import RunFolder
 from jaxloss.runs.plots import COLOURS, new_figure
@@ -43,23 +44,19 @@ CONTEXT, PASSES = 32, 16
 NAMES = ("PyTorch, dropout_p fixed", "PyTorch, dropout_p from self.training", "JAX, deterministic=True")
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(ExperimentConfig):
     """Measure the same held-out text again and again with attention that drops out in eval()."""
 
     data: DataConfig = dataclasses.field(default_factory=lambda: DataConfig(vocab_size=512))
-    seeds: int = 3
-    """Number of repetitions, each with its own initial weights and batches."""
     steps: int = 300
     """Updates before the measurement."""
     dropout: float = 0.1
     """The articles' rate."""
-    out: str | None = None
-    """New folder for table, numbers and plot; runs/eval_dropout-<time> if not given."""
 
     def __post_init__(self) -> None:
-        for name in ("seeds", "steps"):
-            check_integer(name, getattr(self, name), low=1)
+        super().__post_init__()
+        check_number("dropout", self.dropout, low=0, high=1, open_high=True)
 
 
 class AttentionWithTheBug(torch_ref.model5.Attention):

@@ -18,11 +18,11 @@ import jax
 import numpy as np
 import optax
 
-from jaxloss._checks import check_integer
 from jaxloss.data import TokenData, sample_batch
 from jaxloss.fused import linear_final_token_loss, linear_next_token_loss
 from jaxloss.model5 import Model5, Model5Config, init_params
 from jaxloss.runs.cli import run_cli
+from jaxloss.runs.experiment import ExperimentConfig
 from jaxloss.runs.findings import Finding, is_above, spread, write_results
 from jaxloss.runs.folder import RunFolder
 from jaxloss.runs.plots import COLOURS, new_figure
@@ -60,23 +60,15 @@ RECIPES = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(ExperimentConfig):
     """Train for the final token by several recipes of the same number of operations."""
 
     data: DataConfig = dataclasses.field(default_factory=lambda: DataConfig(vocab_size=1024))
-    seeds: int = 3
-    """Number of repetitions, each with its own initial weights and batches."""
     steps: int = 600
     """Updates of final-token training with 16 sequences, whose operations every recipe may spend."""
     evaluations: int = 6
     """Times that the test loss is measured in a run."""
-    out: str | None = None
-    """New folder for table, numbers and plot; runs/final_token_recipes-<time> if not given."""
-
-    def __post_init__(self) -> None:
-        for name in ("seeds", "steps", "evaluations"):
-            check_integer(name, getattr(self, name), low=1)
 
 
 def operations(model: Model5Config, kept: int) -> int:

@@ -24,8 +24,9 @@ import numpy as np
 import optax
 
 from jaxloss import huber_loss, l1_loss, mse_loss
-from jaxloss._checks import check_integer, check_number
+from jaxloss._checks import check_integer
 from jaxloss.runs.cli import run_cli
+from jaxloss.runs.experiment import ExperimentConfig
 from jaxloss.runs.findings import Finding, is_above, spread, write_results
 from jaxloss.runs.folder import RunFolder
 from jaxloss.runs.plots import COLOURS, new_figure
@@ -47,23 +48,19 @@ MEASURES = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(ExperimentConfig):
     """Fit one weight by L1, L2 and Huber, with and without outliers."""
 
     seeds: int = 5
-    """Number of repetitions, each with its own targets and batches; all losses share them."""
     learning_rate: float = 0.05
     """Step size of plain SGD."""
     steps: int = 1000
     """Number of updates."""
-    out: str | None = None
-    """New folder for table, numbers and plot; runs/l1_l2_huber-<time> if not given."""
 
     def __post_init__(self) -> None:
-        check_integer("seeds", self.seeds, low=1)
+        super().__post_init__()
         check_integer("steps", self.steps, low=LAST)
-        check_number("learning_rate", self.learning_rate, low=0, open_low=True, open_high=True)
 
 
 def gradient_jump(loss: Callable) -> float:

@@ -21,10 +21,10 @@ import jax
 import numpy as np
 
 from jaxloss import next_token_loss, nll_loss
-from jaxloss._checks import check_integer
 from jaxloss.data import TokenData, eval_crops, sample_batch
 from jaxloss.model5 import Model5, Model5Config, init_params, to_arrays
 from jaxloss.runs.cli import run_cli
+from jaxloss.runs.experiment import ExperimentConfig
 from jaxloss.runs.findings import Finding, is_above, spread, write_results
 from jaxloss.runs.folder import RunFolder
 from jaxloss.runs.plots import COLOURS, new_figure
@@ -51,23 +51,15 @@ LOSSES = {  # the loss in JAX and in PyTorch, of logits [B, T, V] and targets [B
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(ExperimentConfig):
     """Train Model 5 by an NLL loss with and without log-softmax, in JAX and in PyTorch."""
 
     data: DataConfig = dataclasses.field(default_factory=lambda: DataConfig(vocab_size=512))
-    seeds: int = 3
-    """Number of repetitions, each with its own batches and initial weights; all runs share them."""
     steps: int = 1234
     """Updates by AdamW, at the articles' learning rate of 1e-3; their number is the articles' too."""
     eval_every: int = 40
     """Updates between two looks at held-out text."""
-    out: str | None = None
-    """New folder for table, numbers and plot; runs/missing_log_softmax-<time> if not given."""
-
-    def __post_init__(self) -> None:
-        for name in ("seeds", "steps", "eval_every"):
-            check_integer(name, getattr(self, name), low=1)
 
 
 Problem = tuple[Any, list, tuple[np.ndarray, np.ndarray]]  # initial parameters, batches, held-out crops

@@ -28,6 +28,7 @@ from jaxloss import cross_entropy, reverse_kl_div, z_loss
 from jaxloss._checks import check_integer, check_number
 from jaxloss.runs.calibration import calibration_error
 from jaxloss.runs.cli import run_cli
+from jaxloss.runs.experiment import ExperimentConfig
 from jaxloss.runs.findings import Finding, is_above, spread, write_results
 from jaxloss.runs.folder import RunFolder
 from jaxloss.runs.plots import COLOURS, new_figure
@@ -37,12 +38,11 @@ NUM_CLASSES, NUM_FEATURES, RECORD_EVERY = 10, 20, 20
 MEASURES = {"accuracy": "accuracy", "nll": "negative log-likelihood, nats", "ece": "calibration error"}
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(ExperimentConfig):
     """Learn ten classes from few examples with wrong labels, by regularised losses."""
 
     seeds: int = 5
-    """Number of repetitions, each with its own examples and initial weights; all losses share them."""
     examples: int = 200
     """Examples to learn from."""
     wrong: float = 0.2
@@ -51,14 +51,11 @@ class Config:
     """Updates by Adam, each on all examples."""
     learning_rate: float = 1e-3
     """Adam's step size."""
-    out: str | None = None
-    """New folder for table, numbers and plot; runs/overfitting-<time> if not given."""
 
     def __post_init__(self) -> None:
-        for name in ("seeds", "examples"):
-            check_integer(name, getattr(self, name), low=1)
+        super().__post_init__()
         check_integer("steps", self.steps, low=RECORD_EVERY)
-        check_number("wrong", self.wrong, low=0.0, high=1.0)
+        check_number("wrong", self.wrong, low=0, high=1)
 
 
 LOSSES: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {

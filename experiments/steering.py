@@ -24,10 +24,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxloss import next_token_loss, previous_tokens, token_set_loss, unlikelihood_loss
-from jaxloss._checks import check_integer
 from jaxloss.data import TokenData, eval_crops, sample_batch
 from jaxloss.model5 import Model5, Model5Config, generate, init_params
 from jaxloss.runs.cli import run_cli
+from jaxloss.runs.experiment import ExperimentConfig
 from jaxloss.runs.findings import Finding, is_above, spread, write_results
 from jaxloss.runs.folder import RunFolder
 from jaxloss.runs.plots import COLOURS, new_figure
@@ -49,25 +49,17 @@ PROPERTIES = {
 WANTED_MASS = 0.3
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(ExperimentConfig):
     """Steer a small Model 5 away from repeats and from or to capital letters."""
 
     data: DataConfig = dataclasses.field(default_factory=lambda: DataConfig(vocab_size=1024))
-    seeds: int = 3
-    """Number of repetitions, each with its own initial weights and batches; all steered runs share them."""
     steps: int = 400
     """Updates before the steering."""
     steering_steps: int = 150
     """Updates with the second term."""
     texts: int = 32
     """Texts that each model writes, of 64 tokens, at temperature 1."""
-    out: str | None = None
-    """New folder for table, numbers and plot; runs/steering-<time> if not given."""
-
-    def __post_init__(self) -> None:
-        for name in ("seeds", "steps", "steering_steps", "texts"):
-            check_integer(name, getattr(self, name), low=1)
 
 
 def make_losses(has_capital_V: jax.Array) -> dict[str, Callable[[jax.Array, jax.Array], jax.Array]]:

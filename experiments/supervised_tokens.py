@@ -21,11 +21,11 @@ import time
 import jax
 import numpy as np
 
-from jaxloss._checks import check_integer
 from jaxloss.data import TokenData, eval_crops, sample_batch
 from jaxloss.fused import linear_next_token_loss
 from jaxloss.model5 import Model5, Model5Config, init_params
 from jaxloss.runs.cli import run_cli
+from jaxloss.runs.experiment import ExperimentConfig
 from jaxloss.runs.findings import Finding, is_above, spread, write_results
 from jaxloss.runs.folder import RunFolder
 from jaxloss.runs.plots import COLOURS, new_figure
@@ -37,25 +37,17 @@ CONTEXT, SUPERVISED = 64, 64
 KEPT = (1, 4, 16, 64)
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(ExperimentConfig):
     """Train on the last k positions of 64 / k sequences."""
 
     data: DataConfig = dataclasses.field(default_factory=lambda: DataConfig(vocab_size=1024))
-    seeds: int = 3
-    """Number of repetitions, each with its own initial weights and batches."""
     steps: int = 500
     """Updates by AdamW, each from 64 supervised tokens."""
     learning_rate: float = 1e-3
     """AdamW's step size."""
     eval_every: int = 50
     """Updates between two evaluations."""
-    out: str | None = None
-    """New folder for table, numbers and plot; runs/supervised_tokens-<time> if not given."""
-
-    def __post_init__(self) -> None:
-        for name in ("seeds", "steps", "eval_every"):
-            check_integer(name, getattr(self, name), low=1)
 
 
 def train(kept: int, config: Config, data: TokenData, model: Model5Config) -> tuple[np.ndarray, float]:

@@ -28,6 +28,7 @@ from jaxloss import cross_entropy, focal_loss
 from jaxloss._checks import check_integer
 from jaxloss.runs.calibration import calibration_error
 from jaxloss.runs.cli import run_cli
+from jaxloss.runs.experiment import ExperimentConfig
 from jaxloss.runs.findings import Finding, is_above, spread, write_results
 from jaxloss.runs.folder import RunFolder
 from jaxloss.runs.plots import COLOURS, new_figure
@@ -49,24 +50,20 @@ MEASURES = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(ExperimentConfig):
     """Learn a rare class by losses that balance the classes."""
 
     seeds: int = 5
-    """Number of repetitions, each with its own examples and initial weights; all losses share them."""
     examples: int = 5050
     """Examples to learn from; one in 101 is rare."""
     steps: int = 1000
     """Updates by Adam, each on all examples."""
     learning_rate: float = 3e-3
     """Adam's step size."""
-    out: str | None = None
-    """New folder for table, numbers and plot; runs/unequal_classes-<time> if not given."""
 
     def __post_init__(self) -> None:
-        for name in ("seeds", "steps"):
-            check_integer(name, getattr(self, name), low=1)
+        super().__post_init__()
         check_integer("examples", self.examples, low=COMMON_FOR_EACH_RARE + 1)
 
 
