@@ -1,4 +1,6 @@
-"""None, sum and mean, and the one definition of each mean's denominator."""
+"""None, sum, mean and its parts, and the one definition of each mean's denominator."""
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +8,7 @@ import jax.numpy as jnp
 from jaxloss import _checks
 from jaxloss._mesh import lie_as
 
-REDUCTIONS = ("none", "mean", "sum")
+REDUCTIONS = ("none", "mean", "sum", "parts")
 
 
 def compute_dtype(*arrays: jax.Array | None) -> jnp.dtype:
@@ -37,11 +39,12 @@ def reduce_loss(
     reduction: str,
     where: jax.Array | None = None,
     denominator: jax.Array | None = None,
-) -> jax.Array:
+) -> Any:
     """Reduce elementwise losses; elements outside `where` count as deleted.
 
     The mean divides by `denominator`, by default the number of elements that take part. A mean over nothing
-    is 0 / 0, NaN, as in torch; a sum over nothing is 0; with "none", deleted elements hold 0.
+    is 0 / 0, NaN, as in torch; a sum over nothing is 0; with "none", deleted elements hold 0. With "parts",
+    the sum and the denominator come undivided.
     """
     _checks.check_choice("reduction", reduction, REDUCTIONS)
     loss = select(where, loss)
@@ -52,7 +55,7 @@ def reduce_loss(
         return total
     if denominator is None:
         denominator = count(loss, where)
-    return weighted_mean(total, denominator)
+    return (total, denominator) if reduction == "parts" else weighted_mean(total, denominator)
 
 
 def weighted_mean(total: jax.Array, total_weight: jax.Array) -> jax.Array:
@@ -61,6 +64,11 @@ def weighted_mean(total: jax.Array, total_weight: jax.Array) -> jax.Array:
     The total need not be 0 too: a smoothed label spreads its loss over classes that weigh more than its own.
     """
     return total / jnp.where(total_weight == 0.0, jnp.nan, total_weight)
+
+
+def value_of(loss: Any) -> jax.Array:
+    """A loss, which may come as `(sum, count)`."""
+    return weighted_mean(*loss) if isinstance(loss, tuple) else loss
 
 
 def count(loss: jax.Array, where: jax.Array | None = None) -> jax.Array:

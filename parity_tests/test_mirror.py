@@ -14,7 +14,10 @@ MIRRORED = ["losses", "fused", "model5", "training"]
 # The frameworks differ in these on purpose: randomness is a key in JAX and a generator in torch; parameters
 # are an argument in JAX and live in the module in torch.
 COUNTERPARTS = {"key": "generator", "params": "model"}
-ONLY_IN_JAX = {"deterministic", "apply_fn"}  # torch keeps them in the module: `training` and `forward`
+ONLY_IN_JAX = {
+    "deterministic", "apply_fn",  # torch keeps them in the module: `training` and `forward`
+    "accumulate",  # equal to one batch, which is compared
+}  # fmt: skip
 
 
 def _mirrored_files() -> list[str]:

@@ -30,7 +30,7 @@ class Layout(NamedTuple):
     axes: list[tuple[str, ...]]
 
 
-def evaluate(loss: TokenLoss, operands: Operands, options: Options) -> tuple[jax.Array, Arrays]:
+def evaluate(loss: TokenLoss, operands: Operands, options: Options) -> tuple[Any, Arrays]:
     """The reduced loss, and each token's statistics in the shape of the tokens, wherever the arrays lie."""
     meshes = [mesh for mesh, axes in map(_layout, jax.tree.leaves(operands)) if any(axes)]
     if not meshes:
@@ -50,11 +50,12 @@ def evaluate(loss: TokenLoss, operands: Operands, options: Options) -> tuple[jax
         return _evaluate_here(loss, operands, options)
     kinds = zip(mesh.axis_names, mesh.axis_types, strict=True)
     of_tokens = specs.tokens["valid"]
+    of_result = {"none": of_tokens, "parts": (PartitionSpec(), PartitionSpec())}
     return jax.shard_map(
         lambda operands: _evaluate_here(loss, operands, options, token_axes),
         mesh=mesh,
         in_specs=(specs,),
-        out_specs=(of_tokens if options.reduction == "none" else PartitionSpec(), of_tokens),
+        out_specs=(of_result.get(options.reduction, PartitionSpec()), of_tokens),
         axis_names={name for name, kind in kinds if kind == AxisType.Explicit},
     )(operands)
 
@@ -82,7 +83,7 @@ def _specs(operands: Operands, tokens: list[tuple[str, ...]], of_classes: str | 
 
 def _evaluate_here(
     loss: TokenLoss, operands: Operands, options: Options, batch_axes: tuple[str, ...] = ()
-) -> tuple[jax.Array, Arrays]:
+) -> tuple[Any, Arrays]:
     """As `evaluate`, of this device's operands; the tokens are split over the mesh axes `batch_axes`."""
     shared = operands.classes | operands.scalars
     shape, token_shape = operands.tokens["valid"].shape, operands.inputs["input"].shape[:-1]
@@ -102,11 +103,14 @@ def _evaluate_here(
         total = jnp.sum(values)
         return lax.psum(total, batch_axes) if batch_axes else total
 
-    if options.reduction == "mean":
+    if options.reduction in ("mean", "parts"):
         weight = loss.mean_weight(sample_weight, shared, rows)
         denominator = total_of(weight)
-        if weight is not sample_weight:
+        if weight is not sample_weight and options.reduction == "parts":
+            loss.check_one_denominator(shared)
+        elif weight is not sample_weight:
             shared = loss.for_mean(shared, weighted_mean(denominator, total_of(sample_weight)))
+    if options.reduction == "mean":
         # Inside the sum, so that no gradient needs a second pass to be divided.
         rows["factor"] = select(valid, weighted_mean(sample_weight, denominator))
 
@@ -123,6 +127,8 @@ def _evaluate_here(
     if options.reduction == "none":
         return (result[:num_tokens] * sample_weight).reshape(shape), statistics
     total = total_of(result)
+    if options.reduction == "parts":
+        return (total, denominator.astype(total.dtype)), statistics
     if options.reduction == "mean":
         # Without a token that takes part there is no factor to be NaN.
         total = total + weighted_mean(jnp.zeros_like(total), denominator.astype(total.dtype))

@@ -67,6 +67,9 @@ class TokenLoss:
         """
         return shared
 
+    def check_one_denominator(self, shared: Arrays) -> None:
+        """Raise if a term of the loss has another denominator than `mean_weight`, which then differs."""
+
 
 def token_losses(loss: TokenLoss, shared: Arrays, rows: Arrays) -> tuple[jax.Array, Arrays]:
     """Each token's loss, 0 for tokens that are not valid, and the statistics, with the logits whole.
@@ -152,6 +155,11 @@ class CrossEntropy(TokenLoss):
     def for_mean(self, shared, ratio):
         """The z-loss is a mean over the tokens, whatever their classes weigh."""
         return shared | {"z_loss": shared["z_loss"] * ratio} if "z_loss" in shared else shared
+
+    def check_one_denominator(self, shared):
+        """The z-loss has its own beside class weights."""
+        if "z_loss" in shared:
+            raise ValueError("reduction='parts' has one denominator, but z_loss with weight needs two.")
 
     def _class_weight(self, class_weight, labels):
         vector = Classes(0, self.classes.axis_name)

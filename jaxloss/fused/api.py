@@ -195,6 +195,8 @@ def linear_next_token_loss(
     input: Float[Array, "*B T D"],
     linear_weight: Float[Array, "V D"],
     target: Int[Array, "*B T"],
+    *,
+    reduction: str = "mean",
     **options: Any,
 ):
     r"""Cross entropy of the next token, from every position, given the model's hidden states and head.
@@ -219,13 +221,16 @@ def linear_next_token_loss(
     """
     hidden = _check_positions(input, linear_weight)
     _checks.as_labels("target", target)
-    return linear_cross_entropy(hidden, linear_weight, _checks.labels_as_given(target), **options)
+    target = _checks.labels_as_given(target)
+    return linear_cross_entropy(hidden, linear_weight, target, reduction=reduction, **options)
 
 
 def linear_final_token_loss(
     input: Float[Array, "*B T D"],
     linear_weight: Float[Array, "V D"],
     target: Int[Array, "*B T"],
+    *,
+    reduction: str = "mean",
     **options: Any,
 ):
     r"""Cross entropy of the next token, from the last position only, given hidden states and head.
@@ -263,6 +268,7 @@ def linear_final_token_loss(
         last_along(_checks.labels_as_given(target), -1),
         where=None if where is None else last_along(where, -1),
         sample_weight=None if sample_weight is None else last_along(sample_weight, -1),
+        reduction=reduction,
         **options,
     )
 

@@ -3,7 +3,7 @@
 A row is one example or one token: the input's shape without its class axis.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -101,7 +101,7 @@ def check_classes(input: jax.Array, axis: int) -> None:
         raise ValueError(f"input must have at least one class; got {_checks.describe(input)}.")
 
 
-def reduce_weighted(loss: jax.Array, reduction: str, where, weight) -> jax.Array:
+def reduce_weighted(loss: jax.Array, reduction: str, where, weight) -> Any:
     """Reduce `loss * weight`; the mean divides by the sum of the weights of the elements that take part."""
     if weight is None:
         return reduce_loss(loss, reduction, where)

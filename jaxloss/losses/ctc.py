@@ -97,7 +97,7 @@ def ctc_loss(
     loss_N = -_log_likelihood(x_TNC, y_NS, frames_N, labels_N, blank)
     if zero_infinity:
         loss_N = jnp.where(loss_N == jnp.inf, 0.0, loss_N)
-    if reduction == "mean":
+    if reduction in ("mean", "parts"):
         loss_N = loss_N / jnp.maximum(labels_N, 1).astype(loss_N.dtype)
     # A product, so that NaN reaches the gradient as well.
     good_N = good_N if valid_N is None else good_N | ~valid_N

@@ -10,6 +10,8 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from jaxloss._reduction import value_of
+from jaxloss.training._forward import forward
 from jaxloss.training._restored import on_devices
 from jaxloss.training.placement import place_batch
 from jaxloss.training.state import TrainState
@@ -53,21 +55,20 @@ def make_eval_step(losses: Mapping[str, Loss], *, from_hidden: bool = False) -> 
     def measure_batch(
         state: TrainState, inputs_BT: Int[Array, "B T"], targets_BT: Int[Array, "B T"]
     ) -> dict[str, Float[Array, " B"]]:
-        variables = {"params": state.params}
         if not from_hidden:
-            logits_BTV = state.apply_fn(variables, inputs_BT, deterministic=True)
+            logits_BTV = forward(state.apply_fn, state.params, inputs_BT)
             # A batch of one for each crop, so that a loss sees the shapes that it is trained with.
             return {
-                name: jax.vmap(loss)(logits_BTV[:, None], targets_BT[:, None])
+                name: value_of(jax.vmap(loss)(logits_BTV[:, None], targets_BT[:, None]))
                 for name, loss in losses.items()
             }
-        x_BTD = state.apply_fn(variables, inputs_BT, deterministic=True, method="hidden")
-        head_VD, logit_scale = state.apply_fn(variables, method="head")
+        x_BTD = forward(state.apply_fn, state.params, inputs_BT, method="hidden")
+        head_VD, logit_scale = forward(state.apply_fn, state.params, method="head")
 
         def measure(crop: tuple[jax.Array, jax.Array]) -> dict[str, jax.Array]:
             x_TD, targets_T = crop
             return {
-                name: loss(x_TD[None], head_VD, targets_T[None], logit_scale=logit_scale)
+                name: value_of(loss(x_TD[None], head_VD, targets_T[None], logit_scale=logit_scale))
                 for name, loss in losses.items()
             }
 

@@ -16,7 +16,8 @@ def init_state(
     """Start training from given parameters, which are copied to the devices that will train them.
 
     Args:
-        apply_fn: the model's `apply`.
+        apply_fn: the `apply` of a Linen model, or any function of the parameters and the inputs: an NNX
+            model's merges its graph definition with them.
         params: its parameters.
         optimizer: from `make_optimizer`, or any other.
         batch_size: crops in a training batch; the devices share them.

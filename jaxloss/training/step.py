@@ -3,23 +3,26 @@
 Shapes: B batch, T time, K the last positions of it, D width, V vocabulary.
 """
 
+import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from jaxloss._barriers import jit_with_barriers
-from jaxloss._checks import check_choice
+from jaxloss._checks import check_choice, check_integer
+from jaxloss._reduction import value_of, weighted_mean
+from jaxloss.training._forward import forward
 from jaxloss.training._restored import on_devices
 from jaxloss.training.placement import place_batch
 from jaxloss.training.state import TrainState
 
 COMPUTE_DTYPES = ("bfloat16", "float16", "float32", "float64")
 
-Loss = Callable[..., Float[Array, ""]]
+Loss = Callable[..., Any]
 TrainStep = Callable[..., tuple[TrainState, Float[Array, ""], Float[Array, ""]]]
 
 
@@ -29,12 +32,14 @@ def make_train_step(
     from_hidden: bool = False,
     logits_to_keep: int | None = None,
     compute_dtype: str | None = None,
+    accumulate: int = 1,
 ) -> TrainStep:
     """Make the function that trains a state on one batch.
 
     Args:
-        loss: any scalar function of `(logits_BTV, targets_BT)`: `jaxloss.next_token_loss`, or your own. With
-            `from_hidden`, of `(hidden_BTD, head_VD, targets_BT, logit_scale=...)`:
+        loss: any function of what the model returns and the targets, `(y_hat, y)`: `jaxloss.next_token_loss`
+            of logits, or your own of anything. It returns a scalar, or `(sum, count)` for their quotient.
+            With `from_hidden`, of `(hidden_BTD, head_VD, targets_BT, logit_scale=...)`:
             `jaxloss.linear_next_token_loss` is the same loss, without the logits in memory.
         from_hidden: what the loss takes: the model's hidden states and head instead of its logits. The model
             then has methods `hidden` and `head`, as `Model5` does.
@@ -43,24 +48,36 @@ def make_train_step(
             positions need: the head's, and most of the last block's.
         compute_dtype: dtype of the forward and backward pass: "bfloat16", "float16", "float32" or "float64";
             parameters, gradients and the optimizer's averages keep theirs. None means the parameters' own.
+        accumulate: parts that the batch is cut into, one in memory at a time. A loss with an option
+            `reduction`, as jaxloss's have, is asked for "parts"; its sums, like those of a loss that returns
+            `(sum, count)`, are divided once by the whole count, so that loss and gradients are the whole
+            batch's, however unequal masks leave the parts. The mean of other losses is taken over the parts.
+            Each part has its own dropout.
 
     Returns:
-        `train_step(state, inputs_BT, targets_BT, key) -> (state, loss, grad_norm)`. It moves the batch to the
+        `train_step(state, inputs, targets, key) -> (state, loss, grad_norm)`. It moves the batch to the
         parameters' devices, consumes the state that it is given, and draws its dropout from
         `fold_in(key, state.step)`. A loss or a gradient that is not finite leaves the state as it was. (Adam
         squares a gradient: where one is beyond 6e20, its float32 average is infinite from then on, and that
         weight stands still. `optax.clip_by_global_norm` before it takes such a gradient for 0.)
 
     Raises:
-        ValueError: `compute_dtype` is none of these.
+        ValueError: `compute_dtype` is none of these, or `accumulate` does not divide the batch.
     """
-    batch_loss = _make_batch_loss(loss, from_hidden, logits_to_keep, compute_dtype)
+    check_integer("accumulate", accumulate, low=1)
+    batch_loss = _make_batch_loss(loss, from_hidden, logits_to_keep, compute_dtype, accumulate)
 
     def update(
-        state: TrainState, inputs_BT: Int[Array, "B T"], targets_BT: Int[Array, "B T"], key: jax.Array
+        state: TrainState, inputs: Any, targets: Any, key: jax.Array
     ) -> tuple[TrainState, Float[Array, ""], Float[Array, ""]]:
         step_key = jax.random.fold_in(key, state.step)
-        value, grads = jax.value_and_grad(batch_loss)(state.params, state, inputs_BT, targets_BT, step_key)
+        of_batch = partial(batch_loss, state.apply_fn)
+        if accumulate == 1:
+            value, grads = jax.value_and_grad(
+                lambda params: value_of(of_batch(params, inputs, targets, step_key))
+            )(state.params)
+        else:
+            value, grads = _accumulated(of_batch, state.params, inputs, targets, step_key, accumulate)
         grad_norm = _norm(jax.tree.leaves(grads))
         finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
         # Decided inside the step, because by the time that the host sees the loss, the old weights are gone.
@@ -71,13 +88,45 @@ def make_train_step(
     compiled_update = jit_with_barriers(update, donate_argnames="state")
 
     def train_step(
-        state: TrainState, inputs_BT: Int[Array, "B T"], targets_BT: Int[Array, "B T"], key: jax.Array
+        state: TrainState, inputs: Any, targets: Any, key: jax.Array
     ) -> tuple[TrainState, Float[Array, ""], Float[Array, ""]]:
-        state = on_devices(state, batch_size=len(inputs_BT))
-        inputs_BT, targets_BT, key = place_batch((inputs_BT, targets_BT, key), state.params)
-        return compiled_update(state, inputs_BT, targets_BT, key)
+        batch_size = len(jax.tree.leaves(inputs)[0])
+        if batch_size % accumulate:
+            raise ValueError(f"accumulate must divide the batch; got {accumulate} for {batch_size} crops.")
+        state = on_devices(state, batch_size=batch_size)
+        inputs, targets, key = place_batch((inputs, targets, key), state.params)
+        return compiled_update(state, inputs, targets, key)
 
     return train_step
+
+
+def _accumulated(
+    batch_loss: Callable[..., Any], params: Any, inputs: Any, targets: Any, key: jax.Array, parts: int
+) -> tuple[Float[Array, ""], Any]:
+    """The loss and gradient of the whole batch, from sums over its parts."""
+
+    def cut(leaf: jax.Array) -> jax.Array:
+        # Row c * parts + i is of part i: of a batch split over devices, each keeps its share of every part.
+        return jnp.moveaxis(leaf.reshape(-1, parts, *leaf.shape[1:]), 1, 0)
+
+    def sum_and_count(params: Any, *part: Any) -> tuple[jax.Array, jax.Array]:
+        value = batch_loss(params, *part)
+        total, count = value if isinstance(value, tuple) else (value, 1.0)
+        return total, jnp.asarray(count, total.dtype)
+
+    def add(grads: Any, part: tuple[Any, ...]) -> tuple[Any, tuple[jax.Array, jax.Array]]:
+        number, inputs, targets = part
+        value, of_part = jax.value_and_grad(sum_and_count, has_aux=True)(
+            params, inputs, targets, jax.random.fold_in(key, number)
+        )
+        return jax.tree.map(jnp.add, grads, of_part), value
+
+    nothing = jax.tree.map(jnp.zeros_like, params)
+    cut_up = jnp.arange(parts), *jax.tree.map(cut, (inputs, targets))
+    grads, (totals, counts) = jax.lax.scan(add, nothing, cut_up)
+    count = jnp.sum(counts)
+    grads = jax.tree.map(lambda leaf: leaf / count.astype(leaf.dtype), grads)
+    return weighted_mean(jnp.sum(totals), count), grads
 
 
 def _norm(leaves: list[jax.Array]) -> Float[Array, ""]:
@@ -98,30 +147,42 @@ def _norm(leaves: list[jax.Array]) -> Float[Array, ""]:
 
 
 def _make_batch_loss(
-    loss: Loss, from_hidden: bool, logits_to_keep: int | None, compute_dtype: str | None
-) -> Callable[..., Float[Array, ""]]:
-    """The loss of a batch as a function of the parameters."""
+    loss: Loss, from_hidden: bool, logits_to_keep: int | None, compute_dtype: str | None, accumulate: int
+) -> Callable[..., Any]:
+    """The loss of a batch, or of a part of one, as a function of the parameters."""
     if compute_dtype is not None:
         check_choice("compute_dtype", compute_dtype, COMPUTE_DTYPES)
+    reduction = _default_reduction(loss) if accumulate > 1 else None
+    if reduction == "mean":
+        loss = partial(loss, reduction="parts")
+
+    def cast(leaf: Any) -> Any:
+        is_real = compute_dtype is not None and jnp.issubdtype(leaf.dtype, jnp.floating)
+        return leaf.astype(compute_dtype) if is_real else leaf
 
     def batch_loss(
-        params: Any,
-        state: TrainState,
-        inputs_BT: Int[Array, "B T"],
-        targets_BT: Int[Array, "B T"],
-        key: jax.Array,
-    ) -> Float[Array, ""]:
-        if compute_dtype is not None:
-            params = jax.tree.map(lambda leaf: leaf.astype(compute_dtype), params)
-        variables = {"params": params}
-        options = {} if logits_to_keep is None else {"logits_to_keep": logits_to_keep}
-        targets_BK = targets_BT if logits_to_keep is None else targets_BT[:, -logits_to_keep:]
-        apply = partial(
-            state.apply_fn, variables, inputs_BT, deterministic=False, rngs={"dropout": key}, **options
-        )
-        if not from_hidden:
-            return loss(apply(), targets_BK)
-        head_VD, logit_scale = state.apply_fn(variables, method="head")
-        return loss(apply(method="hidden"), head_VD, targets_BK, logit_scale=logit_scale)
+        apply_fn: Callable[..., Any], params: Any, inputs: Any, targets: Any, key: jax.Array
+    ) -> Any:
+        params, inputs = jax.tree.map(cast, (params, inputs))
+        options = {}
+        if logits_to_keep is not None:
+            options["logits_to_keep"], targets = logits_to_keep, targets[:, -logits_to_keep:]
+        if from_hidden:
+            hidden_BKD = forward(apply_fn, params, inputs, key=key, method="hidden", **options)
+            head_VD, logit_scale = forward(apply_fn, params, method="head")
+            value = loss(hidden_BKD, head_VD, targets, logit_scale=logit_scale)
+        else:
+            value = loss(forward(apply_fn, params, inputs, key=key, **options), targets)
+        # A sum is not to be divided by the number of parts.
+        return (value, 1 / accumulate) if reduction == "sum" else value
 
     return batch_loss
+
+
+def _default_reduction(loss: Loss) -> Any:
+    """What the loss does unless it is told, if it has an option `reduction`."""
+    try:
+        option = inspect.signature(loss).parameters.get("reduction")
+    except (TypeError, ValueError):  # a function that Python knows no signature of
+        return None
+    return None if option is None else option.default

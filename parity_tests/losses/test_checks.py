@@ -214,7 +214,11 @@ BAD = [
     ({"input": np.zeros(())}, ValueError, r"input must have a class axis.*float64\[\]"),
     ({"weight": np.ones(2)}, ValueError, r"weight must have shape \[3\].*float64\[2\]"),
     ({"weight": np.ones(3, int)}, TypeError, "weight must be floating point"),
-    ({"reduction": "average"}, ValueError, "reduction must be one of 'none', 'mean', 'sum'; got 'average'"),
+    (
+        {"reduction": "average"},
+        ValueError,
+        "reduction must be one of 'none', 'mean', 'sum', 'parts'; got 'avera",
+    ),
     ({"reduction": "Mean"}, ValueError, "Did you mean 'mean'"),
     ({"reduction": None}, ValueError, "reduction must be one of"),
     ({"ignore_index": 1.0}, TypeError, "ignore_index must be an int; got 1.0"),

@@ -63,6 +63,16 @@ def test_a_number_may_be_pythons_or_numpys(name, option):
         assert _jaxpr(loss, kind(1), input) == expected, kind
 
 
+@pytest.mark.parametrize("name", [name for name in CASES if "reduction" in PARAMETERS[name]])
+def test_parts_are_a_sum_and_a_count(name):
+    loss, input = _loss(name, "reduction")
+    parts = jax.eval_shape(partial(loss, "parts"), input)
+    assert [part.shape for part in parts] == [(), ()]
+    if name in ("cross_entropy", "ctc_loss"):
+        total, count = compiled(partial(loss, "parts"))(input)
+        assert_within(total / count, compiled(partial(loss, "mean"))(input), VALUE_EPS_OF_MAX)
+
+
 @pytest.mark.parametrize(("name", "option"), KNOWN)
 def test_an_option_that_decides_the_program_refuses_arrays_by_name(name, option):
     loss, input = _loss(name, option)

@@ -218,7 +218,7 @@ def test_norm_of_a_finite_gradient_is_finite_and_the_step_is_made(size):
     weights = {name: rng.standard_normal(3).astype(np.float32) for name in ("a", "b")}
     x_BT = np.ones((4, 1), np.int32)
     state = training.init_state(
-        lambda variables, x, **_: x[..., None] * (variables["params"]["a"] + variables["params"]["b"]),
+        lambda params, x: x[..., None] * (params["a"] + params["b"]),
         weights,
         optax.sgd(1 / size),
         batch_size=4,

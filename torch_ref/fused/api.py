@@ -126,17 +126,22 @@ def linear_log_prob(
     return -losses
 
 
-def linear_next_token_loss(input: Tensor, linear_weight: Tensor, target: Tensor, **options):
+def linear_next_token_loss(
+    input: Tensor, linear_weight: Tensor, target: Tensor, *, reduction: str = "mean", **options
+):
     """Cross entropy of the next token from every position: `target[..., t]` follows `input[..., t, :]`."""
-    return linear_cross_entropy(input, linear_weight, target, **options)
+    return linear_cross_entropy(input, linear_weight, target, reduction=reduction, **options)
 
 
-def linear_final_token_loss(input: Tensor, linear_weight: Tensor, target: Tensor, **options):
+def linear_final_token_loss(
+    input: Tensor, linear_weight: Tensor, target: Tensor, *, reduction: str = "mean", **options
+):
     """Cross entropy of the next token, from the last position only."""
     for name in ("where", "sample_weight"):
         if options.get(name) is not None:
             options[name] = options[name][..., -1]
-    return linear_cross_entropy(input[..., -1, :], linear_weight, target[..., -1], **options)
+    input, target = input[..., -1, :], target[..., -1]
+    return linear_cross_entropy(input, linear_weight, target, reduction=reduction, **options)
 
 
 def _statistics(logits: Tensor, target: Tensor, valid: Tensor) -> TokenStatistics:

@@ -1,0 +1,37 @@
+"""A model called by its apply function: Linen's, or any other function of parameters and inputs."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+
+def forward(
+    apply_fn: Callable[..., Any], params: Any, *inputs: Any, key: jax.Array | None = None, **options: Any
+) -> Any:
+    """What the model makes of the inputs, in training with a key and in evaluation without one.
+
+    Linen's `apply` is called with `{"params": params}`, another function with `params`. Of `deterministic`,
+    `train`, `training`, `key` and, with a key, `rngs`, it is given those that it names and that no `partial`
+    has set.
+    """
+    function: Any = apply_fn
+    bound: set[str] = set()
+    while isinstance(function, functools.partial):
+        function, bound = function.func, bound | set(function.keywords)
+    named = set(inspect.signature(function).parameters)
+    module = getattr(function, "__self__", None)
+    if isinstance(module, nn.Module):
+        params, method = {"params": params}, options.get("method", "__call__")
+        named |= set(inspect.signature(getattr(type(module), method)).parameters)
+    elif "method" in options:
+        raise TypeError("from_hidden needs the apply of a Linen model with methods hidden and head.")
+    trains = key is not None
+    offered: dict[str, Any] = {"deterministic": not trains, "train": trains, "training": trains, "key": key}
+    if trains:
+        offered["rngs"] = {"dropout": key}
+    given = {name: value for name, value in offered.items() if name in named - bound}
+    return apply_fn(params, *inputs, **given, **options)
