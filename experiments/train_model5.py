@@ -2,6 +2,7 @@
 
     python experiments/train_model5.py
     python experiments/train_model5.py --corpus book.txt --objective final --steps 2000 --batch-size 16
+    python experiments/train_model5.py --init gpt2/ --corpus book.txt --learning-rate 1e-4      # fine-tunes
     python experiments/train_model5.py --preset model5              # full size, FineWeb: for an accelerator
 
 The run folder gets the weights as Hugging Face's GPT-2 (`weights/`), the tokenizer, every metric, a plot and
@@ -48,6 +49,7 @@ from jaxloss.runs.settings import (
 )
 from jaxloss.runs.stopping import EarlyStop
 from jaxloss.runs.text import join_texts, measure_text, wrap
+from jaxloss.runs.trained import fine_tuned, load_trained
 from jaxloss.training import TrainState, evaluate, init_state, make_eval_step, make_train_step
 
 
@@ -63,6 +65,9 @@ class Config:
     """Whether every token of a crop is learnt, or the final one only."""
     preset: Literal["small", "model5"] = "small"
     """small suits two CPU cores; model5 is the full size, for an accelerator."""
+    init: str | None = None
+    """Go on from a trained model, with its sizes and tokenizer: the folder of a run, a .safetensors file or a
+    GPT-2 directory."""
     out: str | None = None
     """New folder for the results; runs/train_model5-<time> if not given."""
 
@@ -72,8 +77,14 @@ PRESETS = {name: Config(**size, preset=name) for name, size in SIZES.items()}
 
 def main(config: Config) -> int:
     folder = RunFolder(config.out, "train_model5")
-    data = config.data.prepare(config.model.context_length)
-    config = dataclasses.replace(config, model=fit_vocabulary(config.model, data.tokenizer.vocab_size))
+    if config.init is None:
+        start, data = None, config.data.prepare(config.model.context_length)
+        model = fit_vocabulary(config.model, data.tokenizer.vocab_size)
+    else:
+        start = load_trained(config.init)
+        model = fine_tuned(start.config, config.model, PRESETS[config.preset].model)
+        data = config.data.encode(start.tokenizer, model.context_length)
+    config = dataclasses.replace(config, model=model)
     folder.create()
     folder.write_json("config.json", dataclasses.asdict(config))
     data.tokenizer.save(folder.file("tokenizer.json"))
@@ -82,7 +93,7 @@ def main(config: Config) -> int:
 
     settings, name = config.train, config.objective
     init_key, dropout_key, text_key = jax.random.split(jax.random.key(settings.seed), 3)
-    params = init_params(config.model, init_key)
+    params = init_params(config.model, init_key) if start is None else start.params
     state = init_state(
         Model5(config.model).apply, params, settings.optimizer(), batch_size=settings.batch_size
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import os
 from pathlib import Path
@@ -64,6 +65,30 @@ def load_trained(path: str | os.PathLike[str], *, tokenizer: str | None = None) 
             f"{found.vocab_size - 1:,}: give its own with --tokenizer"
         )
     return TrainedModel(params, config, found, weights)
+
+
+def fine_tuned(start: Model5Config, asked: Model5Config, default: Model5Config) -> Model5Config:
+    """The model that goes on from a trained one: all but the dropout is the trained one's.
+
+    Args:
+        start: the trained model's sizes and options.
+        asked: the model as it was asked for.
+        default: the model that is meant where nothing is asked for.
+
+    Raises:
+        ValueError: a size or option is asked for that the trained model does not have.
+
+    >>> fine_tuned(GPT2, Model5Config(num_heads=8), Model5Config())
+    Traceback (most recent call last):
+        ...
+    ValueError: --model.num-heads is 8, but the model of --init has 12: leave it out
+    """
+    for field in dataclasses.fields(Model5Config):
+        own, wanted = getattr(start, field.name), getattr(asked, field.name)
+        if field.name != "dropout" and wanted not in (own, getattr(default, field.name)):
+            flag = field.name.replace("_", "-")
+            raise ValueError(f"--model.{flag} is {wanted}, but the model of --init has {own}: leave it out")
+    return dataclasses.replace(start, dropout=asked.dropout)
 
 
 def _find_weights(path: Path) -> Path:

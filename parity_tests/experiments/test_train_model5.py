@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from jaxloss import model5
@@ -63,3 +64,23 @@ def test_run_folder_holds_config_metrics_weights_and_results(folder):
     _, config = model5.load_weights(folder / "weights")
     assert config.vocab_size == json.loads((folder / "config.json").read_text())["model"]["vocab_size"] == 256
     assert (folder / "samples.txt").read_text().count("# Model 5, text ") == 2
+
+
+def test_fine_tuning_starts_from_the_trained_weights_and_tokenizer(
+    folder, corpus, tmp_path, monkeypatch, capsys
+):
+    assert run(corpus, tmp_path / "run", **{"--init": folder, "--model.embed-dim": 32}) == 2
+    assert capsys.readouterr().err == (
+        "error: --model.embed-dim is 32, but the model of --init has 16: leave it out\n"
+    )
+
+    def stop_here(_, params, *__, **___):
+        np.testing.assert_equal(params, model5.load_weights(folder / "weights")[0])
+        raise ValueError("far enough")
+
+    monkeypatch.setattr(script, "init_state", stop_here)
+    assert run(corpus, tmp_path / "run", **{"--init": folder, "--model.dropout": 0.2}) == 2
+    assert capsys.readouterr().err == "error: far enough\n"
+    assert (tmp_path / "run" / "tokenizer.json").read_text() == (folder / "tokenizer.json").read_text()
+    model = json.loads((tmp_path / "run" / "config.json").read_text())["model"]
+    assert (model["dropout"], model["logit_scale"], model["embed_dim"]) == (0.2, 1.0, 16)
