@@ -33,7 +33,7 @@ from jaxloss.model5 import Model5, Model5Config, init_params, num_params, save_w
 from jaxloss.runs.cli import run_cli
 from jaxloss.runs.comparison import compare, comparison_table, summarise, write_texts
 from jaxloss.runs.findings import write_results
-from jaxloss.runs.folder import RunFolder
+from jaxloss.runs.folder import METRICS, TIMES, RunFolder
 from jaxloss.runs.plots import plot_losses
 from jaxloss.runs.recorder import Recorder
 from jaxloss.runs.settings import (
@@ -125,7 +125,7 @@ def describe_models(
     folder: RunFolder,
 ) -> tuple[dict[str, dict[str, Any]], dict[str, list[str]]]:
     """What the models of one seed are worth, and texts beside real ones, the best first."""
-    records = [record for record in folder.read_metrics() if record["seed"] == seed]
+    records, times = ([r for r in folder.read(name) if r["seed"] == seed] for name in (METRICS, TIMES))
     cut = partial(held_out_crops, data, config.model.context_length)
     # A crop has one final token but many tokens, so that loss takes more crops to be as certain.
     many, (real, _) = cut(8 * config.train.eval_crops), cut(config.sample.num_texts)
@@ -135,7 +135,7 @@ def describe_models(
         arguments = states[name].params, config.model, config.sample, data.tokenizer, begun
         written[name] = write_texts(*arguments, jax.random.key(seed), partial(eval_step, states[other]))
         losses = evaluate(states[name], eval_step, *many, batch_size=config.train.batch_size)
-        summaries[name] = summarise(records, name) | {"text": written[name].measures}
+        summaries[name] = summarise(records, times, name) | {"text": written[name].measures}
         summaries[name]["test_losses"] = {loss: mean._asdict() for loss, mean in losses.items()}
     texts = {LABELS[name]: w.texts for name, w in written.items()}
     texts["real text"] = [data.tokenizer.decode(real[i % len(real)]) for i in range(len(begun))]
@@ -168,7 +168,7 @@ def main(config: Config) -> int:
                 texts |= written
 
     title = f"All tokens against the final token: {Path(config.data.corpus).name}"
-    plot_losses(folder.file("loss.png"), folder.read_metrics(), title=title, labels=LABELS, test_loss="all")
+    plot_losses(folder.file("loss.png"), folder.read(METRICS), title=title, labels=LABELS, test_loss="all")
     folder.write_text("samples.txt", join_texts(texts))
     for label in written:
         print(f"\n{label}:\n{wrap(texts[label][0])}")

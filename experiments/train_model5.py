@@ -4,10 +4,14 @@
     python experiments/train_model5.py --corpus book.txt --objective final --steps 2000 --batch-size 16
     python experiments/train_model5.py --init gpt2/ --corpus book.txt --learning-rate 1e-4      # fine-tunes
     python experiments/train_model5.py --preset model5              # full size, FineWeb: for an accelerator
+    python experiments/train_model5.py --resume runs/train_model5-<time>            # after whatever ended it
 
-The run folder gets the weights as Hugging Face's GPT-2 (`weights/`), the tokenizer, every metric, a plot and
-texts. The default (2.6 M parameters, 800 steps, the prose that comes with Python) takes about two minutes on
-two CPU cores.
+The run folder gets the weights as Hugging Face's GPT-2 (`weights/`), the tokenizer, every metric, a plot,
+texts, and while it goes on checkpoints. A run that was killed at any instant and is resumed ends with the
+same weights and the same `metrics.jsonl`, to the last bit, as one that was not.
+
+The default (2.6 M parameters, 800 steps, the prose that comes with Python) takes about two minutes on two CPU
+cores.
 
 To expect, from seed 0: the test loss of all tokens falls from ln 4096 = 8.32 nats to 6.04 ± 0.04. Runs of one
 seed on one machine are equal to the last bit.
@@ -23,7 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxloss.data import TokenData, describe, sample_batch
+from jaxloss.data import TokenData, describe, load_tokenizer, sample_batch
 from jaxloss.model5 import (
     Model5,
     Model5Config,
@@ -33,14 +37,16 @@ from jaxloss.model5 import (
     num_params,
     save_weights,
 )
+from jaxloss.runs import resume
 from jaxloss.runs.cli import run_cli
-from jaxloss.runs.folder import RunFolder
+from jaxloss.runs.folder import METRICS, RunFolder
 from jaxloss.runs.plots import plot_losses
 from jaxloss.runs.recorder import Recorder
 from jaxloss.runs.settings import (
     LABELS,
     OBJECTIVES,
     SIZES,
+    CheckpointConfig,
     DataConfig,
     SampleConfig,
     TrainConfig,
@@ -51,6 +57,7 @@ from jaxloss.runs.stopping import EarlyStop
 from jaxloss.runs.text import join_texts, measure_text, wrap
 from jaxloss.runs.trained import fine_tuned, load_trained
 from jaxloss.training import TrainState, evaluate, init_state, make_eval_step, make_train_step
+from jaxloss.training.checkpoint import Checkpoints
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +68,7 @@ class Config:
     train: TrainConfig
     data: DataConfig
     sample: SampleConfig = dataclasses.field(default_factory=SampleConfig)
+    checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
     objective: Literal["all", "final"] = "all"
     """Whether every token of a crop is learnt, or the final one only."""
     preset: Literal["small", "model5"] = "small"
@@ -70,21 +78,29 @@ class Config:
     GPT-2 directory."""
     out: str | None = None
     """New folder for the results; runs/train_model5-<time> if not given."""
+    resume: str | None = None
+    """Folder of a run to go on with, from its newest checkpoint and with its settings."""
 
 
 PRESETS = {name: Config(**size, preset=name) for name, size in SIZES.items()}
 
 
 def main(config: Config) -> int:
-    folder = RunFolder(config.out, "train_model5")
+    folder = RunFolder(config.out, "train_model5", resume=config.resume)
+    found = resume.find_checkpoint(folder, config) if config.resume else None
+    start = load_trained(config.init) if config.init and not found else None
     if config.init is None:
-        start, data = None, config.data.prepare(config.model.context_length)
+        data = config.data.prepare(config.model.context_length)
         model = fit_vocabulary(config.model, data.tokenizer.vocab_size)
     else:
-        start = load_trained(config.init)
-        model = fine_tuned(start.config, config.model, PRESETS[config.preset].model)
-        data = config.data.encode(start.tokenizer, model.context_length)
-    config = dataclasses.replace(config, model=model)
+        model, tokenizer = config.model, load_tokenizer(folder.path) if found else start.tokenizer
+        if start:
+            model = fine_tuned(start.config, model, PRESETS[config.preset].model)
+        data = config.data.encode(tokenizer, model.context_length)
+    config = dataclasses.replace(config, model=model, resume=None, out=None)
+    identity = resume.run_identity(config, data)
+    if found:
+        resume.check_text(found, identity)
     folder.create()
     folder.write_json("config.json", dataclasses.asdict(config))
     data.tokenizer.save(folder.file("tokenizer.json"))
@@ -97,6 +113,8 @@ def main(config: Config) -> int:
     state = init_state(
         Model5(config.model).apply, params, settings.optimizer(), batch_size=settings.batch_size
     )
+    if found:
+        state = resume.restore_run(found, folder, state)
     loss_fn, positions = OBJECTIVES[name]
     options = {"logits_to_keep": positions, "compute_dtype": settings.compute_dtype}
     train_step = make_train_step(loss_fn, from_hidden=True, **options)
@@ -109,22 +127,33 @@ def main(config: Config) -> int:
         return evaluate(state, eval_step, *held_out, batch_size=settings.batch_size)
 
     tokens_per_step = settings.batch_size * config.model.context_length
+    done = int(state.step)
+    checkpoints = Checkpoints(
+        folder.file(resume.FOLDER),
+        identity,
+        **dataclasses.asdict(config.checkpoint),
+        last=done if found else None,
+    )
     recorder = Recorder(folder, {name: name}, steps=settings.steps, tokens_per_step=tokens_per_step)
-    with EarlyStop() as stop, recorder as record:
-        record.test(name, 0, test())
-        for step in range(1, settings.steps + 1):
+    with EarlyStop() as stop, resume.saving(checkpoints, folder), recorder as record:
+        if not found:
+            record.test(name, 0, test())
+            checkpoints.save(0, state)
+        for step in range(done + 1, settings.steps + 1):
             if stop.requested:
                 break
             batch = sample_batch(data.train, **size, seed=settings.seed, step=step - 1)
-            start = time.perf_counter()
+            began = time.perf_counter()
             state, *values = train_step(state, *batch, dropout_key)
             loss, grad_norm = map(float, values)
-            seconds = time.perf_counter() - start
+            seconds = time.perf_counter() - began
             if stop.is_not_finite(name, step, loss, grad_norm):
                 break
             record.update(name, step, loss=loss, grad_norm=grad_norm, seconds=seconds)
             if step % settings.eval_every == 0 or step == settings.steps:
                 record.test(name, step, test())
+            checkpoints.save_if_due(step, state)
+        checkpoints.save(int(state.step), state)
 
     save_weights(folder.file("weights"), *fold_logit_scale(state.params, config.model))
     results = {"objective": name, "stopped_early": stop.reason, "step": int(state.step)}
@@ -140,7 +169,7 @@ def write_report(
     """The plot, and texts that the model writes with their measures."""
     name, sampling = config.objective, config.sample
     title = f"Model 5 trained on {LABELS[name]}: {Path(config.data.corpus).name}"
-    records, labels = folder.read_metrics(), {name: LABELS[name]}
+    records, labels = folder.read(METRICS), {name: LABELS[name]}
     plot_losses(folder.file("loss.png"), records, title=title, labels=labels, test_loss=name)
 
     real, _ = held_out_crops(data, config.model.context_length, sampling.num_texts)
@@ -154,4 +183,4 @@ def write_report(
 
 
 if __name__ == "__main__":
-    sys.exit(run_cli(main, Config, presets=PRESETS))
+    sys.exit(run_cli(main, Config, presets=PRESETS, resume=resume.read_config))

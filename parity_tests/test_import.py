@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[1]
 HEAVY = {
     "flax",
     "optax",
+    "orbax",
     "torch",
     "datasets",
     "tokenizers",

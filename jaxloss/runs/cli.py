@@ -20,6 +20,7 @@ def run_cli(
     config_type: type[Config],
     *,
     presets: Mapping[str, Config] | None = None,
+    resume: Callable[[str, type[Config]], Config] | None = None,
     argv: Sequence[str] | None = None,
 ) -> int:
     """Parse the arguments into a config, run `main` on it, and turn a user's mistake into one line.
@@ -29,6 +30,7 @@ def run_cli(
         config_type: dataclass that the arguments fill; its docstring is the help text.
         presets: starting points that `--preset NAME` chooses from; the first is the default, and
             `config_type` then has a field `preset`.
+        resume: reads the config of the run that `--resume FOLDER` names, the starting point then.
         argv: the arguments, `sys.argv[1:]` if None.
 
     Returns:
@@ -44,7 +46,8 @@ def run_cli(
             stream.reconfigure(errors="replace")
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        return main(_parse(config_type, presets or {}, arguments)) or 0
+        default = _starting_point(config_type, presets or {}, resume, arguments)
+        return main(_parse(config_type, default, arguments)) or 0
     except BrokenPipeError:
         # The reader of our output is gone (`| head`): there is nobody to tell, also not at interpreter exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -101,10 +104,9 @@ def _as_typed(message: str, arguments: Sequence[str]) -> str:
     return message
 
 
-def _parse(config_type: type[Config], presets: Mapping[str, Config], arguments: list[str]) -> Config:
+def _parse(config_type: type[Config], default: Config | None, arguments: list[str]) -> Config:
     import tyro
 
-    default = _chosen_preset(presets, arguments)
     # tyro draws a config's own ValueError into a box of several lines; its other boxes are worth showing.
     with contextlib.redirect_stderr(io.StringIO()) as drawn:
         try:
@@ -119,18 +121,32 @@ def _parse(config_type: type[Config], presets: Mapping[str, Config], arguments: 
     raise SystemExit(0 if not drawn.getvalue() else 2)
 
 
-def _chosen_preset(presets: Mapping[str, Config], arguments: Sequence[str]) -> Config | None:
-    """The preset that `--preset` names, so that the other flags override it and `--help` shows its values."""
+def _starting_point(
+    config_type: type[Config],
+    presets: Mapping[str, Config],
+    resume: Callable[[str, type[Config]], Config] | None,
+    arguments: Sequence[str],
+) -> Config | None:
+    """The config that the other flags override, and whose values `--help` shows."""
+    earlier = _value_of("--resume", arguments) if resume is not None else None
+    if resume is not None and earlier is not None:
+        return resume(earlier, config_type)
     if not presets:
         return None
-    name = next(iter(presets))
-    for index, argument in enumerate(arguments):
-        if argument == "--preset" and index + 1 < len(arguments):
-            name = arguments[index + 1]
-        elif argument.startswith("--preset="):
-            name = argument.removeprefix("--preset=")
+    name = _value_of("--preset", arguments) or next(iter(presets))
     check_choice("--preset", name, tuple(presets))
     return presets[name]
+
+
+def _value_of(flag: str, arguments: Sequence[str]) -> str | None:
+    """What stands after a flag the last time, as `flag value` or `flag=value`."""
+    value = None
+    for index, argument in enumerate(arguments):
+        if argument == flag and index + 1 < len(arguments):
+            value = arguments[index + 1]
+        elif argument.startswith(f"{flag}="):
+            value = argument.removeprefix(f"{flag}=")
+    return value
 
 
 def _own_refusal(stop: SystemExit) -> ValueError | TypeError | None:

@@ -21,11 +21,14 @@ WINDOW = 40
 """Steps of the moving average that fluctuations are measured around."""
 
 
-def summarise(records: Sequence[Mapping[str, Any]], objective: str) -> dict[str, Any]:
+def summarise(
+    records: Sequence[Mapping[str, Any]], times: Sequence[Mapping[str, Any]], objective: str
+) -> dict[str, Any]:
     """What the metrics of one training say about it.
 
     Args:
         records: lines of `metrics.jsonl`.
+        times: lines of `times.jsonl`.
         objective: which training; also the name of its own test loss.
 
     Returns:
@@ -38,7 +41,7 @@ def summarise(records: Sequence[Mapping[str, Any]], objective: str) -> dict[str,
     steps = [record["step"] for record in tests]
     curve = [record["losses"][objective]["mean"] for record in tests]
     # The first step compiles.
-    seconds = [record["seconds"] for record in updates][1:]
+    seconds = [record["seconds"] for record in times if record["objective"] == objective][1:]
     return {
         "steps": len(updates),
         "initial_test_loss": curve[0],

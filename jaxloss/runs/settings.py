@@ -157,6 +157,20 @@ class SampleConfig:
         return np.resize(real_NT[:, :length], (self.num_texts, length))
 
 
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """When the state of a training goes to the disk, beside the training."""
+
+    every: int = 100
+    """Updates between two checkpoints."""
+    keep: int = 2
+    """How many of the newest stay."""
+
+    def __post_init__(self) -> None:
+        check_integer("checkpoint.every", self.every, low=1)
+        check_integer("checkpoint.keep", self.keep, low=1)
+
+
 SIZES: dict[str, dict[str, Any]] = {
     "small": {
         "model": Model5Config(context_length=64, embed_dim=256, num_heads=4, num_blocks=2),

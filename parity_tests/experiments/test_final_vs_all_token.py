@@ -94,6 +94,7 @@ FILES = {
     "results.json",
     "samples.txt",
     "table.md",
+    "times.jsonl",
     "tokenizer.json",
 } | {f"weights_{name}-{seed}.safetensors" for name in ("all", "final") for seed in (0, 1)}
 FIRST_ONLY = {file for file in FILES if "-1." not in file}
@@ -113,7 +114,6 @@ def test_both_objectives_make_the_same_steps_in_turn_and_are_evaluated_every_so_
     updates = [record for record in metrics if record["kind"] == "train"]
     assert [record["objective"] for record in updates] == ["all", "final"] * 60
     assert [record["seed"] for record in updates] == [0] * 60 + [1] * 60
-    assert all(record["seconds"] > 0 for record in updates)
     for objective in ("all", "final"):
         own = [record for record in metrics if record["objective"] == objective]
         assert [r["step"] for r in own if r["kind"] == "train"] == 2 * list(range(1, 31))

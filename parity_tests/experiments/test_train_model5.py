@@ -1,12 +1,17 @@
-"""The training script on a tiny model: a whole run."""
+"""The training script on a tiny model: a whole run, and one that ends early, however, and goes on."""
 
 import json
+import os
+import shutil
+import signal
+from functools import cache
 
 import jax
 import numpy as np
 import pytest
 
 from jaxloss import model5
+from jaxloss.data import sample_batch
 from jaxloss.runs.cli import run_cli
 from parity_tests.experiments.scripts import load
 
@@ -24,28 +29,45 @@ TINY = {
     "--tokenizer": "bytes",
     "--sample.num-tokens": 6,
     "--sample.num-texts": 2,
+    "--checkpoint.every": 2,
 }
 
 
 @pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    """Token files go to a folder of their own."""
+def one_compilation():
+    """All runs take the compiled steps of the first, and token files go to a folder of their own."""
+    made, make_train_step, make_eval_step = {}, script.make_train_step, script.make_eval_step
+    optimizer = script.TrainConfig().optimizer()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setattr(script, "make_train_step", lambda *a, **k: made.setdefault(1, make_train_step(*a, **k)))
+        patch.setattr(script, "make_eval_step", lambda *a, **k: made.setdefault(2, make_eval_step(*a, **k)))
+        patch.setattr(script.TrainConfig, "optimizer", lambda settings: optimizer)
+        patch.setattr(script, "Model5", cache(script.Model5))
         yield
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", autouse=True)
 def corpus(tmp_path_factory):
-    path = tmp_path_factory.mktemp("corpus") / "cat.txt"
-    path.write_text("The cat sat on the mat and looked at the dog. " * 60)
-    return path
+    folder = tmp_path_factory.mktemp("corpus")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        (folder / "cat.txt").write_text("The cat sat on the mat and looked at the dog. " * 60)
+        yield folder / "cat.txt"
+
+
+def cli(flags):
+    argv = [str(part) for flag in flags.items() for part in flag]
+    return run_cli(
+        script.main, script.Config, presets=script.PRESETS, resume=script.resume.read_config, argv=argv
+    )
 
 
 def run(corpus, out, **changed):
-    flags = TINY | {"--corpus": corpus, "--out": out} | changed
-    argv = [str(part) for flag in flags.items() for part in flag]
-    return run_cli(script.main, script.Config, presets=script.PRESETS, argv=argv)
+    return cli(TINY | {"--corpus": corpus, "--out": out} | changed)
+
+
+def resume(folder, **changed):
+    return cli({"--resume": folder} | changed)
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +75,34 @@ def folder(corpus, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "run"
     assert run(corpus, out) == 0
     return out
+
+
+@pytest.fixture(scope="module")
+def stopped(corpus, tmp_path_factory):
+    """A run that got SIGTERM before its fourth step, which it made."""
+    out, signals = tmp_path_factory.mktemp("runs") / "run", [signal.SIGTERM]
+
+    def interrupted(tokens, **options):
+        if options["step"] == 3 and signals:
+            os.kill(os.getpid(), signals.pop())
+        return sample_batch(tokens, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(script, "sample_batch", interrupted)
+        assert run(corpus, out) == 143
+    return out
+
+
+@pytest.fixture
+def copied(stopped, tmp_path):
+    """What a test may go on with."""
+    return shutil.copytree(stopped, tmp_path / "run")
+
+
+def read(folder):
+    """What two equal runs leave; the header of a weights file has no order."""
+    weights = (folder / "weights" / "model.safetensors").read_bytes()
+    return (folder / "metrics.jsonl").read_bytes(), weights[8 + int.from_bytes(weights[:8], "little") :]
 
 
 def test_run_folder_holds_config_metrics_weights_and_results(folder):
@@ -65,6 +115,89 @@ def test_run_folder_holds_config_metrics_weights_and_results(folder):
     _, config = model5.load_weights(folder / "weights")
     assert config.vocab_size == json.loads((folder / "config.json").read_text())["model"]["vocab_size"] == 256
     assert (folder / "samples.txt").read_text().count("# Model 5, text ") == 2
+    assert sorted(os.listdir(folder / "checkpoints")) == ["step-00000004", "step-00000006"]
+
+
+def test_stopped_run_goes_on_to_the_result_of_one_that_was_not(folder, copied, capfd):
+    assert json.loads((copied / "results.json").read_text())["step"] == 4
+    with (copied / "metrics.jsonl").open("a") as stream:  # as if killed later
+        stream.write('{"kind": "train", "objective": "all", "step": 5, "loss": 0.0}\n{"kind": "tra')
+    assert resume(copied) == 0
+    assert read(copied) == read(folder)
+    shown = capfd.readouterr()
+    assert f"going on from step 4 of {copied}/" in shown.out
+    assert shown.err == ""
+
+
+def test_damaged_checkpoint_is_named_and_the_one_before_used(folder, copied, capfd):
+    newest = max((copied / "checkpoints").iterdir()) / "state" / "_METADATA"
+    newest.write_bytes(newest.read_bytes()[:-1])
+    assert resume(copied) == 0
+    assert read(copied) == read(folder)
+    shown = capfd.readouterr()
+    assert "going on from step 2" in shown.out
+    assert shown.err == f"warning: {str(newest)!r} is damaged\n"
+
+
+def test_without_a_whole_checkpoint_it_is_one_line_and_nothing_changes(copied, capfd):
+    for manifest in (copied / "checkpoints").glob("*/manifest.json"):
+        manifest.write_bytes(manifest.read_bytes()[:-1])
+    before = {path: path.read_bytes() for path in copied.rglob("*") if path.is_file()}
+    assert resume(copied) == 2
+    assert capfd.readouterr().err.splitlines()[-1].startswith("error: none of the 2 checkpoints in")
+    assert {path: path.read_bytes() for path in copied.rglob("*") if path.is_file()} == before
+
+
+def test_more_steps_may_be_asked_for(copied):
+    assert resume(copied, **{"--steps": 7, "--train.eval-every": 3, "--sample.temperature": 0.9}) == 0
+    assert json.loads((copied / "results.json").read_text())["step"] == 7
+
+
+def other_text(folder):
+    (folder / "dog.txt").write_text("The dog sat on the mat and looked at the cat. " * 60)
+    return folder / "dog.txt"
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"--batch-size": 8}, "--batch-size is 8, but the run in"),
+        ({"--train.learning-rate": 0.01}, "--train.learning-rate is 0.01, but the run in"),
+        ({"--tokenizer": "bpe"}, "--tokenizer is 'bpe', but the run in"),
+        ({"--model.num-blocks": 2}, "--model.num-blocks is 2, but the run in"),
+        ({"--objective": "final"}, "--objective is 'final', but the run in"),
+        ({"--steps": 3}, "--steps is 3, but the run is at step 4"),
+        ({"--out": "elsewhere"}, "--out: a run that is resumed stays in its own folder"),
+        ({"--corpus": other_text}, "--corpus gives another text than the run was trained on"),
+    ],
+)
+def test_what_decides_the_result_may_not_change(changed, message, copied, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(script, "init_params", lambda *_: pytest.fail("got as far as the model"))
+    before = {path: path.read_bytes() for path in copied.rglob("*") if path.is_file()}
+    changed = {flag: value(tmp_path) if callable(value) else value for flag, value in changed.items()}
+    assert resume(copied, **changed) == 2
+    shown = capfd.readouterr().err
+    assert shown.startswith(f"error: {message}")
+    assert shown.count("\n") == 1
+    assert {path: path.read_bytes() for path in copied.rglob("*") if path.is_file()} == before
+
+
+def test_folder_of_another_script_is_refused(tmp_path, capfd):
+    (tmp_path / "config.json").write_text('{"model": {}, "epochs": 3}')
+    assert resume(tmp_path) == 2
+    assert "is not the config of a run of this script: it has 'epochs'" in capfd.readouterr().err
+
+
+def test_full_disk_stops_the_run_with_the_last_checkpoint_whole(folder, copied, monkeypatch, capfd):
+    usage = shutil.disk_usage(copied)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=0))
+        assert resume(copied) == 2
+    error = capfd.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: the run stopped: step 6 could not be saved: No space left on device")
+    assert error.endswith(f"the checkpoint of step 4 is whole: go on with --resume {copied}")
+    assert resume(copied) == 0
+    assert read(copied) == read(folder)
 
 
 def test_fine_tuning_starts_from_the_trained_weights_and_tokenizer(

@@ -4,9 +4,10 @@ import json
 import math
 import os
 
+import numpy as np
 import pytest
 
-from jaxloss.runs.folder import RunFolder
+from jaxloss.runs.folder import METRICS, RunFolder
 
 
 def test_naming_a_folder_writes_nothing(tmp_path):
@@ -58,24 +59,52 @@ def test_folder_that_cannot_be_written_to_is_refused(tmp_path, monkeypatch):
 
 def test_metrics_are_on_disk_at_once_one_object_a_line(tmp_path):
     folder = RunFolder(tmp_path, "experiment").create()
-    assert folder.read_metrics() == []
+    assert folder.read(METRICS) == []
     for step in range(3):
-        folder.append_metrics({"step": step, "loss": 0.5})
+        folder.append(METRICS, {"step": step, "loss": 0.5})
         lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
         assert json.loads(lines[-1]) == {"step": step, "loss": 0.5}
         assert len(lines) == step + 1
-    assert [record["step"] for record in folder.read_metrics()] == [0, 1, 2]
+    assert [record["step"] for record in folder.read(METRICS)] == [0, 1, 2]
+
+
+def test_resumed_run_forgets_later_records_and_what_was_not_written_to_its_end(tmp_path):
+    folder = RunFolder(tmp_path / "run", "experiment").create()
+    folder.write_json("config.json", {})
+    for step in range(4):
+        folder.append(METRICS, {"step": step})
+    whole = folder.file(METRICS).read_text()
+    folder.file(METRICS).write_text(whole + '{"step": 4, "lo')
+    assert [record["step"] for record in folder.read(METRICS)] == [0, 1, 2, 3]
+    with pytest.raises(ValueError, match=r"--resume: the run in .* still goes on"):
+        RunFolder(None, "experiment", resume=folder.path)
+    del folder
+    with pytest.raises(ValueError, match="--out: a run that is resumed stays in its own folder"):
+        RunFolder("elsewhere", "experiment", resume=tmp_path / "run")
+    resumed = RunFolder(None, "experiment", resume=tmp_path / "run").create()
+    resumed.cut(METRICS, 3)
+    assert resumed.file(METRICS).read_text() == whole
+    resumed.cut(METRICS, 1)
+    assert resumed.read(METRICS) == [{"step": 0}, {"step": 1}]
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"), [("none", "does not exist"), ("", "is not the folder of a run")]
+)
+def test_only_the_folder_of_a_run_is_resumed(tmp_path, name, problem):
+    with pytest.raises(ValueError, match=f"--resume: .* {problem}"):
+        RunFolder(None, "experiment", resume=tmp_path / name)
 
 
 def test_numbers_that_json_lacks_are_null(tmp_path):
     folder = RunFolder(tmp_path, "experiment").create()
-    value = {"a": [math.nan, 1.0], "b": {"mean": math.inf, "step": 2}}
+    value = {"a": [math.nan, np.float32(1)], "b": {"mean": math.inf, "step": np.int32(2)}}
     expected = {"a": [None, 1.0], "b": {"mean": None, "step": 2}}
     assert json.loads(folder.write_json("a.json", value).read_text(), parse_constant=pytest.fail) == expected
-    folder.append_metrics(value)
-    text = folder.file("metrics.jsonl").read_text()
+    folder.append(METRICS, value)
+    text = folder.file(METRICS).read_text()
     assert json.loads(text, parse_constant=pytest.fail) == expected
-    assert math.isnan(folder.read_metrics()[0]["b"]["mean"])
+    assert math.isnan(folder.read(METRICS)[0]["b"]["mean"])
 
 
 def test_text_ends_in_one_newline_and_json_keeps_characters(tmp_path):

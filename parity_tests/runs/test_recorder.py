@@ -2,7 +2,7 @@
 
 import re
 
-from jaxloss.runs.folder import RunFolder
+from jaxloss.runs.folder import METRICS, TIMES, RunFolder
 from jaxloss.runs.recorder import Recorder
 from jaxloss.training import Estimate
 
@@ -25,7 +25,8 @@ def recorded(tmp_path):
 
 
 def test_every_update_and_evaluation_is_recorded(tmp_path):
-    records = recorded(tmp_path).read_metrics()
+    folder = recorded(tmp_path)
+    records = folder.read(METRICS)
     for name in ("all", "final"):
         own = [record for record in records if record["objective"] == name]
         assert [record["step"] for record in own if record["kind"] == "train"] == [1, 2, 3, 4]
@@ -39,8 +40,18 @@ def test_every_update_and_evaluation_is_recorded(tmp_path):
         "step": 1,
         "loss": 1.5,
         "grad_norm": 0.5,
-        "seconds": 0.25,
     }
+    times = [(record["objective"], record["step"], record["seconds"]) for record in folder.read(TIMES)]
+    assert times == [(name, step, 0.25) for step in range(1, 5) for name in ("all", "final")]
+
+
+def test_resumed_run_goes_on_with_the_mean_of_the_losses_before(tmp_path, capfd):
+    folder = recorded(tmp_path)
+    losses = {"all": "all", "final": "final"}
+    with Recorder(folder, losses, steps=5, tokens_per_step=100, seed=7) as record:
+        record.update("all", 5, loss=2.0, grad_norm=0.5, seconds=0.25)
+        record.test("all", 5, TEST)
+    assert capfd.readouterr().out.splitlines()[-1] == "all   5/5  loss  1.600  test  2.000 ± 0.125"
 
 
 def test_report_has_a_readable_line_for_each_evaluation_within_80_columns(tmp_path, capfd):
