@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxloss.data.corpora import load_corpus
+from jaxloss.data.split import split_documents
 from jaxloss.data.tokenizers import Tokenizer, make_tokenizer
-from jaxloss.data.tokens import split_documents
 
 
 class Stream(NamedTuple):

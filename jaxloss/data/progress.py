@@ -5,7 +5,7 @@ from __future__ import annotations
 from tqdm import tqdm
 
 
-def progress_bar(description: str, *, total: int, unit: str) -> tqdm:
+def progress_bar(description: str, *, total: int | None, unit: str) -> tqdm:
     """Return a bar to `update`; it shows nothing where standard error is not a terminal."""
     return tqdm(
         total=total,

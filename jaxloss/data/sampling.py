@@ -9,10 +9,16 @@ import numpy as np
 from jaxtyping import Int32, Integer
 
 from jaxloss._checks import check_integer
+from jaxloss.data.shards import TokenShards
 
 
 def sample_batch(
-    tokens: Integer[np.ndarray, " N"], *, batch_size: int, context_length: int, seed: int, step: int
+    tokens: Integer[np.ndarray, " N"] | TokenShards,
+    *,
+    batch_size: int,
+    context_length: int,
+    seed: int,
+    step: int,
 ) -> tuple[Int32[np.ndarray, "B T"], Int32[np.ndarray, "B T"]]:
     """Sample random crops of the stream, as a pure function of `(seed, step)`.
 
@@ -51,7 +57,7 @@ def sample_batch(
 
 
 def eval_crops(
-    tokens: Integer[np.ndarray, " N"], *, num_crops: int, context_length: int
+    tokens: Integer[np.ndarray, " N"] | TokenShards, *, num_crops: int, context_length: int
 ) -> tuple[Int32[np.ndarray, "B T"], Int32[np.ndarray, "B T"]]:
     """Cut crops at evenly spaced positions, from the stream's first crop to its last.
 
@@ -116,7 +122,9 @@ def check_tokens(tokens: Integer[np.ndarray, " N"], vocab_size: int) -> None:
     )
 
 
-def _crops(tokens: np.ndarray, starts_B: np.ndarray, context_length: int) -> tuple[np.ndarray, np.ndarray]:
+def _crops(
+    tokens: np.ndarray | TokenShards, starts_B: np.ndarray, context_length: int
+) -> tuple[np.ndarray, np.ndarray]:
     crops_BT = tokens[starts_B[:, None] + np.arange(context_length + 1)]
     fits_BT = (np.iinfo(np.int32).min <= crops_BT) & (crops_BT <= np.iinfo(np.int32).max)
     if not fits_BT.all():
@@ -128,7 +136,7 @@ def _crops(tokens: np.ndarray, starts_B: np.ndarray, context_length: int) -> tup
     return np.ascontiguousarray(crops_BT[:, :-1]), np.ascontiguousarray(crops_BT[:, 1:])
 
 
-def _num_starts(tokens: np.ndarray, context_length: int) -> int:
+def _num_starts(tokens: np.ndarray | TokenShards, context_length: int) -> int:
     _check_stream(tokens)
     check_integer("context_length", context_length, low=1)
     if len(tokens) <= context_length:
@@ -139,8 +147,8 @@ def _num_starts(tokens: np.ndarray, context_length: int) -> int:
     return len(tokens) - int(context_length)
 
 
-def _check_stream(tokens: np.ndarray) -> None:
-    if not isinstance(tokens, np.ndarray):
+def _check_stream(tokens: np.ndarray | TokenShards) -> None:
+    if not isinstance(tokens, np.ndarray | TokenShards):
         raise TypeError(f"tokens must be a NumPy array; got {type(tokens).__name__}")
     if tokens.ndim != 1:
         raise ValueError(f"tokens must have one dimension; got shape {tokens.shape}")

@@ -33,7 +33,7 @@ _GPT2_VOCAB_SIZE = 50257
 # A white space that GPT-2's pattern never joins to what stands before it, because a word follows.
 _BREAK = re.compile(r"[ \n](?=\S)")
 # Long documents are encoded in pieces: `tokenizers` holds some 50 bytes for each byte that it encodes.
-_PIECE_LENGTH = 1 << 18
+PIECE_LENGTH = 1 << 18
 
 
 class Tokenizer(ABC):
@@ -150,7 +150,7 @@ def make_tokenizer(kind: str, *, texts: Iterable[str] | None = None, vocab_size:
 
     Args:
         kind: `"bpe"`, trained on `texts`; `"gpt2"`; or `"bytes"`.
-        texts: what to train `"bpe"` on: the training split only. Unused by the others.
+        texts: what to train `"bpe"` on: the training split only, gone through twice. Unused by the others.
         vocab_size: ids of `"bpe"`, `<|endoftext|>` included, at least 257; a short text gives fewer. Unused
             by others.
 
@@ -201,12 +201,18 @@ def check_vocab_size(vocab_size: int) -> None:
     check_integer("vocab_size", vocab_size, low=257)
 
 
-def pieces(text: str, length: int = _PIECE_LENGTH) -> Iterator[str]:
+def find_break(text: str, start: int) -> int | None:
+    """The next place where a text can be split so that its parts' tokens, joined, are those of the whole."""
+    cut = _BREAK.search(text, start)
+    return None if cut is None else cut.start()
+
+
+def pieces(text: str, length: int = PIECE_LENGTH) -> Iterator[str]:
     """Split a long text into pieces of about `length` whose tokens, joined, are the tokens of the whole."""
     start = 0
-    while cut := _BREAK.search(text, start + length):
-        yield text[start : cut.start()]
-        start = cut.start()
+    while cut := find_break(text, start + length):
+        yield text[start:cut]
+        start = cut
     yield text[start:]
 
 
@@ -217,14 +223,15 @@ def _train_bpe(texts: Iterable[str] | None, vocab_size: int) -> BPETokenizer:
     if texts is None:
         raise ValueError("the bpe tokenizer is trained: give it the training split as texts")
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    texts = list(texts)
+    texts = list(texts) if iter(texts) is texts else texts
     # The trainer takes memory for all ids at once, and a merge needs two bytes in a row.
-    most = len(alphabet) + sum(len(_encodable(text).encode()) for text in texts)
+    num_characters = sum(map(len, texts))
+    most = len(alphabet) + 4 * num_characters
     trainer = trainers.BpeTrainer(
         vocab_size=min(vocab_size - 1, most), initial_alphabet=alphabet, show_progress=False, min_frequency=2
     )
     tokenizer = make_byte_level({}, [])
-    with progress_bar("training the tokenizer", total=sum(map(len, texts)), unit="char") as bar:
+    with progress_bar("training the tokenizer", total=num_characters, unit="char") as bar:
 
         def read() -> Iterator[str]:
             for text in texts:

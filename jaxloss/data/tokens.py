@@ -1,14 +1,17 @@
-"""Token streams: a corpus encoded once, split into train and test, and memory-mapped from then on."""
+"""Token streams: a corpus encoded once, split into train and test, and memory-mapped from then on.
+
+The text is read as often as it takes and never held: memory does not grow with the corpus.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import os
 import re
 import shutil
-import tempfile
+import sys
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,19 +20,23 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jaxloss._checks import check_choice, check_integer
-from jaxloss.data.cache import make_folder
+from jaxloss.data.cache import atomic_path, make_folder
 from jaxloss.data.corpora import Corpus, default_cache_dir
+from jaxloss.data.formats import Piece
 from jaxloss.data.progress import progress_bar
 from jaxloss.data.sampling import check_tokens
-from jaxloss.data.tokenizers import KINDS, Tokenizer, check_vocab_size, load_tokenizer, make_tokenizer, pieces
+from jaxloss.data.shards import TokenShards, read_shards, write_shards
+from jaxloss.data.split import cut_pieces, read_between, split_point
+from jaxloss.data.tokenizers import KINDS, Tokenizer, check_vocab_size, load_tokenizer, make_tokenizer
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 # Part of the cache key: raise it whenever the same corpus and tokenizer would give another file.
-_FORMAT = 2
-_TEST_FRACTION = 0.1
-_BATCH_PIECES = 256
+_FORMAT = 3
+_COUNTS = "tokens.json"
+# Tokens that are counted together.
+_CHECKED = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -37,18 +44,19 @@ class TokenData:
     """A corpus as tokens.
 
     Attributes:
-        train: the first nine tenths of the stream, `[N]` uint16 or uint32, memory-mapped read-only.
+        train: the first nine tenths of the stream, `[N]` uint16 or uint32, memory-mapped read-only; of a
+            large corpus, in several files that are read as one.
         test: the last tenth, likewise.
         tokenizer: what encoded them.
         corpus: the name or path it came from.
         num_documents: documents, without the empty ones.
         num_characters: characters of all documents.
         num_distinct: different ids in train and test together.
-        folder: where `tokens.npy`, `tokenizer.json` and `tokens.json` are cached.
+        folder: where the shards of tokens, `tokenizer.json` and `tokens.json` are cached.
     """
 
-    train: np.ndarray
-    test: np.ndarray
+    train: np.ndarray | TokenShards
+    test: np.ndarray | TokenShards
     tokenizer: Tokenizer
     corpus: str
     num_documents: int
@@ -66,22 +74,27 @@ def prepare_tokens(
     text_column: str = "text",
     context_length: int | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
+    encoding: str = "utf-8",
 ) -> TokenData:
     """Load a corpus, tokenize it and split it, or map the token file of an earlier call.
 
     The text is split before the tokenizer sees it, at the document boundary nearest to 90 % of its
     characters; where that is further than 5 % away, as in a single book, at the nearest paragraph. The first
-    part trains, also the `"bpe"` tokenizer; the last tests. `<|endoftext|>` stands between documents.
+    part trains, also the `"bpe"` tokenizer; the last tests. `<|endoftext|>` stands between documents, also in
+    a text file; it is the token of that name in both parts.
+
+    Tokens are written in shards by all cores. A call that is killed is gone on with by the next.
 
     Args:
         corpus: `"python-docs"`, `"fineweb"`, a file, folder or glob (see `load_corpus`), or a dataset.
         tokenizer: `"bpe"`, `"gpt2"` or `"bytes"`: see `make_tokenizer`; or one that is there already.
         vocab_size: ids of the `"bpe"` tokenizer; unused by the others.
         num_documents: how many of the first documents; None means all, and 1,000 of fineweb.
-        text_column: the column of `.jsonl` and `.parquet` files that holds the text.
+        text_column: the column of JSON, CSV and parquet files that holds the text.
         context_length: if given, both parts must hold a crop of this many tokens and its targets.
         cache_dir: where token files are kept; None means `default_cache_dir()`. Safe to share between
-            processes.
+            processes: one makes them, others wait for it.
+        encoding: how files but parquet are encoded, by Python's name of it.
 
     Returns:
         A `TokenData`.
@@ -92,7 +105,7 @@ def prepare_tokens(
         ConnectionError: if fineweb or gpt2 is neither cached nor reachable.
         PermissionError: if a file cannot be read or the cache folder not written.
     """
-    source = Corpus(corpus, num_documents, text_column, cache_dir)
+    source = Corpus(corpus, num_documents, text_column, cache_dir, encoding)
     if not isinstance(tokenizer, Tokenizer):
         check_choice("tokenizer", tokenizer, KINDS)
     if tokenizer == "bpe":
@@ -109,9 +122,7 @@ def prepare_tokens(
     folder = base / "tokens" / _folder_name(source.name, kind, key)
     data = _load(folder, source.name)
     if data is None:
-        _write(folder, source, tokenizer, vocab_size)
-        data = _load(folder, source.name)
-        assert data is not None, f"{folder} was written but cannot be read"
+        data = _make(folder, source, tokenizer, vocab_size)
     if context_length is not None:
         _check_length(data, context_length)
     return data
@@ -132,100 +143,120 @@ def describe(data: TokenData) -> str:
     )
 
 
-def split_documents(texts: list[str]) -> tuple[list[str], list[str]]:
-    """Split documents into train and test at about 90 % of the characters.
+class _Part:
+    """The texts of one part, read anew each time."""
 
-    At a document boundary if one lies within 5 % of the whole, else at a paragraph, else at a space.
+    def __init__(self, source: Corpus, cut: int, is_test: bool):
+        self._source, self._cut, self._is_test = source, cut, is_test
 
-    Args:
-        texts: the documents, in order, none of them empty.
+    def pieces(self) -> Iterator[Piece]:
+        return (
+            piece
+            for is_test, piece in cut_pieces(self._source.pieces(), self._cut)
+            if is_test == self._is_test
+        )
 
-    Returns:
-        The documents that train and those that test; at most one document is cut in two.
-    """
-    ends = np.cumsum([len(text) for text in texts])
-    target = (1 - _TEST_FRACTION) * ends[-1]
-    nearest = int(np.argmin(np.abs(ends - target)))
-    if abs(ends[nearest] - target) <= _TEST_FRACTION / 2 * ends[-1]:
-        return texts[: nearest + 1], texts[nearest + 1 :]
-    i = int(np.searchsorted(ends, target))
-    head, tail = _cut(texts[i], int(target) - (int(ends[i - 1]) if i else 0))
-    return [*texts[:i], head], [tail, *texts[i + 1 :]]
+    def __iter__(self) -> Iterator[str]:
+        return (text for _, text in self.pieces())
 
 
-def _cut(text: str, position: int) -> tuple[str, str]:
-    for separator in ("\n\n", "\n", " "):
-        ends = [match.end() for match in re.finditer(re.escape(separator), text)]
-        if ends:
-            nearest = min(ends, key=lambda end: abs(end - position))
-            if abs(nearest - position) <= _TEST_FRACTION / 2 * len(text):
-                return text[:nearest], text[nearest:]
-    return text[:position], text[position:]
+def _make(folder: Path, source: Corpus, tokenizer: str | Tokenizer, vocab_size: int) -> TokenData:
+    """Write the token folder, unless another process does."""
+    from filelock import FileLock, Timeout
+
+    make_folder(folder.parent)
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"waiting for another process, which tokenizes {source.name}", file=sys.stderr, flush=True)
+        lock.acquire()
+    try:
+        data = _load(folder, source.name)
+        if data is None:
+            unfinished = folder.with_name(f".{folder.name}.part")
+            try:
+                unfinished.mkdir(exist_ok=True)
+                _write(unfinished, source, tokenizer, vocab_size)
+            except (ValueError, TypeError):
+                # Nothing to go on with: the text or the request is wrong.
+                shutil.rmtree(unfinished, ignore_errors=True)
+                raise
+            # A folder that cannot be read may be in the way.
+            shutil.rmtree(folder, ignore_errors=True)
+            unfinished.rename(folder)
+            data = _load(folder, source.name)
+    finally:
+        lock.release()
+    assert data is not None, f"{folder} was written but cannot be read"
+    return data
 
 
 def _write(folder: Path, source: Corpus, kind: str | Tokenizer, vocab_size: int) -> None:
-    """Encode the corpus into a temporary folder, then move it to its place in one step."""
-    make_folder(folder.parent)
-    if kind != "bpe":
-        tokenizer = make_tokenizer(kind) if isinstance(kind, str) else kind
-    texts: list[str] = source.load()["text"][:]
-    train, test = split_documents(texts)
-    if kind == "bpe":
-        tokenizer = make_tokenizer("bpe", texts=train, vocab_size=vocab_size)
-    parts = [np.concatenate(list(_encode(part, tokenizer))) for part in (train, test)]
-    tokens = np.concatenate(parts)
-    check_tokens(tokens, tokenizer.vocab_size)
-    is_used = np.zeros(tokenizer.vocab_size, dtype=bool)
-    is_used[tokens] = True
-    counts = {
-        "num_train": len(parts[0]),
-        "num_test": len(parts[1]),
-        "num_documents": len(texts),
-        "num_characters": sum(map(len, texts)),
-        "num_distinct": int(is_used.sum()),
-    }
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    """Encode the corpus into a folder, and go on with what is there."""
+    if isinstance(kind, Tokenizer):
+        tokenizer = kind
+    elif kind != "bpe":
+        tokenizer = make_tokenizer(kind)
     try:
-        np.save(temporary / "tokens.npy", tokens)
-        tokenizer.save(temporary / "tokenizer.json")
-        (temporary / "tokens.json").write_text(json.dumps(counts, indent=2) + "\n")
-        try:
-            temporary.rename(folder)
-        except OSError:
-            # Another process came first, with the same contents, or an unreadable folder is in the way.
-            if _load(folder, source.name) is None:
-                shutil.rmtree(folder, ignore_errors=True)
-                temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        counts = json.loads((folder / _COUNTS).read_text())
+    except (OSError, ValueError):
+        lengths = _lengths(source)
+        cut = split_point(lengths, lambda start, stop: read_between(source.pieces(), start, stop))
+        counts = {
+            "num_train_characters": cut,
+            "num_documents": len(lengths),
+            "num_characters": int(lengths.sum()),
+        }
+        with atomic_path(folder / _COUNTS) as temporary:
+            temporary.write_text(json.dumps(counts, indent=2) + "\n")
+    cut = counts["num_train_characters"]
+    train, test = _Part(source, cut, False), _Part(source, cut, True)
+    if kind == "bpe":
+        path = folder / "tokenizer.json"
+        tokenizer = (
+            load_tokenizer(folder)
+            if path.exists()
+            else make_tokenizer("bpe", texts=train, vocab_size=vocab_size)
+        )
+    with atomic_path(folder / "tokenizer.json") as temporary:
+        tokenizer.save(temporary)
+    write_shards(folder, "train", train.pieces(), tokenizer, num_characters=cut)
+    write_shards(folder, "test", test.pieces(), tokenizer, num_characters=counts["num_characters"] - cut)
+    is_used = np.zeros(tokenizer.vocab_size, dtype=bool)
+    for part in ("train", "test"):
+        stream = read_shards(folder, part)
+        for start in range(0, len(stream), _CHECKED):
+            tokens = stream[start : start + _CHECKED]
+            check_tokens(tokens, tokenizer.vocab_size)
+            is_used[tokens] = True
+    counts["num_distinct"] = int(is_used.sum())
+    with atomic_path(folder / _COUNTS) as temporary:
+        temporary.write_text(json.dumps(counts, indent=2) + "\n")
+
+
+def _lengths(source: Corpus) -> np.ndarray:
+    """Characters of each document."""
+    lengths = array("q")
+    with progress_bar("reading", total=None, unit="char") as bar:
+        for opens, text in source.pieces():
+            if opens:
+                lengths.append(0)
+            lengths[-1] += len(text)
+            bar.update(len(text))
+    return np.frombuffer(lengths, np.int64)
 
 
 def _load(folder: Path, corpus: str) -> TokenData | None:
     """Map a token folder; None if it is missing or damaged."""
     try:
-        counts = json.loads((folder / "tokens.json").read_text())
-        num_train, num_test = counts.pop("num_train"), counts.pop("num_test")
-        tokens = np.load(folder / "tokens.npy", mmap_mode="r")
-        if len(tokens) != num_train + num_test:
-            return None
+        counts = json.loads((folder / _COUNTS).read_text())
+        train, test = read_shards(folder, "train"), read_shards(folder, "test")
         tokenizer = load_tokenizer(folder)
-        train, test = tokens[:num_train], tokens[num_train:]
-        return TokenData(train, test, tokenizer, corpus, folder=folder, **counts)
+        fields = {name: counts[name] for name in ("num_documents", "num_characters", "num_distinct")}
+        return TokenData(train, test, tokenizer, corpus, folder=folder, **fields)
     except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError):
         return None
-
-
-def _encode(texts: list[str], tokenizer: Tokenizer) -> Iterator[np.ndarray]:
-    """Encode documents in batches, with `<|endoftext|>` between them."""
-    separator = np.array([tokenizer.end_of_text], dtype=tokenizer.dtype)
-    # Each piece with whether it opens a document that another precedes.
-    marked = ((i == 0 < n, piece) for n, text in enumerate(texts) for i, piece in enumerate(pieces(text)))
-    yield separator[:0]
-    with progress_bar("encoding", total=sum(map(len, texts)), unit="char") as bar:
-        while batch := list(itertools.islice(marked, _BATCH_PIECES)):
-            for (opens, piece), ids in zip(batch, tokenizer.encode([p for _, p in batch]), strict=True):
-                yield np.concatenate([separator, ids]) if opens else ids
-                bar.update(len(piece))
 
 
 def _check_length(data: TokenData, context_length: int) -> None:

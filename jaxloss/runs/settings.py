@@ -28,9 +28,14 @@ class TextConfig:
     """Which text."""
 
     corpus: Annotated[str, tyro.conf.arg(aliases=["--corpus"])] = "python-docs"
-    """python-docs, fineweb, or a .txt, .jsonl or .parquet file, a folder or a glob."""
+    """python-docs, fineweb, or a file, a folder or a glob: .jsonl, .json, .csv, .tsv, .parquet, or text under
+    any other name."""
     num_documents: int | None = None
     """Use only the first documents; None means all, and 1,000 of fineweb."""
+    text_column: str = "text"
+    """The column of JSON, CSV and parquet files that holds the text."""
+    encoding: str = "utf-8"
+    """How files but parquet are encoded, such as latin-1 or utf-16."""
 
     def encode(self, tokenizer: str | Tokenizer, context_length: int, vocab_size: int = 4096) -> TokenData:
         """Load, tokenize and split the text; both parts hold a crop of `context_length` and its targets."""
@@ -39,7 +44,9 @@ class TextConfig:
             tokenizer=tokenizer,
             vocab_size=vocab_size,
             num_documents=self.num_documents,
+            text_column=self.text_column,
             context_length=context_length,
+            encoding=self.encoding,
         )
 
 

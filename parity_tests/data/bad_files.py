@@ -1,5 +1,6 @@
 """A folder of text files, none of which can be read, and what is to be said of each."""
 
+import gzip
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -52,7 +53,7 @@ BAD_FILES: dict[str, tuple[bytes | Callable[[Path], None], str]] = {
     "list.jsonl": (b'["a"]\n', ", line 1: must be an object; got list"),
     "lacks.jsonl": (
         b'{"text": "a"}\n{"txt": "b", "id": 1}',
-        ", line 2: no column 'text', it has txt, id (see text_column); did you mean txt?",
+        ", line 2: no column 'text', it has txt, id (name it with --data.text-column); did you mean txt?",
     ),
     "number.jsonl": (b'{"text": "a"}\n{"text": 3}\n', ", line 2: 'text' must be text; got int"),
     "nested.jsonl": (b'{"text": {"en": "a"}}', ", line 1: 'text' must be text; got dict"),
@@ -64,7 +65,7 @@ BAD_FILES: dict[str, tuple[bytes | Callable[[Path], None], str]] = {
     "no_rows.parquet": (_table(text=pa.array([], pa.string())), ": there is no text"),
     "lacks.parquet": (
         _table(id=[1], txt=["a"]),
-        ": no column 'text', it has id, txt (see text_column); did you mean txt?",
+        ": no column 'text', it has id, txt (name it with --data.text-column); did you mean txt?",
     ),
     "doubled.parquet": (
         lambda path: pq.write_table(pa.Table.from_arrays([pa.array(["a"])] * 2, ["text", "text"]), path),
@@ -73,15 +74,29 @@ BAD_FILES: dict[str, tuple[bytes | Callable[[Path], None], str]] = {
     "integers.parquet": (_table(text=[1, 2]), ": column 'text' must be text; got int64"),
     "bytes.parquet": (_table(text=[b"a"]), ": column 'text' must be text; got binary"),
     "utf8.parquet": (_half_utf8, ", row 2, is not UTF-8: byte 0 is 0xff"),
-    "notes.md": (b"text", " must be a .txt, .jsonl, .parquet file; got '.md'"),
+    "list.json": (b'["a", 3]', ", item 2: must be an object; got int"),
+    "lines.json": (b'{"text": "a"}\n{"text": 3}', ", line 2: 'text' must be text; got int"),
+    "broken.json": (b'["a"', ": not JSON (Expecting ',' delimiter)"),
+    "lacks.csv": (
+        b"id,txt\n1,a\n",
+        ": no column 'text', it has id, txt (name it with --data.text-column); did you mean txt?",
+    ),
+    "short.csv": (b'id,text\n1,"a\nb"\n2\n', ", line 4: must have 2 fields; got 1"),
+    "quote.csv": (b'id,text\n1,"a" b\n', ", line 2: not CSV (',' expected after '\"')"),
+    "picture": (
+        b"\x89PNG\r\n",
+        ", line 1, is not UTF-8: byte 0 is 0x89; name its encoding with --data.encoding",
+    ),
+    "plain.gz": (b"text", " is not a whole gzip file: Not a gzipped file"),
+    "cut.txt.gz": (gzip.compress(b"text " * 999)[:-20], " is not a whole gzip file: Compressed file ended"),
     "nowhere.txt": (lambda path: None, "no corpus, file or folder named "),
-    "folder": (os.mkdir, "no .txt, .jsonl, .parquet file in the folder "),
+    "folder": (os.mkdir, "no .txt, .jsonl, .parquet, .txt.gz, .jsonl.gz file in the folder "),
     "hidden": (
         lambda path: (
             [(path / name).mkdir(parents=True) for name in (".a", "b")]
             and (path / ".a" / "a.txt").write_text("a")
         ),
-        "no .txt, .jsonl, .parquet file in the folder ",
+        "no .txt, .jsonl, .parquet, .txt.gz, .jsonl.gz file in the folder ",
     ),
 }
 

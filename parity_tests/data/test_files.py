@@ -1,17 +1,20 @@
 """Local files: what is a document, and what is wrong with the ones that cannot be read."""
 
+import gzip
 import json
 import os
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
 
-from jaxloss.data import files, load_corpus, prepare_tokens
+from jaxloss.data import formats, load_corpus, make_tokenizer, prepare_tokens
+from jaxloss.data.corpora import Corpus
 from parity_tests.data import bad_files
 
 
@@ -29,7 +32,7 @@ def folder(tmp_path):
     rows = [{"text": "one"}, {"text": "", "id": 2}, {"text": None}, {"text": "two", "title": "T"}]
     (tmp_path / "sub" / "a.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n\n")
     pq.write_table(pa.table({"id": [1, 2, 3], "text": ["p", None, "q"]}), tmp_path / "c.parquet")
-    (tmp_path / "notes.md").write_text("not read")
+    (tmp_path / "notes.md").write_text("not read in a folder")
     return tmp_path
 
 
@@ -42,7 +45,7 @@ def test_each_kind_of_file_gives_its_documents_without_the_empty_ones(folder):
 def test_folders_and_globs_are_read_in_order_of_path(folder):
     book = "A book\nof two lines \u2014 \u65e5\u672c.\n"
     assert texts(folder) == [book, "p", "q", "one", "two"]
-    assert texts(f"{folder}/*.*") == [book, "p", "q"]
+    assert texts(f"{folder}/*.*") == [book, "p", "q", "not read in a folder"]
     assert texts(f"{folder}/**/*.jsonl") == ["one", "two"]
     assert texts(folder, num_documents=2) == [book, "p"]
     assert texts(folder, num_documents=99) == texts(folder)
@@ -54,6 +57,62 @@ def test_another_column_can_hold_the_text(folder):
     assert texts(path, text_column="body") == ["b"]
     with pytest.raises(TypeError, match="text_column must be a string; got None"):
         load_corpus(path, text_column=None)
+
+
+TEXT = "Caf\u00e9\r\n\r\n<|endoftext|>\nsecond <|end|> <|endoftext|><|endoftext|> \n<|endoftext|>third\r\n"
+DOCUMENTS = ["Caf\u00e9\n\n", "\nsecond <|end|> ", "third\n"]
+AS_FILES = {
+    "t.txt": TEXT,
+    "t.md": TEXT,
+    "t": TEXT,
+    "t.jsonl": json.dumps({"text": TEXT}) + "\n\n",
+    "lines.json": json.dumps({"text": TEXT}),
+    "list.json": json.dumps([{"text": TEXT}, {"text": None}, ""], indent=1),
+    "strings.json": json.dumps([TEXT]),
+    "t.csv": f'id,text\r\n1,"{TEXT}"\r\n2,\r\n',
+    "t.tsv": f'text\tid\n"{TEXT}"\t1\n',
+}
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 1 << 20])
+def test_the_mark_between_documents_separates_them_in_a_file_of_any_name(tmp_path, chunk, monkeypatch):
+    monkeypatch.setattr(formats, "_CHUNK", chunk)
+    for name, content in AS_FILES.items():
+        (tmp_path / name).write_bytes(content.encode())
+        with gzip.open(tmp_path / f"{name}.gz", "wb") as file:
+            file.write(content.encode())
+        for path in (tmp_path / name, tmp_path / f"{name}.gz"):
+            assert texts(path) == DOCUMENTS, path
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "latin-1", "cp1252", "UTF8"])
+def test_a_file_is_read_in_the_encoding_that_is_named(tmp_path, encoding, monkeypatch):
+    monkeypatch.setattr(formats, "_CHUNK", 7)
+    for name, content in AS_FILES.items():
+        (tmp_path / name).write_bytes(content.encode(encoding))
+        assert texts(tmp_path / name, encoding=encoding) == DOCUMENTS
+
+
+@pytest.mark.parametrize("encoding", ["utf9", "base64", "", None])
+def test_an_encoding_that_is_none_is_refused(tmp_path, encoding):
+    (tmp_path / "t.txt").write_text("text")
+    message = "encoding must be one that Python knows, such as latin-1; got "
+    assert error(tmp_path / "t.txt", encoding=encoding) == f"{message}{encoding!r}"
+
+
+def test_a_long_document_comes_in_pieces_that_together_are_the_text(tmp_path, monkeypatch):
+    monkeypatch.setattr(formats, "PIECE_LENGTH", 20)
+    monkeypatch.setattr(formats, "_CHUNK", 9)
+    text = " " * 50 + "\n".join(f"line {i} of a long text" for i in range(40))
+    (tmp_path / "t.txt").write_text(f"{text}<|endoftext|>short")
+    pieces = list(Corpus(tmp_path / "t.txt").pieces())
+    assert max(len(piece) for _, piece in pieces[1:]) < 40
+    assert [opens for opens, _ in pieces] == [True, *[False] * (len(pieces) - 2), True]
+    assert texts(tmp_path / "t.txt") == [text, "short"]
+    whole, *parts = make_tokenizer("bpe", texts=[text], vocab_size=300).encode(
+        [text, *(piece for _, piece in pieces[:-1])]
+    )
+    assert np.concatenate(parts).tolist() == whole.tolist()
 
 
 def error(pattern, **options) -> str:
@@ -80,13 +139,10 @@ def test_a_typo_in_a_corpus_name_suggests_the_name(tmp_path, monkeypatch):
     assert error("") == "the corpus must be python-docs or fineweb, or a file, folder or glob; got ''"
 
 
-def test_globs_and_columns_are_refused_by_what_they_name(folder):
-    assert (
-        error(f"{folder}/*.md")
-        == f"{folder}/*.md must match .txt, .jsonl, .parquet files; got {folder}/notes.md"
-    )
+def test_columns_are_refused_by_what_they_name(folder):
     assert error(folder / "c.parquet", text_column="txt") == (
-        f"{folder}/c.parquet: no column 'txt', it has id, text (see text_column); did you mean text?"
+        f"{folder}/c.parquet: no column 'txt', it has id, text (name it with --data.text-column); "
+        "did you mean text?"
     )
     (folder / "sub" / "a.jsonl").write_text("")
     (folder / "sub" / "b.jsonl").write_text("")
@@ -138,7 +194,9 @@ def test_hidden_files_and_folders_are_not_part_of_a_corpus(folder):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text("hidden")
     assert texts(folder) == expected
-    assert sorted(texts(f"{folder}/**")) == sorted([*expected, "hidden"])  # a glob says what it wants
+    assert sorted(texts(f"{folder}/**")) == sorted(
+        [*expected, "hidden", "not read in a folder"]
+    )  # a glob says what it wants
     assert texts(folder / "._b.txt") == texts(folder / ".ipynb_checkpoints") == ["hidden"]
 
 
@@ -168,16 +226,19 @@ def test_every_arrow_type_of_text_is_read(tmp_path, kind):
 
 
 def test_a_users_dataset_is_checked_like_a_file():
+    def rows(dataset, column):
+        return list(Corpus(dataset, text_column=column).pieces())
+
     dataset = Dataset.from_dict({"body": ["a", "", "b"], "n": [1, 2, 3]})
-    assert files.documents(dataset, "body", None)["text"][:] == ["a", "b"]
+    assert rows(dataset, "body") == [(True, "a"), (True, "b")]
     with pytest.raises(ValueError, match="no column 'text', it has body, n"):
-        files.documents(dataset, "text", None)
+        rows(dataset, "text")
     with pytest.raises(ValueError, match="the dataset: there is no text"):
-        files.documents(Dataset.from_dict({"text": [""]}), "text", None)
+        rows(Dataset.from_dict({"text": [""]}), "text")
     with pytest.raises(ValueError, match=r"^the dataset, row 1: 'n' must be text; got int$"):
-        files.documents(dataset, "n", None)
+        rows(dataset, "n")
     with pytest.raises(TypeError, match=r"a name, a path or a datasets\.Dataset; got list"):
-        files.documents(["a"], "text", None)
+        rows(["a"], "text")
 
 
 def test_real_files_load(shared_data):

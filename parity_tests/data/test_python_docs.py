@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from jaxloss.data import load_corpus, python_docs
-from jaxloss.data.tokens import split_documents
+from jaxloss.data.split import split_documents
 
 
 @pytest.fixture(scope="module")

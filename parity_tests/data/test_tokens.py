@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,8 +11,17 @@ from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxloss.data import describe, load_tokenizer, make_tokenizer, prepare_tokens, sample_batch, tokens
-from jaxloss.data.tokens import split_documents
+from jaxloss.data import (
+    describe,
+    eval_crops,
+    load_tokenizer,
+    make_tokenizer,
+    prepare_tokens,
+    sample_batch,
+    shards,
+    tokens,
+)
+from jaxloss.data.split import split_documents
 
 DOCUMENTS = [f"Document {i} tells of the number {i * i}.\n" for i in range(40)]
 
@@ -55,7 +65,7 @@ def test_the_second_call_maps_the_file_and_reads_no_text(dataset, tmp_path, monk
     path = tmp_path / "corpus.txt"
     path.write_text("".join(DOCUMENTS))
     first = prepare_tokens(path, vocab_size=300, cache_dir=tmp_path)
-    monkeypatch.setattr(tokens.Corpus, "load", lambda self: pytest.fail("loaded again"))
+    monkeypatch.setattr(tokens.Corpus, "pieces", lambda self: pytest.fail("loaded again"))
     second = prepare_tokens(path, vocab_size=300, cache_dir=tmp_path)
     assert isinstance(second.train, np.memmap)
     assert not second.train.flags.writeable
@@ -76,7 +86,7 @@ def test_another_tokenizer_or_text_gives_another_file(dataset, tmp_path):
     assert prepare_tokens(dataset, tokenizer="bytes", vocab_size=9, cache_dir=tmp_path).folder in folders
 
 
-@pytest.mark.parametrize("name", ["tokens.npy", "tokens.json", "tokenizer.json"])
+@pytest.mark.parametrize("name", ["train-00000.npy", "shards.json", "tokens.json", "tokenizer.json"])
 @pytest.mark.parametrize("damage", ["missing", "truncated", "empty", "other"])
 def test_a_damaged_cache_is_rebuilt(dataset, tmp_path, name, damage):
     first = prepare_tokens(dataset, tokenizer="bytes", cache_dir=tmp_path)
@@ -111,18 +121,69 @@ def test_two_processes_can_prepare_the_same_tokens(tmp_path):
     ]
     outputs = [process.communicate() for process in running]
     assert [process.returncode for process in running] == [0, 0], outputs
-    assert outputs[0] == outputs[1]
-    # No progress bar, and no other output, where standard error is not a terminal.
-    assert outputs[0][1] == ""
-    assert len(list((tmp_path / "tokens").iterdir())) == 1
+    assert outputs[0][0] == outputs[1][0]
+    # No progress bar where standard error is not a terminal.
+    waiting = f"waiting for another process, which tokenizes {path}\n"
+    assert sorted(error for _, error in outputs) in (["", ""], ["", waiting])
+    assert len([file for file in (tmp_path / "tokens").iterdir() if file.suffix != ".lock"]) == 1
 
 
-def test_the_loser_of_a_race_takes_the_winners_file(dataset, tmp_path):
-    first = prepare_tokens(dataset, tokenizer="bytes", cache_dir=tmp_path)
-    before = (first.folder / "tokens.npy").stat().st_ino
-    tokens._write(first.folder, tokens.Corpus(dataset), "bytes", 256)
-    assert (first.folder / "tokens.npy").stat().st_ino == before
-    assert list(first.folder.parent.iterdir()) == [first.folder]
+@pytest.fixture
+def small_shards(monkeypatch):
+    """Several batches a shard and shards a part."""
+    monkeypatch.setattr(shards, "SHARD_TOKENS", 90)
+    monkeypatch.setattr(shards, "PIECE_LENGTH", 60)
+
+
+def test_shards_are_read_as_one_stream(dataset, tmp_path, monkeypatch, small_shards):
+    many = prepare_tokens(dataset, tokenizer="bytes", cache_dir=tmp_path / "many")
+    monkeypatch.undo()
+    one = prepare_tokens(dataset, tokenizer="bytes", cache_dir=tmp_path / "one")
+    assert len(many.train.shards) > 5
+    assert (len(many.train), many.train.shape) == (len(one.train), one.train.shape)
+    np.testing.assert_array_equal(many.train, one.train)
+    np.testing.assert_array_equal(many.train[80:200], one.train[80:200])
+    assert many.num_distinct == one.num_distinct
+    for sample in (partial(sample_batch, batch_size=50, seed=0, step=3), partial(eval_crops, num_crops=50)):
+        batches = zip(
+            sample(many.train, context_length=70), sample(one.train, context_length=70), strict=True
+        )
+        for actual, expected in batches:
+            np.testing.assert_array_equal(actual, expected)
+    with pytest.raises(IndexError, match=f"positions must be from 0 to {len(many.train) - 1}; got -1"):
+        many.train[-1]
+
+
+def test_a_killed_call_is_gone_on_with_from_its_last_shard(dataset, tmp_path, monkeypatch, small_shards):
+    def files(data):
+        return {path.name: path.read_bytes() for path in data.folder.iterdir()}
+
+    whole = prepare_tokens(dataset, vocab_size=300, cache_dir=tmp_path / "whole")
+    write_index, encode, encoded = shards.write_index, type(whole.tokenizer).encode, []
+
+    def dies(folder, name, listed):
+        # The first shard after each kill is written, the second is not listed any more.
+        if killed:
+            raise KeyboardInterrupt
+        write_index(folder, name, listed)
+        killed.append(name)
+
+    def counted(self, texts):
+        encoded.append(sum(map(len, texts)))
+        return encode(self, texts)
+
+    monkeypatch.setattr(type(whole.tokenizer), "encode", counted)
+    with monkeypatch.context() as patch:
+        patch.setattr(shards, "write_index", dies)
+        # The tokenizer of the first call is the one of all.
+        for _ in range(4):
+            killed: list[str] = []
+            with pytest.raises(KeyboardInterrupt):
+                prepare_tokens(dataset, vocab_size=300, cache_dir=tmp_path / "killed")
+    encoded.clear()
+    resumed = prepare_tokens(dataset, vocab_size=300, cache_dir=tmp_path / "killed")
+    assert files(resumed) == files(whole)
+    assert sum(encoded) < 0.8 * whole.num_characters
 
 
 @settings(derandomize=True, deadline=None, max_examples=100)
@@ -173,7 +234,7 @@ def test_bad_arguments_are_named_before_anything_is_written(dataset, tmp_path, o
 def test_the_embedded_corpus_with_bpe(session_cache):
     data = prepare_tokens("python-docs", vocab_size=2048, cache_dir=session_cache)
     counts = json.loads((data.folder / "tokens.json").read_text())
-    assert counts["num_train"] == len(data.train)
+    assert counts["num_documents"] == data.num_documents
     assert 0.85 < len(data.train) / (len(data.train) + len(data.test)) < 0.95
     assert data.tokenizer.vocab_size == 2048
     inputs, _ = sample_batch(data.train, batch_size=2, context_length=64, seed=0, step=0)
