@@ -64,6 +64,14 @@ class TokenData:
     num_distinct: int
     folder: Path
 
+    def digest(self) -> str:
+        """SHA-256 of all tokens."""
+        digest = hashlib.sha256()
+        for part in (self.train, self.test):
+            for tokens in part.shards if isinstance(part, TokenShards) else [part]:
+                digest.update(tokens.data)
+        return digest.hexdigest()
+
 
 def prepare_tokens(
     corpus: str | os.PathLike[str] | Dataset,
