@@ -193,7 +193,9 @@ def main() -> int:
     os.environ |= {"JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3", "OMP_NUM_THREADS": "1"}
     os.environ["XLA_FLAGS"] = f"--xla_cpu_parallel_codegen_split_count=1 {os.environ.get('XLA_FLAGS', '')}"
     with tempfile.TemporaryDirectory() as programs:
-        run = Run(results, options.jobs, os.environ.get("JAX_COMPILATION_CACHE_DIR", programs))
+        programs = os.environ.get("JAX_COMPILATION_CACHE_DIR", programs)
+        os.makedirs(programs, exist_ok=True)
+        run = Run(results, options.jobs, programs)
         try:
             run.examine([mutant for mutant in chosen if mutant.id not in EQUIVALENT])
         except KeyboardInterrupt:
