@@ -77,14 +77,18 @@ def torch_round(state, folder: Path) -> tuple[float, float, float, int]:
 
 
 def states(config: Model5Config):
-    """The same training state in both frameworks."""
+    """The same training state in both frameworks, after an update, so that no average is all zeros."""
     params = init_params(config, jax.random.key(0))
     jax_state = init_state(Model5(config).apply, params, make_optimizer(), batch_size=1)
+    leaves, structure = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    grads = [jax.random.normal(key, leaf.shape) for key, leaf in zip(keys, leaves, strict=True)]
+    jax_state = jax_state.apply_gradients(grads=jax.tree.unflatten(structure, grads))
     model = torch_ref.model5.from_arrays(to_arrays(params), config)
     torch_state = torch_ref.training.init_state(model, torch_ref.training.make_optimizer(), batch_size=1)
     for parameter in torch_state.model.parameters():
-        parameter.grad = torch.zeros_like(parameter)
-    torch_state.optimizer.step()  # which makes the averages
+        parameter.grad = torch.randn_like(parameter)
+    torch_state.optimizer.step()
     return jax_state, torch_state
 
 
