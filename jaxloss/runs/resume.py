@@ -77,6 +77,8 @@ def find_checkpoint(folder: RunFolder, config: Any) -> Checkpoint:
             )
     if config.train.steps < found.step:
         raise ValueError(f"train.steps is {config.train.steps}, but the run is at step {found.step}")
+    if config.train.steps != old["train.steps"] and config.train.schedule != "constant":
+        _warn(f"the learning rates from here on are those of a schedule over {config.train.steps} steps")
     return found
 
 

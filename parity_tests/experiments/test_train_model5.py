@@ -1,10 +1,15 @@
 """The training script on a tiny model: a whole run, and one that ends early, however, and goes on."""
 
+import dataclasses
 import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
+import time
 from functools import cache
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -16,6 +21,7 @@ from jaxloss.runs.cli import run_cli
 from parity_tests.experiments.scripts import load
 
 script = load("train_model5")
+ROOT = Path(__file__).parents[2]
 
 TINY = {
     "--model.context-length": 16,
@@ -37,7 +43,7 @@ TINY = {
 def one_compilation():
     """All runs take the compiled steps of the first, and token files go to a folder of their own."""
     made, make_train_step, make_eval_step = {}, script.make_train_step, script.make_eval_step
-    optimizer = script.TrainConfig().optimizer()
+    optimizer = dataclasses.replace(script.PRESETS["small"].train, steps=TINY["--steps"]).optimizer()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(script, "make_train_step", lambda *a, **k: made.setdefault(1, make_train_step(*a, **k)))
         patch.setattr(script, "make_eval_step", lambda *a, **k: made.setdefault(2, make_eval_step(*a, **k)))
@@ -129,6 +135,22 @@ def test_stopped_run_goes_on_to_the_result_of_one_that_was_not(folder, copied, c
     assert shown.err == ""
 
 
+def test_run_that_is_killed_while_a_checkpoint_is_written_goes_on_too(folder, corpus, tmp_path):
+    flags = TINY | {"--corpus": corpus, "--out": tmp_path / "run"}
+    command = [sys.executable, script.__file__, *(str(part) for flag in flags.items() for part in flag)]
+    # What the tests' own process has, so that the same programs are compiled.
+    settings = {"JAX_ENABLE_X64": "1", "JAX_NUM_CPU_DEVICES": "1", "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, env=os.environ | settings, stdout=subprocess.DEVNULL)
+    half_written = tmp_path / "run" / "checkpoints" / "step-00000004"
+    while process.poll() is None and not half_written.exists():
+        time.sleep(0.002)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert not (half_written / "manifest.json").exists()
+    assert resume(tmp_path / "run") == 0
+    assert read(tmp_path / "run") == read(folder)
+
+
 def test_damaged_checkpoint_is_named_and_the_one_before_used(folder, copied, capfd):
     newest = max((copied / "checkpoints").iterdir()) / "state" / "_METADATA"
     newest.write_bytes(newest.read_bytes()[:-1])
@@ -148,9 +170,10 @@ def test_without_a_whole_checkpoint_it_is_one_line_and_nothing_changes(copied, c
     assert {path: path.read_bytes() for path in copied.rglob("*") if path.is_file()} == before
 
 
-def test_more_steps_may_be_asked_for(copied):
+def test_more_steps_may_be_asked_for(copied, capfd):
     assert resume(copied, **{"--steps": 7, "--train.eval-every": 3, "--sample.temperature": 0.9}) == 0
     assert json.loads((copied / "results.json").read_text())["step"] == 7
+    assert "the learning rates from here on are those of a schedule over 7 steps" in capfd.readouterr().err
 
 
 def other_text(folder):

@@ -1,6 +1,5 @@
 """Checkpoints: bit for bit, whatever happens to the files, the disk and the devices."""
 
-import random
 import shutil
 from functools import partial
 
@@ -14,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxloss.training import checkpoint
 from jaxloss.training.checkpoint import Checkpoints, newest_checkpoint, restore
+from parity_tests.endurance.damage import found_damages
 
 IDENTITY = {"config": {"steps": 3}}
 OPTIMIZER = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3))
@@ -62,22 +62,7 @@ def test_newest_is_restored_bit_for_bit_and_the_oldest_are_gone(written):
 
 
 def test_every_flipped_bit_and_every_truncation_is_found_and_the_file_named(copied):
-    draw = random.Random(0)
-    files = [path for path in (copied / "step-00000003").rglob("*") if path.is_file()]
-    for trial in range(200):
-        path = files[trial % len(files)]
-        whole = path.read_bytes()
-        damaged = bytearray(whole)
-        if trial % 3:
-            damaged[draw.randrange(len(whole))] ^= 1 << draw.randrange(8)
-        else:
-            del damaged[draw.randrange(len(whole)) :]
-        path.write_bytes(damaged)
-        reports = []
-        assert newest_checkpoint(copied, reports.append).step == 2, path
-        assert len(reports) == 1
-        assert str(path) in reports[0]
-        path.write_bytes(whole)
+    assert found_damages(copied, 200) == 200
     assert newest_checkpoint(copied, report=pytest.fail).step == 3
 
 
