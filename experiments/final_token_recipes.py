@@ -57,6 +57,7 @@ RECIPES = {
     "rate times 3, last 16": Recipe((16,)),
     "rate times 3, all, then final": Recipe((CONTEXT, 1)),
     "rate times 3, all tokens": Recipe((CONTEXT,)),
+    "all tokens, the articles' rate": Recipe((CONTEXT,), learning_rate=1e-3),
 }
 
 

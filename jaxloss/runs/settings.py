@@ -180,10 +180,8 @@ class CheckpointConfig:
 
 SIZES: dict[str, dict[str, Any]] = {
     "small": {
-        "model": Model5Config(context_length=64, embed_dim=256, num_heads=4, num_blocks=2),
-        "train": TrainConfig(
-            steps=800, batch_size=8, learning_rate=3e-3, schedule="cosine", warmup_ratio=0.05, eval_crops=128
-        ),
+        "model": Model5Config(context_length=64, embed_dim=128, num_heads=4, num_blocks=2),
+        "train": TrainConfig(steps=1600, batch_size=8, learning_rate=3e-3, eval_crops=128),
         "data": DataConfig(),
     },
     "model5": {
