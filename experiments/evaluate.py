@@ -61,12 +61,15 @@ class Config:
             check_integer("--context-length", self.context_length, low=1)
 
 
-def crops_of(parts: list[np.ndarray], num_crops: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+def crops_of(
+    parts: list[np.ndarray], num_crops: int, length: int, boundary: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Evenly spaced crops and their targets, of each part as many as its share of the tokens."""
     total, chosen = sum(map(len, parts)), []
     for tokens in parts:
         share = max(1, round(num_crops * len(tokens) / total))
-        chosen.append(eval_crops(tokens, num_crops=min(share, len(tokens) - length), context_length=length))
+        share = min(share, len(tokens) - length)
+        chosen.append(eval_crops(tokens, num_crops=share, context_length=length, end_of_text=boundary))
     inputs, targets = zip(*chosen, strict=True)
     return np.concatenate(inputs), np.concatenate(targets)
 
@@ -93,8 +96,9 @@ def main(config: Config) -> int:
     parts = {"test": [data.test], "train": [data.train], "all": [data.train, data.test]}[config.part]
     print(wrap(f"{describe(data)}\n{path}: {num_params(model):,} parameters\n", indent=""))
 
-    inputs_NT, targets_NT = crops_of(parts, config.crops, length)
-    state = init_state(Model5(model).apply, params, optax.identity(), batch_size=config.batch_size)
+    boundary = config.data.boundary(tokenizer)
+    inputs_NT, targets_NT = crops_of(parts, config.crops, length, boundary)
+    state = init_state(Model5(model, boundary).apply, params, optax.identity(), batch_size=config.batch_size)
     eval_step = make_eval_step({name: loss for name, (loss, _) in OBJECTIVES.items()}, from_hidden=True)
     measured = {name: [] for name in OBJECTIVES}
     num_crops = len(inputs_NT)

@@ -90,7 +90,7 @@ def main(config: Config) -> int:
     found = resume.find_checkpoint(folder, config) if config.resume else None
     start = load_trained(config.init) if config.init and not found else None
     if config.init is None:
-        data = config.data.prepare(config.model.context_length)
+        data = config.data.prepare(config.model.context_length, isolates=True)
         model = fit_vocabulary(config.model, data.tokenizer.vocab_size)
     else:
         model, tokenizer = config.model, load_tokenizer(folder.path) if found else start.tokenizer
@@ -107,11 +107,11 @@ def main(config: Config) -> int:
     print(wrap(describe(data), indent=""))
     print(f"{num_params(config.model):,} parameters, {jax.local_device_count()} x {jax.default_backend()}\n")
 
-    settings, name = config.train, config.objective
+    settings, name, boundary = config.train, config.objective, config.data.boundary(data.tokenizer)
     init_key, dropout_key, text_key = jax.random.split(jax.random.key(settings.seed), 3)
     params = init_params(config.model, init_key) if start is None else start.params
     state = init_state(
-        Model5(config.model).apply, params, settings.optimizer(), batch_size=settings.batch_size
+        Model5(config.model, boundary).apply, params, settings.optimizer(), batch_size=settings.batch_size
     )
     if found:
         state = resume.restore_run(found, folder, state)
@@ -121,7 +121,8 @@ def main(config: Config) -> int:
     eval_step = make_eval_step({key: loss for key, (loss, _) in OBJECTIVES.items()}, from_hidden=True)
 
     size = {"batch_size": settings.batch_size, "context_length": config.model.context_length}
-    held_out = held_out_crops(data, config.model.context_length, settings.eval_crops)
+    size |= {"seed": settings.seed, "end_of_text": boundary}
+    held_out = held_out_crops(data, config.model.context_length, settings.eval_crops, boundary)
 
     def test():
         return evaluate(state, eval_step, *held_out, batch_size=settings.batch_size)
@@ -142,7 +143,7 @@ def main(config: Config) -> int:
         for step in range(done + 1, settings.steps + 1):
             if stop.requested:
                 break
-            batch = sample_batch(data.train, **size, seed=settings.seed, step=step - 1)
+            batch = sample_batch(data.train, **size, step=step - 1)
             began = time.perf_counter()
             state, *values = train_step(state, *batch, dropout_key)
             loss, grad_norm = map(float, values)

@@ -11,6 +11,9 @@ from jaxtyping import Int32, Integer
 from jaxloss._checks import check_integer
 from jaxloss.data.shards import TokenShards
 
+NO_TARGET = -100
+"""The label that every loss leaves out."""
+
 
 def sample_batch(
     tokens: Integer[np.ndarray, " N"] | TokenShards,
@@ -19,6 +22,7 @@ def sample_batch(
     context_length: int,
     seed: int,
     step: int,
+    end_of_text: int | None = None,
 ) -> tuple[Int32[np.ndarray, "B T"], Int32[np.ndarray, "B T"]]:
     """Sample random crops of the stream, as a pure function of `(seed, step)`.
 
@@ -32,6 +36,9 @@ def sample_batch(
         context_length: tokens of each input, T, at least 1.
         seed: which run, from 0 to 2^64 - 1.
         step: which batch of the run, from 0 to 2^64 - 1.
+        end_of_text: the token that ends a document, of a model that is to keep documents apart: what follows
+            it is the beginning of another, and no target (-100). No crop has it as its last input. None
+            takes the next token whatever it is.
 
     Returns:
         `(inputs, targets)`, both int32 `[B, T]`; `targets[:, t]` is the token that follows `inputs[:, t]`.
@@ -53,11 +60,15 @@ def sample_batch(
     # remainder favours low positions by N / 2^64, under 1e-9 for any corpus.
     bits_B = np.random.Philox(key=np.array([seed, step], dtype=np.uint64)).random_raw(int(batch_size))
     starts_B = (bits_B % np.uint64(num_starts)).astype(np.int64)
-    return _crops(tokens, starts_B, context_length)
+    return _crops(tokens, starts_B, context_length, end_of_text)
 
 
 def eval_crops(
-    tokens: Integer[np.ndarray, " N"] | TokenShards, *, num_crops: int, context_length: int
+    tokens: Integer[np.ndarray, " N"] | TokenShards,
+    *,
+    num_crops: int,
+    context_length: int,
+    end_of_text: int | None = None,
 ) -> tuple[Int32[np.ndarray, "B T"], Int32[np.ndarray, "B T"]]:
     """Cut crops at evenly spaced positions, from the stream's first crop to its last.
 
@@ -69,6 +80,7 @@ def eval_crops(
         tokens: the held-out stream, `[N]` integers.
         num_crops: number of crops B, from 1 to the number of different crops that the stream holds.
         context_length: tokens of each input, T, at least 1.
+        end_of_text: as for `sample_batch`.
 
     Returns:
         `(inputs, targets)`, both int32 `[B, T]`; `targets[:, t]` is the token that follows `inputs[:, t]`.
@@ -89,7 +101,7 @@ def eval_crops(
             f"{context_length + 1} tokens: ask for fewer crops or give a longer text"
         )
     starts_B = np.rint(np.linspace(0, num_starts - 1, int(num_crops))).astype(np.int64)
-    return _crops(tokens, starts_B, context_length)
+    return _crops(tokens, starts_B, context_length, end_of_text)
 
 
 def check_tokens(tokens: Integer[np.ndarray, " N"], vocab_size: int) -> None:
@@ -123,8 +135,13 @@ def check_tokens(tokens: Integer[np.ndarray, " N"], vocab_size: int) -> None:
 
 
 def _crops(
-    tokens: np.ndarray | TokenShards, starts_B: np.ndarray, context_length: int
+    tokens: np.ndarray | TokenShards, starts_B: np.ndarray, context_length: int, end_of_text: int | None
 ) -> tuple[np.ndarray, np.ndarray]:
+    if end_of_text is not None:
+        # Without any target, the final token of a crop would have no loss.
+        is_end_B = tokens[starts_B + (context_length - 1)] == end_of_text
+        later_B = np.minimum(starts_B + 1, len(tokens) - context_length - 1)
+        starts_B = np.where(is_end_B, np.where(starts_B > 0, starts_B - 1, later_B), starts_B)
     crops_BT = tokens[starts_B[:, None] + np.arange(context_length + 1)]
     fits_BT = (np.iinfo(np.int32).min <= crops_BT) & (crops_BT <= np.iinfo(np.int32).max)
     if not fits_BT.all():
@@ -133,7 +150,11 @@ def _crops(
             f"tokens must fit in int32; got {crops_BT[row, column]} at position {starts_B[row] + column}"
         )
     crops_BT = crops_BT.astype(np.int32)
-    return np.ascontiguousarray(crops_BT[:, :-1]), np.ascontiguousarray(crops_BT[:, 1:])
+    inputs_BT, targets_BT = np.ascontiguousarray(crops_BT[:, :-1]), np.ascontiguousarray(crops_BT[:, 1:])
+    if end_of_text is not None:
+        # A new array: the two share memory where there is a single crop.
+        targets_BT = np.where(inputs_BT == end_of_text, np.int32(NO_TARGET), targets_BT)
+    return inputs_BT, targets_BT
 
 
 def _num_starts(tokens: np.ndarray | TokenShards, context_length: int) -> int:

@@ -60,7 +60,10 @@ class TokenShards:
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
-            index = np.arange(*index.indices(len(self)))
+            start, stop, step = index.indices(len(self))
+            if step == 1:
+                return self._between(start, stop)
+            index = np.arange(start, stop, step)
         positions = np.asarray(index)
         if positions.size and (positions.min() < 0 or positions.max() >= len(self)):
             raise IndexError(f"positions must be from 0 to {len(self) - 1}; got {index}")
@@ -70,6 +73,15 @@ class TokenShards:
             shard, is_here = self.shards[number], where == number
             found[is_here] = shard[positions[is_here] - (self._ends[number] - len(shard))]
         return found[()]
+
+    def _between(self, start: int, stop: int) -> np.ndarray:
+        begins = self._ends - [len(shard) for shard in self.shards]
+        return np.concatenate(
+            [
+                shard[max(start - begin, 0) : max(stop - begin, 0)]
+                for shard, begin in zip(self.shards, begins, strict=True)
+            ]
+        )
 
 
 def write_shards(
@@ -123,6 +135,12 @@ def read_shards(folder: Path, name: str) -> np.ndarray | TokenShards:
             )
         shards.append(tokens)
     return shards[0] if len(shards) == 1 else TokenShards(shards)
+
+
+def load_each(folder: Path, name: str) -> Iterator[np.ndarray]:
+    """Read one shard after the other into memory: pages of a memory map stay there as long as the map."""
+    for shard in read_index(folder)[name]:
+        yield np.load(folder / shard["file"])
 
 
 def read_index(folder: Path) -> dict[str, list[dict[str, Any]]]:

@@ -25,7 +25,7 @@ from jaxloss.data.corpora import Corpus, default_cache_dir
 from jaxloss.data.formats import Piece
 from jaxloss.data.progress import progress_bar
 from jaxloss.data.sampling import check_tokens
-from jaxloss.data.shards import TokenShards, read_shards, write_shards
+from jaxloss.data.shards import TokenShards, load_each, read_shards, write_shards
 from jaxloss.data.split import cut_pieces, read_between, split_point
 from jaxloss.data.tokenizers import KINDS, Tokenizer, check_vocab_size, load_tokenizer, make_tokenizer
 
@@ -233,11 +233,10 @@ def _write(folder: Path, source: Corpus, kind: str | Tokenizer, vocab_size: int)
     write_shards(folder, "test", test.pieces(), tokenizer, num_characters=counts["num_characters"] - cut)
     is_used = np.zeros(tokenizer.vocab_size, dtype=bool)
     for part in ("train", "test"):
-        stream = read_shards(folder, part)
-        for start in range(0, len(stream), _CHECKED):
-            tokens = stream[start : start + _CHECKED]
-            check_tokens(tokens, tokenizer.vocab_size)
-            is_used[tokens] = True
+        for shard in load_each(folder, part):
+            check_tokens(shard, tokenizer.vocab_size)
+            for start in range(0, len(shard), _CHECKED):
+                is_used[shard[start : start + _CHECKED]] = True
     counts["num_distinct"] = int(is_used.sum())
     with atomic_path(folder / _COUNTS) as temporary:
         temporary.write_text(json.dumps(counts, indent=2) + "\n")

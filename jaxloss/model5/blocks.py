@@ -38,9 +38,16 @@ class Attention(nn.Module):
         self.resid_dropout = Dropout(self.config.dropout)
 
     def __call__(
-        self, x_BSD: Float[Array, "B S D"], deterministic: bool = True, num_queries: int | None = None
+        self,
+        x_BSD: Float[Array, "B S D"],
+        deterministic: bool = True,
+        num_queries: int | None = None,
+        document_BS: Int[Array, "B S"] | None = None,
     ) -> Float[Array, "B T D"]:
-        """Mix each of the last `num_queries` positions, or every one, with itself and those before it."""
+        """Mix each of the last `num_queries` positions, or every one, with itself and those before it.
+
+        With the number of each position's document, only with those of its own.
+        """
         length = x_BSD.shape[1]
         if num_queries in (None, length) or self.is_initializing():
             q_BSHK, k_BSHK, v_BSHK = self._heads(x_BSD)
@@ -48,8 +55,12 @@ class Attention(nn.Module):
         else:
             q_BTHK, k_BSHK, v_BSHK = self._last_heads(x_BSD, num_queries)
         time_S = jnp.arange(length)
-        visible_TS = time_S[length - q_BTHK.shape[1] :, None] >= time_S[None, :]
-        return self._attend(q_BTHK, k_BSHK, v_BSHK, visible_TS, deterministic)
+        first = length - q_BTHK.shape[1]
+        visible = time_S[first:, None] >= time_S[None, :]
+        if document_BS is not None:
+            is_same_BTS = document_BS[:, first:, None] == document_BS[:, None, :]
+            visible = (visible & is_same_BTS)[:, None]
+        return self._attend(q_BTHK, k_BSHK, v_BSHK, visible, deterministic)
 
     def extend(
         self, x_BTD: Float[Array, "B T D"], cache: KeyValue, start: Int[Array, ""]
@@ -81,7 +92,7 @@ class Attention(nn.Module):
         q_BTHK: Float[Array, "B T H K"],
         k_BSHK: Float[Array, "B S H K"],
         v_BSHK: Float[Array, "B S H K"],
-        visible_TS: Bool[Array, "T S"],
+        visible: Bool[Array, "T S"] | Bool[Array, "B 1 T S"],
         deterministic: bool,
     ) -> Float[Array, "B T D"]:
         scores_BHTS = jnp.einsum(
@@ -90,7 +101,7 @@ class Attention(nn.Module):
             k_BSHK,
             preferred_element_type=jnp.promote_types(q_BTHK.dtype, jnp.float32),
         )
-        weights_BHTS = jax.nn.softmax(jnp.where(visible_TS, scores_BHTS, -jnp.inf)).astype(v_BSHK.dtype)
+        weights_BHTS = jax.nn.softmax(jnp.where(visible, scores_BHTS, -jnp.inf)).astype(v_BSHK.dtype)
         length = k_BSHK.shape[1]
         weights_BHTS = self.attn_dropout(weights_BHTS, deterministic, length)
         y_BTHK = jnp.einsum("BHTS,BSHK->BTHK", weights_BHTS, v_BSHK)
@@ -138,12 +149,16 @@ class Block(nn.Module):
         self.mlp = MLP(self.config)
 
     def __call__(
-        self, x_BSD: Float[Array, "B S D"], deterministic: bool = True, num_queries: int | None = None
+        self,
+        x_BSD: Float[Array, "B S D"],
+        deterministic: bool = True,
+        num_queries: int | None = None,
+        document_BS: Int[Array, "B S"] | None = None,
     ) -> Float[Array, "B T D"]:
         """Apply the block; only to the last `num_queries` positions, which still see all, if it is given."""
         length = x_BSD.shape[1]
         x_BTD = x_BSD[:, length - (num_queries or length) :]
-        x_BTD = kept_in_memory(x_BTD + self.attn(self.ln_1(x_BSD), deterministic, num_queries))
+        x_BTD = kept_in_memory(x_BTD + self.attn(self.ln_1(x_BSD), deterministic, num_queries, document_BS))
         return kept_in_memory(x_BTD + self.mlp(self.ln_2(x_BTD), deterministic, length))
 
     def extend(

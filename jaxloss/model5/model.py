@@ -27,6 +27,8 @@ class Model5(nn.Module):
 
     Args:
         config: sizes and options.
+        end_of_text: the token that a document ends with. If it is given, no position sees another document
+            than its own; positions are counted on. None means that a position sees all before it.
 
     >>> config = Model5Config(vocab_size=11, context_length=4, embed_dim=8, num_heads=2, num_blocks=1)
     >>> params = init_params(config, jax.random.key(0))
@@ -39,6 +41,7 @@ class Model5(nn.Module):
     """
 
     config: Model5Config
+    end_of_text: int | None = None
 
     def setup(self) -> None:
         """Make the embeddings, the blocks h_0, h_1, ... and the last norm."""
@@ -78,10 +81,11 @@ class Model5(nn.Module):
         """Hidden states after the last norm: what `logits` takes, and losses that take the head as well."""
         ids_BT = as_labels("ids", ids_BT)
         _check_shape(ids_BT.shape, self.config, logits_to_keep)
+        document_BT = None if self.end_of_text is None else _documents(ids_BT, self.end_of_text)
         x_BTD = self.drop(self._embed(ids_BT, jnp.int32(0)), deterministic)
         for block in self.h[:-1]:
-            x_BTD = block(x_BTD, deterministic)
-        return self.ln_f(self.h[-1](x_BTD, deterministic, logits_to_keep))
+            x_BTD = block(x_BTD, deterministic, None, document_BT)
+        return self.ln_f(self.h[-1](x_BTD, deterministic, logits_to_keep, document_BT))
 
     def head(self) -> tuple[Float[Array, "V D"], float]:
         """The weight and the scale with which `logits` maps hidden states to logits."""
@@ -144,6 +148,12 @@ def num_params(config: Model5Config) -> int:
     """
     shapes = jax.eval_shape(partial(init_params, config), jax.random.key(0))
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+
+
+def _documents(ids_BT: Int[Array, "B T"], end_of_text: int) -> Int[Array, "B T"]:
+    """The number of the document that each token is of; what ends it is part of it."""
+    is_end_BT = (ids_BT == end_of_text).astype(jnp.int32)
+    return jnp.cumsum(is_end_BT, axis=1) - is_end_BT
 
 
 def _check_shape(shape: tuple[int, ...], config: Model5Config, logits_to_keep: int | None) -> None:

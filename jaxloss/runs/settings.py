@@ -36,6 +36,8 @@ class TextConfig:
     """The column of JSON, CSV and parquet files that holds the text."""
     encoding: str = "utf-8"
     """How files but parquet are encoded, such as latin-1 or utf-16."""
+    isolate: bool = False
+    """Keep documents apart: attention and targets do not cross the mark between them."""
 
     def encode(self, tokenizer: str | Tokenizer, context_length: int, vocab_size: int = 4096) -> TokenData:
         """Load, tokenize and split the text; both parts hold a crop of `context_length` and its targets."""
@@ -49,6 +51,10 @@ class TextConfig:
             encoding=self.encoding,
         )
 
+    def boundary(self, tokenizer: Tokenizer) -> int | None:
+        """The token that ends a document, if documents are kept apart: for `Model5` and the crops."""
+        return tokenizer.end_of_text if self.isolate else None
+
 
 @dataclass(frozen=True)
 class DataConfig(TextConfig):
@@ -59,8 +65,10 @@ class DataConfig(TextConfig):
     vocab_size: int = 4096
     """Size of the bpe vocabulary."""
 
-    def prepare(self, context_length: int) -> TokenData:
-        """The text's tokens, by the tokenizer that is asked for."""
+    def prepare(self, context_length: int, *, isolates: bool = False) -> TokenData:
+        """The text's tokens, by the tokenizer asked for. `isolates`: the caller uses `boundary`."""
+        if self.isolate and not isolates:
+            raise ValueError("--data.isolate: this script cannot keep documents apart; train_model5.py can")
         return self.encode(self.tokenizer, context_length, self.vocab_size)
 
 
@@ -194,10 +202,12 @@ SIZES: dict[str, dict[str, Any]] = {
 """Presets: small suits two CPU cores, model5 is the articles' recipe at full size."""
 
 
-def held_out_crops(data: TokenData, context_length: int, num_crops: int) -> tuple[np.ndarray, np.ndarray]:
+def held_out_crops(
+    data: TokenData, context_length: int, num_crops: int, end_of_text: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Evenly spaced crops of the test tokens and their targets, as many as there are if they are fewer."""
     num_crops = min(num_crops, len(data.test) - context_length)
-    return eval_crops(data.test, num_crops=num_crops, context_length=context_length)
+    return eval_crops(data.test, num_crops=num_crops, context_length=context_length, end_of_text=end_of_text)
 
 
 def fit_vocabulary(config: Model5Config, vocab_size: int) -> Model5Config:

@@ -16,6 +16,8 @@ class Model5(nn.Module):
 
     Args:
         config: sizes and options.
+        end_of_text: the token that a document ends with. If it is given, no position sees another document
+            than its own; positions are counted on. None means that a position sees all before it.
 
     >>> config = Model5Config(vocab_size=11, context_length=4, embed_dim=8, num_heads=2, num_blocks=1)
     >>> model = init_params(config, torch.Generator().manual_seed(0)).eval()
@@ -23,9 +25,10 @@ class Model5(nn.Module):
     torch.Size([1, 3, 11])
     """
 
-    def __init__(self, config: Model5Config) -> None:
+    def __init__(self, config: Model5Config, end_of_text: int | None = None) -> None:
         super().__init__()
         self.config = config
+        self.end_of_text = end_of_text
         self.wte = nn.Embedding(config.vocab_size, config.embed_dim)
         self.wpe = nn.Embedding(config.context_length, config.embed_dim)
         self.drop = Dropout(config.dropout)
@@ -58,9 +61,14 @@ class Model5(nn.Module):
         _check_ids(ids_BT, self.config, logits_to_keep)
         time_T = torch.arange(ids_BT.shape[1], device=ids_BT.device)
         x_BTD = self.drop(self.wte(ids_BT) + self.wpe(time_T))
+        document_BT = None
+        if self.end_of_text is not None:
+            is_end_BT = ids_BT == self.end_of_text
+            # What ends a document is part of it.
+            document_BT = is_end_BT.cumsum(dim=1) - is_end_BT.long()
         for block in self.h[:-1]:
-            x_BTD = block(x_BTD)
-        return self.ln_f(self.h[-1](x_BTD, logits_to_keep))
+            x_BTD = block(x_BTD, None, document_BT)
+        return self.ln_f(self.h[-1](x_BTD, logits_to_keep, document_BT))
 
     def logits(self, x_BTD: Tensor) -> Tensor:
         """Logits from hidden states, by the token embedding, multiplied by `config.logit_factor`."""
