@@ -4,7 +4,8 @@
     make experiments ARGS="correlation bias"       # these anew, the others as they were last measured
 
 The page is written from the runs' `results.json`, whose findings and verdicts the experiments themselves make
-from their figures. Takes about half an hour on two CPU cores.
+from their figures; the README's table of the main experiment from its `table.md`. Takes about half an hour on
+two CPU cores.
 """
 
 import argparse
@@ -22,6 +23,8 @@ from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNS, PAGE, PLOTS = ROOT / "runs" / "claims", ROOT / "docs" / "claims.md", ROOT / "docs" / "claims"
+README, MAIN = ROOT / "README.md", "final_vs_all_token"
+TABLE_START, TABLE_END = f"<!-- make experiments: the table of {MAIN} -->\n", "<!-- end -->"
 
 TEST = "parity_tests/"
 OPEN = "not measured yet"
@@ -138,6 +141,16 @@ def write_page() -> None:
     PAGE.write_text("\n".join(lines) + "\n")
 
 
+def write_table() -> None:
+    """The README's table of the main experiment, if that has run."""
+    table = RUNS / MAIN / "table.md"
+    if table.exists():
+        before, _, rest = README.read_text().partition(TABLE_START)
+        README.write_text(
+            f"{before}{TABLE_START}{table.read_text()}{TABLE_END}{rest.partition(TABLE_END)[2]}"
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -154,6 +167,7 @@ def main() -> None:
             bar.set_description(name)
             tqdm.write(f"{name}: {run(name):.0f} s")
     write_page()
+    write_table()
     print(f"written: {PAGE.relative_to(ROOT)}")
 
 
