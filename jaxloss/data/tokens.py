@@ -190,6 +190,8 @@ def _make(folder: Path, source: Corpus, tokenizer: str | Tokenizer, vocab_size: 
                 # Nothing to go on with: the text or the request is wrong.
                 shutil.rmtree(unfinished, ignore_errors=True)
                 raise
+            for half_written in unfinished.glob(".*"):
+                half_written.unlink()
             # A folder that cannot be read may be in the way.
             shutil.rmtree(folder, ignore_errors=True)
             unfinished.rename(folder)

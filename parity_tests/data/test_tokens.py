@@ -181,6 +181,8 @@ def test_a_killed_call_is_gone_on_with_from_its_last_shard(dataset, tmp_path, mo
             with pytest.raises(KeyboardInterrupt):
                 prepare_tokens(dataset, vocab_size=300, cache_dir=tmp_path / "killed")
     encoded.clear()
+    (unfinished,) = (tmp_path / "killed" / "tokens").glob(".*.part")
+    (unfinished / ".train-00001.npy.half-written").write_bytes(b"half")
     resumed = prepare_tokens(dataset, vocab_size=300, cache_dir=tmp_path / "killed")
     assert files(resumed) == files(whole)
     assert sum(encoded) < 0.8 * whole.num_characters
