@@ -107,7 +107,7 @@ def _as_typed(message: str, arguments: Sequence[str]) -> str:
 def _parse(config_type: type[Config], default: Config | None, arguments: list[str]) -> Config:
     import tyro
 
-    # tyro draws a config's own ValueError into a box of several lines; its other boxes are worth showing.
+    # tyro draws a box of several lines around every mistake.
     with contextlib.redirect_stderr(io.StringIO()) as drawn:
         try:
             if default is None:
@@ -117,8 +117,21 @@ def _parse(config_type: type[Config], default: Config | None, arguments: list[st
             refusal = _own_refusal(stop)
     if refusal is not None:
         raise refusal
-    sys.stderr.write(drawn.getvalue())
-    raise SystemExit(0 if not drawn.getvalue() else 2)
+    if drawn.getvalue():
+        raise ValueError(_in_one_line(drawn.getvalue()))
+    raise SystemExit(0)
+
+
+def _in_one_line(box: str) -> str:
+    """What tyro says in a box: its first paragraph, and the nearest options to those that are none."""
+    lines = [line[2:-2].rstrip() for line in box.splitlines() if line.startswith("\u2502")]
+    is_rule = [bool(line.strip()) and not line.strip("\u2500 ") for line in lines]
+    first = is_rule.index(True) if True in is_rule else len(lines)
+    message = " ".join(line.strip() for line in lines[:first]) or " ".join(box.split())
+    options = [line.split()[0].rstrip(",") for line in lines[first:] if line.startswith("    --")]
+    if options and message.startswith("Unrecognized"):
+        return f"{message}: did you mean {' or '.join(options[:2])}?"
+    return f"{message} (--help lists all options)"
 
 
 def _starting_point(

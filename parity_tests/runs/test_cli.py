@@ -72,16 +72,23 @@ def test_message_of_several_lines_is_joined(capfd):
     assert capfd.readouterr().err == "error: --preset is of the wrong type\n"
 
 
-def test_misspelt_flag_gets_a_suggestion(capfd):
-    assert run_cli(pytest.fail, Config, argv=["--model.num-block", "6"]) == 2
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (
+            ["--model.num-block", "6"],
+            "Unrecognized options: --model.num-block, 6: did you mean --model.num",
+        ),
+        (["extra"], "Unrecognized options: extra (--help lists all options)"),
+        (["--model.num-blocks", "six"], "Error parsing --model.num-blocks: invalid literal for int()"),
+        (["--model.num-blocks"], "Missing value for argument '--model.num-blocks'. Expected 1 values."),
+    ],
+)
+def test_arguments_that_cannot_be_parsed_are_one_line_with_a_suggestion(argv, message, capfd):
+    assert run_cli(pytest.fail, Config, argv=argv) == 2
     shown = capfd.readouterr().err
-    assert "Unrecognized" in shown
-    assert "--model.num-blocks" in shown
-
-
-def test_unreadable_value_names_its_flag(capfd):
-    assert run_cli(pytest.fail, Config, argv=["--model.num-blocks", "six"]) == 2
-    assert "--model.num-blocks" in capfd.readouterr().err
+    assert shown.startswith(f"error: {message}")
+    assert shown.count("\n") == 1
 
 
 def test_help_is_exit_code_0(capfd):
