@@ -147,8 +147,9 @@ def test_no_token_gives_nan_and_zero():
         assert jnp.isnan(mean)
         assert total == 0.0
         assert all(jnp.all(g == 0.0) for g in jax.tree.leaves(gradients))
-    empty = jax_problem({}, "labels")[0] | {"input": jnp.zeros((0, 6))}
-    assert loss_of_arrays("chunked", jnp.zeros(0, int), "sum")(empty) == 0.0
+    for shape in ((0,), (0, 3)):
+        empty = arrays | {"input": jnp.zeros((*shape, 6))}
+        assert loss_of_arrays("chunked", jnp.zeros(shape, int), "sum")(empty) == 0.0
 
 
 @pytest.mark.parametrize("label", [-1, NUM_CLASSES])
@@ -276,6 +277,8 @@ def test_the_objectives_equal_those_of_the_logits_and_torchs(objective):
     for other in (whole, in_torch_too):
         for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(other), strict=True):
             assert_within(a, b, VALUE_EPS_OF_MAX)
+    one_sequence = from_logits(hidden[0] @ head.T, target[0])
+    assert_within(fused(hidden[0], head, target[0]), one_sequence, VALUE_EPS_OF_MAX)
 
 
 def test_final_token_does_not_look_at_earlier_positions():

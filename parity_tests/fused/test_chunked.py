@@ -151,6 +151,30 @@ def test_compiled_programs_keep_no_logits(reduction):
         assert memory.temp_size_in_bytes < 512 * 300 * 4 / 4
 
 
+@pytest.mark.parametrize(
+    ("shape", "heads", "vocabulary", "chunk_size", "num_chunks"),
+    [
+        # Left to the library, on CPU: sixteen chunks, of 128 tokens at least and 2^24 logits at most.
+        ((4096,), (), 8, None, 16),
+        ((300,), (), 8, None, 3),
+        ((2**16,), (), 2**13, None, 32),
+        # Never more tokens than asked for; without padding where less than twice as many chunks allow it.
+        ((6,), (), 8, 1, 6),
+        ((8,), (2,), 8, 4, 4),
+        ((10,), (), 8, 4, 5),
+        ((25,), (), 8, 13, 2),
+        # A batch sharded over its first axis stays as it lies.
+        ((4, 6), (), 8, 7, 6),
+    ],
+)
+def test_tokens_are_cut_into_chunks(shape, heads, vocabulary, chunk_size, num_chunks):
+    hidden, head = jax.ShapeDtypeStruct((*shape, 1), jnp.float32), jnp.ones((vocabulary, *heads, 1))
+    labels, options = jnp.zeros((*shape, *heads), int), CHUNKED | {"chunk_size": chunk_size}
+    program = jax.make_jaxpr(lambda hidden: linear_cross_entropy(hidden, head, labels, **options))(hidden)
+    scans = [e.params["length"] for e in _equations(program.jaxpr) if e.primitive.name == "scan"]
+    assert scans == [num_chunks]
+
+
 def test_a_frozen_weight_costs_no_third_product():
     arrays, target, _ = jax_problem({}, "labels")
     hidden, head = arrays["input"], arrays["linear_weight"]
@@ -184,6 +208,9 @@ def test_gradients_and_statistics_cost_no_other_product(reduction, num_products)
         assert _num_products(jax.value_and_grad(loss, has_aux=has_aux), arrays) == num_products
     frozen = jax.grad(lambda hidden: total(arrays | {"input": hidden}))
     assert _num_products(frozen, arrays["input"]) == num_products - 1
+    # Of tokens that fit into one chunk, "auto" keeps the logits: nothing is computed twice.
+    options |= {"implementation": "auto", "chunk_size": None}
+    assert _num_products(jax.value_and_grad(total), arrays) == 3
 
 
 def test_a_third_derivative_equals_the_references():

@@ -116,6 +116,15 @@ def test_explicit_axes(reduction):
             assert looped == [] or name != "tokens"
 
 
+def test_several_heads_on_explicit_axes():
+    mesh = jax.make_mesh((2, 2), ("data", "model"))
+    heads, specs = HEAD[:, None] * np.arange(3)[:, None], (P("data"), P("model"), P("data"))
+    arrays = HIDDEN, heads, np.stack([PROBABILITIES] * 3, 2)
+    with jax.set_mesh(mesh):
+        placed = [jax.device_put(a, NamedSharding(mesh, s)) for a, s in zip(arrays, specs, strict=True)]
+        assert_equal(jit(partial(linear_cross_entropy, **CHUNKED))(*placed), jit(whole)(*arrays))
+
+
 def test_distillation_on_explicit_axes():
     mesh = jax.make_mesh((2, 2), ("data", "model"))
     target = jnp.asarray(LABELS)

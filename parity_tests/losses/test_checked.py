@@ -183,6 +183,7 @@ def test_lengths_and_groups_are_checked_under_jit():
 def test_probabilities_and_absent_labels_pass():
     probabilities = jax.nn.softmax(jnp.asarray(LOGITS))
     assert jnp.isfinite(make_checked(cross_entropy)(jnp.asarray(LOGITS), probabilities))
+    assert jnp.isfinite(make_checked(jaxloss.linear_cross_entropy)(HIDDEN, HEAD, probabilities))
     empty = jnp.zeros((0, 5)), jnp.zeros(0, int)
     assert make_checked(cross_entropy)(*empty, reduction="sum") == 0
 
