@@ -14,6 +14,9 @@ point by point: the penalty makes no better model than the right weight does (9 
 know that weight: it stops where the gap is closed, and a weight of 27 or 81 goes past it.
 """
 
+if __name__ == "__main__":
+    import interrupt  # noqa: F401
+
 import dataclasses
 import sys
 

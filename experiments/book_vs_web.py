@@ -15,6 +15,9 @@ short web text, 5.58 ± 0.03 on the long one; final-token training at 5.92 ± 0.
 they do, most after final-token training.
 """
 
+if __name__ == "__main__":
+    import interrupt  # noqa: F401
+
 import dataclasses
 import sys
 from typing import Any

@@ -12,6 +12,9 @@ To expect, over five seeds: r = 0.92 ± 0.02 by `correlation_loss`, 0.66 ± 0.08
 on standardised scores, which takes away with the offset that some raters saw better items than others.
 """
 
+if __name__ == "__main__":
+    import interrupt  # noqa: F401
+
 import dataclasses
 import sys
 from collections.abc import Callable

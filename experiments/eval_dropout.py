@@ -12,6 +12,9 @@ and is 0.001 too high on average, little enough to be overlooked; without it all
 and so they are in JAX, which refuses `deterministic=False` without a key.
 """
 
+if __name__ == "__main__":
+    import interrupt  # noqa: F401
+
 import dataclasses
 import sys
 

@@ -8,6 +8,9 @@ The loss of all tokens is the mean over the tokens of the crops; that of the fin
 each crop, which has the most text before it. Both are in nats, with the standard error over the crops.
 """
 
+if __name__ == "__main__":
+    import interrupt  # noqa: F401
+
 import dataclasses
 import math
 import sys

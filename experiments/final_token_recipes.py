@@ -8,6 +8,9 @@ larger batches, an average of the weights, the last 4 and 16 tokens, all tokens,
 Measured is the test loss of the final token. Takes about three minutes on two CPU cores.
 """
 
+if __name__ == "__main__":
+    import interrupt  # noqa: F401
+
 import dataclasses
 import sys
 import time

@@ -17,7 +17,11 @@ does not tell the texts apart, their perplexity under the other model does: 1,07
 Runs of one seed on one machine are equal to the last bit.
 """
 
+if __name__ == "__main__":
+    import interrupt  # noqa: F401
+
 import dataclasses
+import math
 import sys
 import time
 from functools import partial
@@ -108,7 +112,7 @@ def train(
                 states[name], *values = steps[name](states[name], *batch, dropout_key)
                 loss, grad_norm = map(float, values)
                 seconds = time.perf_counter() - began
-                if stop.is_not_finite(name, step, loss, grad_norm):
+                if stop.has_diverged(name, step, loss=loss, grad_norm=grad_norm):
                     break
                 record.update(name, step, loss=loss, grad_norm=grad_norm, seconds=seconds)
                 if step % settings.eval_every == 0 or step == settings.steps:
@@ -131,7 +135,6 @@ def describe_models(
     many, (real, _) = cut(8 * config.train.eval_crops), cut(config.sample.num_texts)
     begun, summaries, written = config.sample.beginnings(data.tokenizer, real), {}, {}
     for name, other in (("all", "final"), ("final", "all")):
-        save_weights(folder.file(f"weights_{name}-{seed}.safetensors"), states[name].params, config.model)
         arguments = states[name].params, config.model, config.sample, data.tokenizer, begun
         written[name] = write_texts(*arguments, jax.random.key(seed), partial(eval_step, states[other]))
         losses = evaluate(states[name], eval_step, *many, batch_size=config.train.batch_size)
@@ -158,17 +161,27 @@ def main(config: Config) -> int:
         options = {"logits_to_keep": positions, "compute_dtype": config.train.compute_dtype}
         steps[name] = make_train_step(loss, from_hidden=True, **options)
     found, texts = [], {}
-    with EarlyStop() as stop:
+    guess, learning_rates = math.log(config.model.vocab_size), config.train.learning_rates()
+    with EarlyStop(guess=guess, learning_rates=learning_rates) as stop:
         for seed in range(config.train.seed, config.train.seed + config.seeds):
             if not stop.requested:
                 print(f"\nseed {seed}", flush=True)
                 states = train(seed, config, data, steps, folder, stop)
+                for name in [name for name in OBJECTIVES if name != stop.diverged]:
+                    weights = folder.file(f"weights_{name}-{seed}.safetensors")
+                    save_weights(weights, states[name].params, config.model)
+                if stop.diverged:
+                    break
                 summaries, written = describe_models(seed, states, config, data, steps["eval"], folder)
                 found.append(summaries)
                 texts |= written
 
     title = f"All tokens against the final token: {Path(config.data.corpus).name}"
     plot_losses(folder.file("loss.png"), folder.read(METRICS), title=title, labels=LABELS, test_loss="all")
+    if stop.diverged:
+        folder.write_json("results.json", {"stopped_early": stop.reason, "seeds": found})
+        print(f"\nthe losses, their plot and the other model are in {folder.path}/")
+        return stop.exit_code
     folder.write_text("samples.txt", join_texts(texts))
     for label in written:
         print(f"\n{label}:\n{wrap(texts[label][0])}")

@@ -8,6 +8,9 @@ The first text is shown token by token; the others, which are written at the sam
 and seed always give the same text, on one machine and for the same prompts beside it.
 """
 
+if __name__ == "__main__":
+    import interrupt  # noqa: F401
+
 import dataclasses
 import sys
 from pathlib import Path

@@ -17,6 +17,9 @@ training 56 to 61 and 155 ± 21 (one document), 186 ± 31 (many), below T, since
 alike. The claim counts as right where the ratio is above T / 2 by two standard errors.
 """
 
+if __name__ == "__main__":
+    import interrupt  # noqa: F401
+
 import dataclasses
 import sys
 from collections.abc import Callable

@@ -14,6 +14,9 @@ At the end L1 spreads by 0.040 ± 0.008, L2 by 0.032 ± 0.005, Huber by 0.021: t
 within the spread, and with outliers it is the other way round (0.04 and 0.44).
 """
 
+if __name__ == "__main__":
+    import interrupt  # noqa: F401
+
 import dataclasses
 import sys
 from collections.abc import Callable

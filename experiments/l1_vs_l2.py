@@ -13,6 +13,9 @@ remaining gap in every step, never crosses the target and is 0.9^50 = 0.005 shor
 frameworks give the same numbers to the last bit.
 """
 
+if __name__ == "__main__":
+    import interrupt  # noqa: F401
+
 import dataclasses
 import sys
 from collections.abc import Callable

@@ -12,6 +12,9 @@ To expect, over three seeds: with log-softmax the cross entropy of held-out text
 5.3 at step 320, turns, and is 15.6 ± 0.1 at the end, far above a uniform guess. Both frameworks agree.
 """
 
+if __name__ == "__main__":
+    import interrupt  # noqa: F401
+
 import dataclasses
 import sys
 from collections.abc import Callable

@@ -14,6 +14,9 @@ against 0.59), and label smoothing and the penalty cost some (0.53 and 0.52). St
 likelihood (1.20), label smoothing by calibration (0.09).
 """
 
+if __name__ == "__main__":
+    import interrupt  # noqa: F401
+
 import dataclasses
 import sys
 from collections.abc import Callable

@@ -14,6 +14,9 @@ To expect, over three seeds: repeats fall from 9.9 ± 0.6 to 7.3 ± 0.2 % at the
 of the 30 that are asked for, at 313.
 """
 
+if __name__ == "__main__":
+    import interrupt  # noqa: F401
+
 import dataclasses
 import sys
 from collections.abc import Callable

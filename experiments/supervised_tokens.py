@@ -13,6 +13,9 @@ The final token teaches nothing special: it is all-token training at 1/T of the 
 price.
 """
 
+if __name__ == "__main__":
+    import interrupt  # noqa: F401
+
 import dataclasses
 import statistics
 import sys

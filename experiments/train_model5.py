@@ -17,7 +17,11 @@ To expect, from seed 0: the test loss of all tokens falls from ln 4096 = 8.32 na
 seed on one machine are equal to the last bit.
 """
 
+if __name__ == "__main__":
+    import interrupt  # noqa: F401
+
 import dataclasses
+import math
 import sys
 import time
 from pathlib import Path
@@ -136,7 +140,8 @@ def main(config: Config) -> int:
         last=done if found else None,
     )
     recorder = Recorder(folder, {name: name}, steps=settings.steps, tokens_per_step=tokens_per_step)
-    with EarlyStop() as stop, resume.saving(checkpoints, folder), recorder as record:
+    stop = EarlyStop(guess=math.log(config.model.vocab_size), learning_rates=settings.learning_rates())
+    with stop, resume.saving(checkpoints, folder), recorder as record:
         if not found:
             record.test(name, 0, test())
             checkpoints.save(0, state)
@@ -148,31 +153,37 @@ def main(config: Config) -> int:
             state, *values = train_step(state, *batch, dropout_key)
             loss, grad_norm = map(float, values)
             seconds = time.perf_counter() - began
-            if stop.is_not_finite(name, step, loss, grad_norm):
+            if stop.has_diverged(name, step, loss=loss, grad_norm=grad_norm):
                 break
             record.update(name, step, loss=loss, grad_norm=grad_norm, seconds=seconds)
             if step % settings.eval_every == 0 or step == settings.steps:
                 record.test(name, step, test())
-            checkpoints.save_if_due(step, state)
-        checkpoints.save(int(state.step), state)
+            if stop.is_worth_keeping(loss):
+                checkpoints.save_if_due(step, state)
+        if not stop.diverged:
+            checkpoints.save(int(state.step), state)
+    if stop.diverged:
+        state = resume.restore_newest(folder, state)
 
     save_weights(folder.file("weights"), *fold_logit_scale(state.params, config.model))
     results = {"objective": name, "stopped_early": stop.reason, "step": int(state.step)}
     losses = test()
     folder.write_json("results.json", results | {"test_losses": {k: v._asdict() for k, v in losses.items()}})
-    write_report(folder, config, data, state, text_key)
-    return stop.exit_code
-
-
-def write_report(
-    folder: RunFolder, config: Config, data: TokenData, state: TrainState, key: jax.Array
-) -> None:
-    """The plot, and texts that the model writes with their measures."""
-    name, sampling = config.objective, config.sample
     title = f"Model 5 trained on {LABELS[name]}: {Path(config.data.corpus).name}"
     records, labels = folder.read(METRICS), {name: LABELS[name]}
     plot_losses(folder.file("loss.png"), records, title=title, labels=labels, test_loss=name)
+    if not stop.requested:
+        write_texts(folder, config, data, state, text_key)
+    how = f": go on with --resume {folder.path}" if stop.requested and not stop.diverged else ""
+    print(f"\nwritten to {folder.path}/{how}")
+    return stop.exit_code
 
+
+def write_texts(
+    folder: RunFolder, config: Config, data: TokenData, state: TrainState, key: jax.Array
+) -> None:
+    """What the model writes, and its measures."""
+    sampling = config.sample
     real, _ = held_out_crops(data, config.model.context_length, sampling.num_texts)
     begun = sampling.beginnings(data.tokenizer, real)
     options = {"num_tokens": sampling.num_tokens, "temperature": sampling.temperature, "key": key}
@@ -180,7 +191,7 @@ def write_report(
     texts = [data.tokenizer.decode(row) for row in ids]
     folder.write_text("samples.txt", join_texts({"Model 5": texts}))
     folder.write_json("text.json", measure_text(data.tokenizer.decode, ids[:, begun.shape[1] :]))
-    print(f"\n{wrap(texts[0])}\n\nwritten to {folder.path}/")
+    print(f"\n{wrap(texts[0])}")
 
 
 if __name__ == "__main__":

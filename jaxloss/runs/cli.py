@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from jaxloss._checks import check_choice
+from jaxloss.runs.stopping import quit_now
 
 Config = TypeVar("Config")
 
@@ -40,6 +43,10 @@ def run_cli(
         `JAXLOSS_TRACEBACK` set, a mistake keeps its traceback.
     """
     quieten_libraries()
+    is_main = threading.current_thread() is threading.main_thread()
+    if argv is None and is_main and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        # While it imported its libraries, the script had a handler of its own.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     for stream in (sys.stdout, sys.stderr):
         # A terminal or a pipe that is not UTF-8 must not end a run because of a character.
         if isinstance(stream, io.TextIOWrapper):
@@ -63,6 +70,8 @@ def run_cli(
         return _report(error, f"the device's memory does not suffice: {describe_error(error)}")
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
+        if argv is None:
+            quit_now(130)
         return 130
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 2

@@ -228,4 +228,7 @@ def _shown(values: Sequence[Any], digits: int) -> str:
         if len(values) == 1:
             return f"{values[0]['mean']:.{digits}f} ± {values[0]['standard_error']:.{digits}f}"
         values = [value["mean"] for value in values]
+    if max(map(abs, values)) >= 1e7:
+        # The perplexity of what has nearly diverged would make the table some hundred columns wide.
+        return f"{float(np.mean(values)):.0e}"
     return spread(values, digits)

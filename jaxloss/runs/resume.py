@@ -105,6 +105,13 @@ def restore_run(found: Checkpoint, folder: RunFolder, state: TrainState) -> Trai
     return state
 
 
+def restore_newest(folder: RunFolder, state: TrainState) -> TrainState:
+    """The state of before a divergence, in place of `state`."""
+    found = newest_checkpoint(folder.file(FOLDER), report=_warn)
+    _warn(f"what follows is of step {found.step}, before: train on from it with --init {folder.path}")
+    return restore(found, state)
+
+
 @contextlib.contextmanager
 def saving(checkpoints: Checkpoints, folder: RunFolder) -> Iterator[None]:
     """Around the training: a disk that refuses a checkpoint or a record is told with what is left."""

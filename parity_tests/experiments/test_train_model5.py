@@ -17,6 +17,7 @@ import pytest
 
 from jaxloss import model5
 from jaxloss.data import sample_batch
+from jaxloss.runs import stopping
 from jaxloss.runs.cli import run_cli
 from parity_tests.experiments.scripts import load
 
@@ -149,6 +150,33 @@ def test_run_that_is_killed_while_a_checkpoint_is_written_goes_on_too(folder, co
     assert not (half_written / "manifest.json").exists()
     assert resume(tmp_path / "run") == 0
     assert read(tmp_path / "run") == read(folder)
+
+
+def test_divergence_is_said_and_leaves_the_weights_of_before(stopped, corpus, tmp_path, monkeypatch, capfd):
+    make_train_step = script.make_train_step
+
+    def make(*arguments, **options):
+        train_step = make_train_step(*arguments, **options)
+
+        def diverges_at_5(state, *batch):
+            state, loss, grad_norm = train_step(state, *batch)
+            return state, loss if state.step < 5 else 1000.0, grad_norm
+
+        return diverges_at_5
+
+    monkeypatch.setattr(script, "make_train_step", make)
+    monkeypatch.setattr(stopping, "WINDOW", 2)
+    out = tmp_path / "run"
+    assert run(corpus, out, **{"--checkpoint.every": 1}) == 1
+    shown = capfd.readouterr().err
+    assert "all diverged at step 5, at a learning rate of" in shown
+    assert "over 2 steps the mean loss is 502.8, that of guessing 5.5" in shown
+    assert f"what follows is of step 4, before: train on from it with --init {out}" in shown
+    results = json.loads((out / "results.json").read_text())
+    assert results["step"] == 4
+    assert results["stopped_early"].startswith("all diverged at step 5")
+    assert read(out)[1] == read(stopped)[1]
+    assert not (out / "samples.txt").exists()
 
 
 def test_damaged_checkpoint_is_named_and_the_one_before_used(folder, copied, capfd):

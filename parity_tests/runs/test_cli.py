@@ -1,6 +1,7 @@
 """The command line: errors in one line, exit codes, presets."""
 
 import io
+import subprocess
 import sys
 from dataclasses import dataclass, field
 
@@ -8,6 +9,7 @@ import jax
 import pytest
 
 from jaxloss.runs.cli import describe_error, run_cli
+from parity_tests.experiments.scripts import FOLDER
 
 
 @dataclass(frozen=True)
@@ -149,3 +151,14 @@ def test_ctrl_c_before_training_is_exit_code_130(capfd):
 def test_error_of_the_system_names_the_file():
     error = FileNotFoundError(2, "No such file or directory", "/no/such/file")
     assert describe_error(error) == "No such file or directory: '/no/such/file'"
+
+
+def test_ctrl_c_while_a_script_imports_its_libraries_is_one_line_and_exit_code_130():
+    # A shell starts what runs in the background with Ctrl-C ignored, and Python then leaves it so.
+    program = (
+        "import os, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "import interrupt; os.kill(os.getpid(), signal.SIGINT); signal.pause()"
+    )
+    command = [sys.executable, "-S", "-c", program]
+    ended = subprocess.run(command, cwd=FOLDER, capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr, ended.stdout) == (130, "interrupted\n", "")

@@ -4,13 +4,18 @@ import signal
 
 import pytest
 
+from jaxloss.runs import stopping
 from jaxloss.runs.stopping import EarlyStop
+
+
+def make():
+    return EarlyStop(guess=4.0, learning_rates=lambda update: 0.01 * (update + 1))
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signal_asks_to_stop_and_sets_the_exit_code(signum, code, capfd):
     before = signal.getsignal(signum)
-    with EarlyStop() as stop:
+    with make() as stop:
         assert not stop.requested
         assert stop.exit_code == 0
         signal.raise_signal(signum)
@@ -20,15 +25,14 @@ def test_signal_asks_to_stop_and_sets_the_exit_code(signum, code, capfd):
     assert "stopping after this step" in capfd.readouterr().err
 
 
-def test_second_ctrl_c_interrupts_at_once(capfd):
-    # A shell starts what runs in the background with Ctrl-C ignored, and Python then leaves it so.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with pytest.raises(KeyboardInterrupt), EarlyStop():  # noqa: PT012 - the second signal is the one
-            signal.raise_signal(signal.SIGINT)
-            signal.raise_signal(signal.SIGINT)
-    finally:
-        signal.signal(signal.SIGINT, before)
+def test_second_signal_ends_the_process_at_once(monkeypatch, capfd):
+    codes = []
+    monkeypatch.setattr(stopping.os, "_exit", codes.append)
+    with make() as stop:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+    assert codes == [stop.exit_code] == [130]
+    assert "Ctrl-C: stopping after this step; again to quit at once" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -39,8 +43,19 @@ def test_second_ctrl_c_interrupts_at_once(capfd):
         (2.0, 1.0, None),
     ],
 )
-def test_value_that_is_not_finite_ends_the_run_naming_the_step(loss, norm, what):
-    stop = EarlyStop()
-    assert stop.is_not_finite("all", 7, loss, norm) == stop.requested == (what is not None)
-    assert stop.reason == (f"all: {what} at step 7, and that update was not made" if what else "")
-    assert stop.exit_code == (1 if what else 0)
+def test_value_that_is_not_finite_is_a_divergence_at_a_step_and_a_learning_rate(loss, norm, what, capfd):
+    stop = make()
+    assert stop.has_diverged("all", 7, loss=loss, grad_norm=norm) == stop.requested == (what is not None)
+    assert stop.reason == (f"all diverged at step 7, at a learning rate of 0.07: {what}" if what else "")
+    assert (stop.exit_code, stop.diverged) == ((1, "all") if what else (0, ""))
+    tries = "try --train.learning-rate 0.007, --train.warmup-ratio 0.1 or --train.clip-norm 1"
+    assert (tries in capfd.readouterr().err) == (what is not None)
+
+
+def test_loss_above_that_of_guessing_is_a_divergence_once_it_stays_there():
+    stop, losses = make(), [9.0] * (stopping.WINDOW - 1)
+    assert not any(stop.has_diverged("all", i, loss=loss, grad_norm=1.0) for i, loss in enumerate(losses, 1))
+    assert not stop.has_diverged("final", 1, loss=9.0, grad_norm=1.0)
+    assert stop.has_diverged("all", stopping.WINDOW, loss=9.0, grad_norm=1.0)
+    assert stop.reason.endswith("over 20 steps the mean loss is 9.0, that of guessing 4.0")
+    assert [stop.is_worth_keeping(loss) for loss in (8.0, 8.1, float("nan"))] == [True, False, False]
