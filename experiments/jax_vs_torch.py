@@ -7,8 +7,8 @@ weights to begin with, the same batches, and the dropout masks that JAX draws in
 by name. The JAX run is repeated from weights moved by one float32 eps, which shows how far apart two correct
 runs may drift. Takes about four minutes on two CPU cores.
 
-To expect, over two seeds: on all tokens the losses stay within 8e-7 to 1e-4 of each other in float32, 1e-15 to
-7e-14 in float64. On the final token they do for 150 steps; then one eps grows to an eighth of the loss.
+To expect, over two seeds: on all tokens the losses stay within 8e-7 to 1e-4 of each other in float32, 1e-15
+to 7e-14 in float64. On the final token they do for 150 steps; then one eps grows to an eighth of the loss.
 """
 
 if __name__ == "__main__":
