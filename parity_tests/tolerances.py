@@ -25,3 +25,6 @@ BFLOAT16_ULP = 2.0
 # Against mpmath's 50 digits, elementwise: the promise of the losses' docstrings.
 ACCURATE_VALUE_ULP = 4.0
 ACCURATE_GRADIENT_ULP = 64.0
+
+# What the two float32 parts of a logarithm leave of `log(p) - x`; `log(p)` alone is rounded to 2e-7.
+LOG_MINUS_ERROR = 6e-15

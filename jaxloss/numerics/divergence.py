@@ -132,11 +132,13 @@ def softmax_jensen_shannon(input: jax.Array, target: jax.Array, axis: int) -> ja
 def _jensen_shannon_jvp(axis, primals, tangents):
     input, target = primals
     d = log_ratio(input, target, axis, True)
-    dots = jnp.zeros_like(d.sum(axis))
-    for logits, dot, ratio in ((input, tangents[0], d), (target, tangents[1], -d)):
+
+    def slope(logits, ratio):
         share = softmax(logits, Classes(axis))
-        dots = dots + jnp.sum(_times_centred(share, _to_middle(ratio, share, axis), axis) * dot, axis) / 2
-    return softmax_jensen_shannon(input, target, axis), dots
+        return _times_centred(share, _to_middle(ratio, share, axis), axis)
+
+    dot = slope(input, d) * tangents[0] + slope(target, -d) * tangents[1]
+    return softmax_jensen_shannon(input, target, axis), jnp.sum(dot, axis) / 2
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))

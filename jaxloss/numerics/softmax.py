@@ -127,7 +127,8 @@ def _label_statistics(logits, labels, valid, classes: Classes):
     gap, error = two_difference(reference, own)
     leads = gap <= 0.0
     lead = jnp.exp(jnp.minimum(gap, 0.0)) * (1 + error)
-    own_exp = jnp.exp(-jnp.maximum(gap, 0.0)) * (1 - error)
+    # No error to put back: beside `rest`, then at least 1, it is less than half a rounding.
+    own_exp = jnp.exp(-jnp.maximum(gap, 0.0))
     u = lead * rest
     loss = jnp.where(leads, jnp.log1p(u), gap + (error + jnp.log(rest + own_exp)))
     scale = jnp.where(leads, lead / (1 + u), 1 / (rest + own_exp))

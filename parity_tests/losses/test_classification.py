@@ -208,10 +208,12 @@ def test_the_only_possible_class_costs_nothing(logit):
 
 def test_impossible_class_with_no_probability_contributes_nothing():
     logits = jnp.array([[0.0, -jnp.inf, 1.0]])
-    value, gradient = jax.value_and_grad(cross_entropy)(logits, jnp.array([[1.0, 0.0, 0.0]]))
+    of_both = jax.value_and_grad(cross_entropy, (0, 1))
+    value, (gradient, of_target) = of_both(logits, jnp.array([[1.0, 0.0, 0.0]]))
     label_value, label_gradient = jax.value_and_grad(cross_entropy)(logits, jnp.array([0]))
     assert_within(value, label_value, 4)
     assert_within(gradient, label_gradient, 4)
+    assert_within(of_target, [[value, 0.0, value - 1]], 4)
 
 
 @pytest.mark.parametrize("margin", [5.0, 17.0, 40.0, 80.0])

@@ -143,35 +143,39 @@ def test_nearly_equal_and_confident_distributions_are_accurate(loss):
 
 
 NONE = -np.inf
-# Rows: only the target allows class 2; only the input does; neither does; no class in common.
-IMPOSSIBLE_INPUT = np.array([[0.0, 1.0, NONE], [0.0, 1.0, 2.0], [0.0, 1.0, NONE], [1.0, NONE, NONE]])
-IMPOSSIBLE_TARGET = np.array([[0.0, 1.0, 2.0], [0.0, 1.0, NONE], [1.0, 1.0, NONE], [NONE, 1.0, NONE]])
+# Rows: neither allows class 2; no class in common; then only the target, only the input allows a class, which
+# has next to nothing, much, nearly all.
+ONLY = [-20.0, 2.0, 30.0]
+IMPOSSIBLE_INPUT = np.array(
+    [[0.0, 1.0, NONE], [1.0, NONE, NONE]] + [[0.0, 1.0, z] for z in [NONE] * 3 + ONLY]
+)
+IMPOSSIBLE_TARGET = np.array([[1.0, 1.0, NONE], [NONE, 1.0, NONE], *IMPOSSIBLE_INPUT[[5, 6, 7, 2, 3, 4]]])
 
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_impossible_classes(loss):
     @jax.jit
     def run(x, y):
-        rows, pullback = jax.vjp(lambda x: loss(x, y, reduction="none"), x)
-        return rows, pullback(jnp.ones_like(rows))[0], loss(x[2:3, :2], y[2:3, :2])
+        rows, pullback = jax.vjp(lambda x, y: loss(x, y, reduction="none"), x, y)
+        return rows, pullback(jnp.ones_like(rows)), loss(x[:1, :2], y[:1, :2])
 
-    rows, gradient, of_two_classes = run(IMPOSSIBLE_INPUT, IMPOSSIBLE_TARGET)
-    expected_infinite = {
-        forward_kl_div: [True, False, False, True],
-        reverse_kl_div: [False, True, False, True],
-    }.get(loss, [False] * 4)
-    assert_same(jnp.isposinf(rows), expected_infinite)
-    finite = ~np.array(expected_infinite)
-    assert jnp.isfinite(gradient[finite]).all()
-    np.testing.assert_allclose(rows[2], of_two_classes, rtol=1e-13)
-    missing = np.exp(2) / (1 + np.e + np.exp(2))
-    expected = {
-        forward_kl_div: (1, -np.log1p(-missing)),
-        reverse_kl_div: (0, -np.log1p(-missing)),
-        jensen_shannon_div: (3, np.log(2)),
-        total_variation_div: (0, missing),
+    rows, (gradient, of_target), of_two_classes = run(IMPOSSIBLE_INPUT, IMPOSSIBLE_TARGET)
+    np.testing.assert_allclose(rows[0], of_two_classes, rtol=1e-13)
+    odds = np.exp(ONLY) / (1 + np.e)
+    infinite = [np.inf] * 3
+    disjoint, *expected = {
+        forward_kl_div: (np.inf, *infinite, *np.log1p(odds)),
+        reverse_kl_div: (np.inf, *np.log1p(odds), *infinite),
+        jensen_shannon_div: (np.log(2), *rows[2:5], *rows[2:5]),
+        total_variation_div: (1, *(odds / (1 + odds)), *(odds / (1 + odds))),
     }[loss]
-    np.testing.assert_allclose(rows[expected[0]], expected[1], rtol=1e-14)
+    np.testing.assert_allclose(rows[1:], [disjoint, *expected], rtol=1e-14)
+    is_finite = jnp.isfinite(rows)
+    assert jnp.isfinite(gradient[is_finite]).all()
+    assert jnp.isfinite(of_target[is_finite]).all()
+    if loss is forward_kl_div:
+        # The less of what the input excludes, the less infinite.
+        assert_same(of_target[1:5], [[0, np.inf, 0], *[[-np.inf, -np.inf, np.inf]] * 3])
 
 
 @functools.cache
