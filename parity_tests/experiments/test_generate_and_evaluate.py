@@ -13,6 +13,7 @@ from jaxloss.model5 import Model5Config, fold_logit_scale, from_arrays, save_wei
 from jaxloss.runs.cli import run_cli
 from parity_tests.experiments.scripts import load
 from parity_tests.model5.pairs import weights
+from parity_tests.quick_compilation import jit
 
 writing, measuring = load("generate"), load("evaluate")
 CONFIG = Model5Config(vocab_size=256, context_length=16, embed_dim=16, num_heads=2, num_blocks=1)
@@ -81,7 +82,7 @@ def test_losses_of_both_objectives_are_those_of_the_training_with_their_perplexi
     data = measuring.TextConfig(corpus=str(tmp_path / "text.txt")).encode(BYTES, 16)
     crops = measuring.crops_of([data.train, data.test], 10, 16)
     params, config = model5.load_weights(folder / "weights")
-    logits = jax.jit(model5.Model5(config).apply)({"params": params}, crops[0])
+    logits = jit(model5.Model5(config).apply)({"params": params}, crops[0])
     log_probabilities = np.asarray(logits) - np.logaddexp.reduce(np.asarray(logits), axis=-1, keepdims=True)
     losses = -np.take_along_axis(log_probabilities, crops[1][..., None], -1)[..., 0]
     for name, expected in (("all", losses.mean(1)), ("final", losses[:, -1])):
