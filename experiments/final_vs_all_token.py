@@ -38,6 +38,7 @@ from jaxloss.runs.cli import run_cli
 from jaxloss.runs.comparison import compare, comparison_table, summarise, write_texts
 from jaxloss.runs.findings import write_results
 from jaxloss.runs.folder import METRICS, TIMES, RunFolder
+from jaxloss.runs.mesh import describe_mesh
 from jaxloss.runs.plots import plot_losses
 from jaxloss.runs.recorder import Recorder
 from jaxloss.runs.settings import (
@@ -52,7 +53,7 @@ from jaxloss.runs.settings import (
 )
 from jaxloss.runs.stopping import EarlyStop
 from jaxloss.runs.text import join_texts, measure_text, wrap
-from jaxloss.training import TrainState, evaluate, init_state, make_eval_step, make_train_step
+from jaxloss.training import TrainState, evaluate, init_state, make_eval_step, make_mesh, make_train_step
 
 SHOWN = dict.fromkeys(OBJECTIVES, "all")  # the test loss that the terminal and the plot show
 
@@ -86,10 +87,10 @@ def train(
     """Both models, trained from one seed, however far they came."""
     settings, length = config.train, config.model.context_length
     init_key, dropout_key = jax.random.split(jax.random.key(seed))
-    apply_fn, params = Model5(config.model).apply, init_params(config.model, init_key)
+    apply_fn, params = Model5(config.model, remat=settings.remat).apply, init_params(config.model, init_key)
     start = partial(init_state, apply_fn, params, settings.optimizer(), batch_size=settings.batch_size)
     states = {name: start() for name in OBJECTIVES}
-    size = {"batch_size": settings.batch_size, "context_length": length, "seed": seed}
+    size = {"batch_size": settings.crops_per_step, "context_length": length, "seed": seed}
     held_out = held_out_crops(data, length, settings.eval_crops)
     one_batch = sample_batch(data.test, **size, step=0)
 
@@ -100,7 +101,7 @@ def train(
 
     to_come = settings.steps * (settings.seed + config.seeds - 1 - seed)
     counts = {"steps": settings.steps, "steps_after": to_come, "seed": seed}
-    with Recorder(folder, SHOWN, **counts, tokens_per_step=settings.batch_size * length) as record:
+    with Recorder(folder, SHOWN, **counts, tokens_per_step=settings.crops_per_step * length) as record:
         for name in OBJECTIVES:
             record.test(name, 0, test(name))
         for step in range(1, settings.steps + 1):
@@ -154,11 +155,12 @@ def main(config: Config) -> int:
     folder.write_json("config.json", dataclasses.asdict(config))
     data.tokenizer.save(folder.file("tokenizer.json"))
     print(wrap(describe(data), indent=""))
-    print(f"{num_params(config.model):,} parameters, {jax.local_device_count()} x {jax.default_backend()}")
+    mesh = make_mesh(batch_size=config.train.batch_size)
+    print(f"{num_params(config.model):,} parameters, {describe_mesh(mesh)}")
 
     steps = {"eval": make_eval_step({name: loss for name, (loss, _) in OBJECTIVES.items()}, from_hidden=True)}
     for name, (loss, positions) in OBJECTIVES.items():
-        options = {"logits_to_keep": positions, "compute_dtype": config.train.compute_dtype}
+        options = {"logits_to_keep": positions, **config.train.step_options}
         steps[name] = make_train_step(loss, from_hidden=True, **options)
     found, texts = [], {}
     guess, learning_rates = math.log(config.model.vocab_size), config.train.learning_rates()

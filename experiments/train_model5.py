@@ -44,6 +44,7 @@ from jaxloss.model5 import (
 from jaxloss.runs import resume
 from jaxloss.runs.cli import run_cli
 from jaxloss.runs.folder import METRICS, RunFolder
+from jaxloss.runs.mesh import MeshConfig, describe_mesh
 from jaxloss.runs.plots import plot_losses
 from jaxloss.runs.recorder import Recorder
 from jaxloss.runs.settings import (
@@ -60,7 +61,7 @@ from jaxloss.runs.settings import (
 from jaxloss.runs.stopping import EarlyStop
 from jaxloss.runs.text import join_texts, measure_text, wrap
 from jaxloss.runs.trained import fine_tuned, load_trained
-from jaxloss.training import TrainState, evaluate, init_state, make_eval_step, make_train_step
+from jaxloss.training import TrainState, evaluate, init_state, make_eval_step, make_train_step, own_crops
 from jaxloss.training.checkpoint import Checkpoints
 
 
@@ -73,6 +74,7 @@ class Config:
     data: DataConfig
     sample: SampleConfig = dataclasses.field(default_factory=SampleConfig)
     checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     objective: Literal["all", "final"] = "all"
     """Whether every token of a crop is learnt, or the final one only."""
     preset: Literal["small", "model5"] = "small"
@@ -105,33 +107,34 @@ def main(config: Config) -> int:
     identity = resume.run_identity(config, data)
     if found:
         resume.check_text(found, identity)
+    mesh = config.mesh.make(config.model, config.train.batch_size)
     folder.create()
     folder.write_json("config.json", dataclasses.asdict(config))
     data.tokenizer.save(folder.file("tokenizer.json"))
     print(wrap(describe(data), indent=""))
-    print(f"{num_params(config.model):,} parameters, {jax.local_device_count()} x {jax.default_backend()}\n")
+    print(f"{num_params(config.model):,} parameters, {describe_mesh(mesh)}\n")
 
     settings, name, boundary = config.train, config.objective, config.data.boundary(data.tokenizer)
     init_key, dropout_key, text_key = jax.random.split(jax.random.key(settings.seed), 3)
     params = init_params(config.model, init_key) if start is None else start.params
-    state = init_state(
-        Model5(config.model, boundary).apply, params, settings.optimizer(), batch_size=settings.batch_size
-    )
+    apply_fn = Model5(config.model, boundary, settings.remat).apply
+    batch_size, optimizer = settings.batch_size, settings.optimizer()
+    state = init_state(apply_fn, params, optimizer, batch_size=batch_size, mesh=mesh)
     if found:
         state = resume.restore_run(found, folder, state)
     loss_fn, positions = OBJECTIVES[name]
-    options = {"logits_to_keep": positions, "compute_dtype": settings.compute_dtype}
+    options = {"logits_to_keep": positions, **settings.step_options}
     train_step = make_train_step(loss_fn, from_hidden=True, **options)
     eval_step = make_eval_step({key: loss for key, (loss, _) in OBJECTIVES.items()}, from_hidden=True)
 
-    size = {"batch_size": settings.batch_size, "context_length": config.model.context_length}
+    size = {"batch_size": settings.crops_per_step, "context_length": config.model.context_length}
     size |= {"seed": settings.seed, "end_of_text": boundary}
     held_out = held_out_crops(data, config.model.context_length, settings.eval_crops, boundary)
 
     def test():
-        return evaluate(state, eval_step, *held_out, batch_size=settings.batch_size)
+        return evaluate(state, eval_step, *held_out, batch_size=batch_size)
 
-    tokens_per_step = settings.batch_size * config.model.context_length
+    tokens_per_step = settings.crops_per_step * config.model.context_length
     done = int(state.step)
     checkpoints = Checkpoints(
         folder.file(resume.FOLDER),
@@ -150,7 +153,7 @@ def main(config: Config) -> int:
                 break
             batch = sample_batch(data.train, **size, step=step - 1)
             began = time.perf_counter()
-            state, *values = train_step(state, *batch, dropout_key)
+            state, *values = train_step(state, *own_crops(batch, mesh), dropout_key)
             loss, grad_norm = map(float, values)
             seconds = time.perf_counter() - began
             if stop.has_diverged(name, step, loss=loss, grad_norm=grad_norm):

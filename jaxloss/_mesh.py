@@ -5,12 +5,37 @@ choosing itself: for a gather along a split axis, and for a selection between ar
 """
 
 import functools
+import math
 import operator
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+# The axes of the mesh that models are trained on (jaxloss/training/placement.py), in automatic mode.
+BATCH_AXES, TENSOR_AXIS = ("data", "fsdp"), "tensor"
+
+
+def num_devices(axis: str | None = None) -> int:
+    """Devices along an axis of the training mesh that is set, or of all of it; 1 where none is."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if TENSOR_AXIS not in mesh.axis_names or AxisType.Auto not in mesh.axis_types:
+        return 1
+    return mesh.size if axis is None else mesh.shape[axis]
+
+
+def laid(array: jax.Array, *over: str | tuple[str, ...] | None) -> jax.Array:
+    """`array`, each axis split over these axes of the training mesh; as it is where no mesh is set.
+
+    An axis that its devices do not divide stays whole.
+    """
+    if num_devices() == 1:
+        return array
+    names = [(axes,) if isinstance(axes, str) else axes or () for axes in over]
+    sizes = [math.prod(map(num_devices, axes)) for axes in names]
+    fitting = [axes if n % size == 0 else () for axes, size, n in zip(names, sizes, array.shape, strict=True)]
+    return lax.with_sharding_constraint(array, PartitionSpec(*(axes or None for axes in fitting)))
 
 
 def take(table: jax.Array, index: jax.Array) -> jax.Array:

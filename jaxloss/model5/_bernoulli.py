@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxloss._mesh import num_devices
+
 _ROTATIONS = (13, 15, 26, 6), (17, 29, 16, 24)
 _PARITY = 0x1BD11BDA
 _NUM_PARTS = 4
@@ -31,13 +33,23 @@ def bernoulli(key: jax.Array, p: float, shape: tuple[int, ...], skipped: int = 0
     threshold = math.ceil(float(np.float32(p)) * 2**23)
     size = math.prod(kept_shape)
 
+    def draw_at(index: jax.Array) -> jax.Array:
+        high, low = _threefry(key_data, jnp.zeros_like(index), index)
+        return ((high ^ low) >> 9) < threshold
+
     def draw(start: jax.Array | int, length: int) -> jax.Array:
         index = start + jax.lax.iota(jnp.uint32, length)
         if skipped:
             part = math.prod(kept_shape[-2:])
             index = index + (index // part + 1) * jnp.uint32(skipped * shape[-1])
-        high, low = _threefry(key_data, jnp.zeros_like(index), index)
-        return ((high ^ low) >> 9) < threshold
+        return draw_at(index)
+
+    def draw_by_axes() -> jax.Array:
+        # Each element's index from its place: of an array split over devices, each draws its own part.
+        strides = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
+        places = [jax.lax.broadcasted_iota(jnp.uint32, kept_shape, axis) for axis in range(len(shape))]
+        index = sum(place * jnp.uint32(stride) for place, stride in zip(places, strides, strict=True))
+        return draw_at(index + jnp.uint32(skipped * shape[-1] if skipped else 0))
 
     def draw_in_parts() -> jax.Array:
         # Fused with what uses the mask, it would be drawn for each use, and change how that rounds: what a
@@ -51,6 +63,8 @@ def bernoulli(key: jax.Array, p: float, shape: tuple[int, ...], skipped: int = 0
         return jax.lax.fori_loop(0, _NUM_PARTS, add, jnp.zeros(size, bool))
 
     key_data = jax.random.key_data(key)
+    if num_devices() > 1:
+        return draw_by_axes()
     if size < _NUM_PARTS:
         return draw(0, size).reshape(kept_shape)
     mask = jax.lax.platform_dependent(cpu=draw_in_parts, default=lambda: draw(0, size))

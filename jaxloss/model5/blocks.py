@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxloss._barriers import kept_in_memory
+from jaxloss._mesh import BATCH_AXES, TENSOR_AXIS, laid, num_devices
 from jaxloss.model5.config import Model5Config
 from jaxloss.model5.dropout import Dropout
 
@@ -74,15 +75,43 @@ class Attention(nn.Module):
         return self._attend(q_BTHK, k_BSHK, v_BSHK, visible_TS, True), (k_BSHK, v_BSHK)
 
     def _heads(self, x_BTD: Float[Array, "B T D"]) -> list[Float[Array, "B T H K"]]:
+        if num_devices(TENSOR_AXIS) > 1:
+            return self._split_heads(x_BTD)
         return [self._split(y_BTD) for y_BTD in jnp.split(self.c_attn(x_BTD), 3, axis=-1)]
 
     def _last_heads(self, x_BSD: Float[Array, "B S D"], num_queries: int) -> list[Float[Array, "B T H K"]]:
         """Queries of the last positions, keys and values of all: the columns of one projection apart."""
+        if num_devices(TENSOR_AXIS) > 1:
+            q_BTHK, k_BSHK, v_BSHK = self._split_heads(x_BSD)
+            return [q_BTHK[:, -num_queries:], k_BSHK, v_BSHK]
         projection = self.c_attn.variables["params"]
         kernel, bias, width = projection["kernel"], projection["bias"], self.config.embed_dim
         q_BTD = x_BSD[:, -num_queries:] @ kernel[:, :width] + bias[:width]
         kv_BSE = x_BSD @ kernel[:, width:] + bias[width:]
         return [self._split(y_BTD) for y_BTD in (q_BTD, *jnp.split(kv_BSE, 2, axis=-1))]
+
+    def _split_heads(self, x_BTD: Float[Array, "B T D"]) -> list[Float[Array, "B T H K"]]:
+        """As `_heads`, each device of the mesh's tensor axis with its own heads."""
+        if self.config.num_heads % num_devices(TENSOR_AXIS):
+            raise ValueError(
+                f"num_heads must be a multiple of the mesh's tensor={num_devices(TENSOR_AXIS)}, "
+                f"which shares the heads; got {self.config.num_heads}."
+            )
+        heads, projection = (3, self.config.num_heads, self.config.head_dim), self.c_attn.variables["params"]
+        # Queries, keys and values lie side by side in one array: a device needs its columns of each.
+        kernel_DCHK = projection["kernel"].reshape(-1, *heads)
+        kernel_DCHK = laid(kernel_DCHK, None, None, TENSOR_AXIS, None)
+        bias_CHK = laid(projection["bias"].reshape(heads), None, TENSOR_AXIS, None)
+        return [
+            laid(
+                jnp.einsum("BTD,DHK->BTHK", x_BTD, kernel_DCHK[:, i]) + bias_CHK[i],
+                BATCH_AXES,
+                None,
+                TENSOR_AXIS,
+                None,
+            )
+            for i in range(3)
+        ]
 
     def _split(self, y_BTD: Float[Array, "B T D"]) -> Float[Array, "B T H K"]:
         return y_BTD.reshape(*y_BTD.shape[:2], self.config.num_heads, self.config.head_dim)
@@ -128,7 +157,8 @@ class MLP(nn.Module):
         self, x_BTD: Float[Array, "B T D"], deterministic: bool = True, whole_length: int | None = None
     ) -> Float[Array, "B T D"]:
         """Transform each position on its own: the last of `whole_length`, or all of them."""
-        x_BTF = _gelu(self.c_fc(x_BTD), approximate=self.config.activation == "gelu_tanh")
+        x_BTF = laid(self.c_fc(x_BTD), BATCH_AXES, None, TENSOR_AXIS)
+        x_BTF = _gelu(x_BTF, approximate=self.config.activation == "gelu_tanh")
         return self.dropout(self.c_proj(x_BTF), deterministic, whole_length)
 
 
@@ -158,8 +188,11 @@ class Block(nn.Module):
         """Apply the block; only to the last `num_queries` positions, which still see all, if it is given."""
         length = x_BSD.shape[1]
         x_BTD = x_BSD[:, length - (num_queries or length) :]
-        x_BTD = kept_in_memory(x_BTD + self.attn(self.ln_1(x_BSD), deterministic, num_queries, document_BS))
-        return kept_in_memory(x_BTD + self.mlp(self.ln_2(x_BTD), deterministic, length))
+        x_BTD = self._add(x_BTD, self.attn(self.ln_1(x_BSD), deterministic, num_queries, document_BS))
+        return self._add(x_BTD, self.mlp(self.ln_2(x_BTD), deterministic, length))
+
+    def _add(self, x_BTD: Float[Array, "B T D"], y_BTD: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        return kept_in_memory(laid(x_BTD + y_BTD, BATCH_AXES, None, None))
 
     def extend(
         self, x_BTD: Float[Array, "B T D"], cache: KeyValue, start: Int[Array, ""]

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxloss._checks import as_labels, check_integer
+from jaxloss._mesh import BATCH_AXES, laid
 from jaxloss.model5.blocks import INIT_STD, Block, KeyValue, layer_norm
 from jaxloss.model5.config import Model5Config
 from jaxloss.model5.dropout import Dropout
@@ -29,6 +30,8 @@ class Model5(nn.Module):
         config: sizes and options.
         end_of_text: the token that a document ends with. If it is given, no position sees another document
             than its own; positions are counted on. None means that a position sees all before it.
+        remat: keep only each block's input for the way back, and compute the rest of it again: the same
+            numbers in less memory, for a third more time.
 
     >>> config = Model5Config(vocab_size=11, context_length=4, embed_dim=8, num_heads=2, num_blocks=1)
     >>> params = init_params(config, jax.random.key(0))
@@ -42,6 +45,7 @@ class Model5(nn.Module):
 
     config: Model5Config
     end_of_text: int | None = None
+    remat: bool = False
 
     def setup(self) -> None:
         """Make the embeddings, the blocks h_0, h_1, ... and the last norm."""
@@ -53,7 +57,9 @@ class Model5(nn.Module):
             self.config.context_length, width, embedding_init=nn.initializers.normal(xavier_std)
         )
         self.drop = Dropout(self.config.dropout)
-        self.h = [Block(self.config) for _ in range(self.config.num_blocks)]
+        # Counted with `self`: `deterministic` and `num_queries` decide the program.
+        block = nn.remat(Block, static_argnums=(2, 3)) if self.remat else Block
+        self.h = [block(self.config) for _ in range(self.config.num_blocks)]
         self.ln_f = layer_norm(self.config)
 
     def __call__(
@@ -119,7 +125,8 @@ class Model5(nn.Module):
     def _embed(self, ids_BT: Int[Array, "B T"], start: Int[Array, ""]) -> Float[Array, "B T D"]:
         table_VD = jnp.asarray(self.wte.embedding)
         tokens_BTD = table_VD.at[ids_BT].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
-        return tokens_BTD + jax.lax.dynamic_slice_in_dim(self.wpe.embedding, start, ids_BT.shape[1])
+        x_BTD = tokens_BTD + jax.lax.dynamic_slice_in_dim(self.wpe.embedding, start, ids_BT.shape[1])
+        return laid(x_BTD, BATCH_AXES, None, None)
 
 
 @partial(jax.jit, static_argnames="config")

@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
@@ -47,6 +48,7 @@ def run_cli(
     if argv is None and is_main and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         # While it imported its libraries, the script had a handler of its own.
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
     for stream in (sys.stdout, sys.stderr):
         # A terminal or a pipe that is not UTF-8 must not end a run because of a character.
         if isinstance(stream, io.TextIOWrapper):

@@ -29,7 +29,7 @@ FOLDER = "checkpoints"
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint", "jaxloss")
 _MAY_CHANGE = (
     *("train.steps", "train.eval_every", "train.eval_crops", "data.corpus", "sample", "checkpoint"),
-    *("log", "resume", "out"),
+    *("mesh", "log", "resume", "out"),
 )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 import optax
@@ -16,6 +16,7 @@ from jaxloss.data import TokenData, Tokenizer, eval_crops, prepare_tokens
 from jaxloss.fused import linear_final_token_loss, linear_next_token_loss
 from jaxloss.model5.config import MODEL5, Model5Config
 from jaxloss.training import make_optimizer
+from jaxloss.training.optimizer import Decay
 
 OBJECTIVES = {"all": (linear_next_token_loss, None), "final": (linear_final_token_loss, 1)}
 """What a model is trained on: the loss from hidden states, and how many last positions it looks at."""
@@ -89,7 +90,9 @@ class TrainConfig:
     steps: Annotated[int, tyro.conf.arg(aliases=["--steps"])] = 1234
     """Number of updates."""
     batch_size: Annotated[int, tyro.conf.arg(aliases=["--batch-size"])] = 64
-    """Crops in a batch."""
+    """Crops in a batch, or in each of its parts."""
+    accumulate: int = 1
+    """Parts of a batch, of batch_size crops each, whose gradients add up to one update."""
     learning_rate: Annotated[float, tyro.conf.arg(aliases=["--learning-rate"])] = 1e-3
     """AdamW's step size, the largest of the run."""
     schedule: Literal["constant", "cosine", "linear"] = "constant"
@@ -99,9 +102,13 @@ class TrainConfig:
     clip_norm: float | None = None
     """Norm that longer gradients are scaled down to; None leaves them."""
     weight_decay: float = 0.01
-    """AdamW's decoupled weight decay, on every parameter."""
+    """AdamW's decoupled weight decay."""
+    decay: Decay = "all"
+    """Parameters that decay: all, or the kernels without biases, LayerNorm and embeddings."""
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     """Dtype of the forward and backward pass; weights and AdamW's averages are float32."""
+    remat: bool = False
+    """Compute each block again on the way back: less memory, a third more time."""
     eval_every: int = 80
     """Updates between two evaluations."""
     eval_crops: int = 512
@@ -110,17 +117,28 @@ class TrainConfig:
     """Decides the initial weights, the batches and the dropout."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "eval_every", "eval_crops"):
+        for name in ("steps", "batch_size", "accumulate", "eval_every", "eval_crops"):
             check_integer(name, getattr(self, name), low=1)
         # JAX keeps 32 bits of a key's seed, and would take seed 2**32 + 1 for 1.
         check_integer("seed", self.seed, low=0, high=2**32 - 1)
         check_choice("compute_dtype", self.compute_dtype, ("float32", "bfloat16"))
+        check_choice("decay", self.decay, get_args(Decay))
         check_choice("schedule", self.schedule, ("constant", "cosine", "linear"))
         check_number("warmup_ratio", self.warmup_ratio, low=0, high=1, open_high=True)
         if self.clip_norm is not None:
             check_number("clip_norm", self.clip_norm, low=0, open_low=True, open_high=True)
         check_number("learning_rate", self.learning_rate, low=0, open_low=True, open_high=True)
         check_number("weight_decay", self.weight_decay, low=0, open_high=True)
+
+    @property
+    def crops_per_step(self) -> int:
+        """Crops that an update learns from."""
+        return self.batch_size * self.accumulate
+
+    @property
+    def step_options(self) -> dict[str, Any]:
+        """What `make_train_step` takes of the settings."""
+        return {"compute_dtype": self.compute_dtype, "accumulate": self.accumulate}
 
     def learning_rates(self) -> optax.Schedule:
         """The step size of each update, counted from 0; none of them is 0."""
@@ -138,7 +156,7 @@ class TrainConfig:
         """What `init_state` takes."""
         is_constant = self.schedule == "constant" and not self.warmup_ratio
         rate = self.learning_rate if is_constant else self.learning_rates()
-        adamw = make_optimizer(rate, self.weight_decay)
+        adamw = make_optimizer(rate, self.weight_decay, decay=self.decay)
         if self.clip_norm is None:
             return adamw
         return optax.chain(optax.clip_by_global_norm(self.clip_norm), adamw)

@@ -4,16 +4,19 @@ Shapes: N crops, B batch, T time, D width, V vocabulary.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
+from jaxloss._mesh import BATCH_AXES, laid, num_devices
 from jaxloss._reduction import value_of
 from jaxloss.training._forward import forward
-from jaxloss.training._restored import on_devices
-from jaxloss.training.placement import place_batch
+from jaxloss.training._layout import Layout, on_mesh_of
+from jaxloss.training.placement import mesh_of, own_crops, place_batch, restored_on_devices
 from jaxloss.training.state import TrainState
 from jaxloss.training.step import Loss
 
@@ -51,34 +54,48 @@ def make_eval_step(losses: Mapping[str, Loss], *, from_hidden: bool = False) -> 
         parameters' devices.
     """
 
-    @jax.jit
+    @partial(jax.jit, static_argnums=3)
     def measure_batch(
-        state: TrainState, inputs_BT: Int[Array, "B T"], targets_BT: Int[Array, "B T"]
+        state: TrainState, inputs_BT: Int[Array, "B T"], targets_BT: Int[Array, "B T"], layout: Layout
     ) -> dict[str, Float[Array, " B"]]:
+        params = layout.gather(state.params)
         if not from_hidden:
-            logits_BTV = forward(state.apply_fn, state.params, inputs_BT)
+            logits_BTV = forward(state.apply_fn, params, inputs_BT)
             # A batch of one for each crop, so that a loss sees the shapes that it is trained with.
             return {
-                name: value_of(jax.vmap(loss)(logits_BTV[:, None], targets_BT[:, None]))
+                name: laid(value_of(jax.vmap(loss)(logits_BTV[:, None], targets_BT[:, None])), None)
                 for name, loss in losses.items()
             }
-        x_BTD = forward(state.apply_fn, state.params, inputs_BT, method="hidden")
-        head_VD, logit_scale = forward(state.apply_fn, state.params, method="head")
+        x_BTD = forward(state.apply_fn, params, inputs_BT, method="hidden")
+        head_VD, logit_scale = forward(state.apply_fn, params, method="head")
 
-        def measure(crop: tuple[jax.Array, jax.Array]) -> dict[str, jax.Array]:
-            x_TD, targets_T = crop
-            return {
-                name: value_of(loss(x_TD[None], head_VD, targets_T[None], logit_scale=logit_scale))
-                for name, loss in losses.items()
-            }
+        def measure(
+            x_BTD: jax.Array, head_VD: jax.Array, targets_BT: jax.Array
+        ) -> dict[str, Float[Array, " B"]]:
+            def of_crop(crop: tuple[jax.Array, jax.Array]) -> dict[str, jax.Array]:
+                x_TD, targets_T = crop
+                return {
+                    name: value_of(loss(x_TD[None], head_VD, targets_T[None], logit_scale=logit_scale))
+                    for name, loss in losses.items()
+                }
 
-        return jax.lax.map(measure, (x_BTD, targets_BT))
+            return jax.lax.map(of_crop, (x_BTD, targets_BT))
+
+        shares = num_devices("data") * num_devices("fsdp")
+        if shares > 1 and len(inputs_BT) % shares == 0:
+            # Each device takes its own crops in turn, with the head whole.
+            of_batch = PartitionSpec(BATCH_AXES)
+            lie = of_batch, PartitionSpec(), of_batch
+            measure = jax.shard_map(measure, in_specs=lie, out_specs=of_batch)
+        return jax.tree.map(lambda values: laid(values, None), measure(x_BTD, head_VD, targets_BT))
 
     def eval_step(
         state: TrainState, inputs_BT: Int[Array, "B T"], targets_BT: Int[Array, "B T"]
     ) -> dict[str, Float[Array, " B"]]:
-        state = on_devices(state, batch_size=len(inputs_BT))
-        return measure_batch(state, *place_batch((inputs_BT, targets_BT), state.params))
+        state = restored_on_devices(state, batch_size=len(inputs_BT))
+        batch = place_batch((inputs_BT, targets_BT), state.params)
+        with on_mesh_of(state.params):
+            return measure_batch(state, *batch, Layout.like(state.params))
 
     return eval_step
 
@@ -106,8 +123,9 @@ def evaluate(
     num_crops = len(inputs_NT)
     # The last batch is filled up with its own crops, so that one shape is compiled.
     rows = np.resize(np.arange(num_crops), -(-num_crops // batch_size) * batch_size).reshape(-1, batch_size)
-    state = on_devices(state, batch_size=batch_size)
-    measured = [eval_step(state, inputs_NT[row], targets_NT[row]) for row in rows]
+    state = restored_on_devices(state, batch_size=batch_size)
+    mesh = mesh_of(state.params)
+    measured = [eval_step(state, *own_crops((inputs_NT[row], targets_NT[row]), mesh)) for row in rows]
     return {
         name: Estimate.of(np.concatenate([np.asarray(batch[name]) for batch in measured])[:num_crops])
         for name in measured[0]

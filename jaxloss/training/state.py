@@ -1,17 +1,24 @@
 """What a training step changes: the step count, the parameters and the optimizer's averages."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
 import optax
 from flax.training.train_state import TrainState as TrainState
+from jax.sharding import Mesh
 
-from jaxloss.training.placement import place_params
+from jaxloss.training.placement import make_mesh, place_params
 
 
 def init_state(
-    apply_fn: Callable[..., Any], params: Any, optimizer: optax.GradientTransformation, *, batch_size: int
+    apply_fn: Callable[..., Any],
+    params: Any,
+    optimizer: optax.GradientTransformation,
+    *,
+    batch_size: int,
+    mesh: Mesh | None = None,
 ) -> TrainState:
     """Start training from given parameters, which are copied to the devices that will train them.
 
@@ -21,11 +28,14 @@ def init_state(
         params: its parameters.
         optimizer: from `make_optimizer`, or any other.
         batch_size: crops in a training batch; the devices share them.
+        mesh: from `make_mesh`; None means all devices that divide the batch, each holding everything.
 
     Returns:
         Flax's TrainState, at step 0.
     """
-    params = place_params(params, batch_size=batch_size)
+    mesh = make_mesh(batch_size=batch_size) if mesh is None else mesh
+    place = partial(place_params, batch_size=batch_size, mesh=mesh)
+    params = place(params)
     # A step count that starts as a Python int changes its type after one step, which compiles the step twice.
-    step, opt_state = place_params((jnp.int32(0), optimizer.init(params)), batch_size=batch_size)
+    step, opt_state = place((jnp.int32(0), optimizer.init(params)))
     return TrainState(step=step, apply_fn=apply_fn, params=params, tx=optimizer, opt_state=opt_state)

@@ -10,14 +10,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
 from jaxloss._barriers import jit_with_barriers
 from jaxloss._checks import check_choice, check_integer
+from jaxloss._mesh import BATCH_AXES, TENSOR_AXIS, num_devices
 from jaxloss._reduction import value_of, weighted_mean
 from jaxloss.training._forward import forward
-from jaxloss.training._restored import on_devices
-from jaxloss.training.placement import place_batch
+from jaxloss.training._layout import ONE_DEVICE, Layout, on_mesh_of
+from jaxloss.training.placement import place_batch, restored_on_devices
 from jaxloss.training.state import TrainState
 
 COMPUTE_DTYPES = ("bfloat16", "float16", "float32", "float64")
@@ -68,24 +70,31 @@ def make_train_step(
     batch_loss = _make_batch_loss(loss, from_hidden, logits_to_keep, compute_dtype, accumulate)
 
     def update(
-        state: TrainState, inputs: Any, targets: Any, key: jax.Array
+        state: TrainState,
+        inputs: Any,
+        targets: Any,
+        key: jax.Array,
+        of_params: Layout = ONE_DEVICE,
+        of_state: Layout = ONE_DEVICE,
     ) -> tuple[TrainState, Float[Array, ""], Float[Array, ""]]:
         step_key = jax.random.fold_in(key, state.step)
-        of_batch = partial(batch_loss, state.apply_fn)
+        of_batch = partial(batch_loss, state.apply_fn, of_params)
         if accumulate == 1:
             value, grads = jax.value_and_grad(
                 lambda params: value_of(of_batch(params, inputs, targets, step_key))
             )(state.params)
+            grads = of_params.lay(grads)
         else:
-            value, grads = _accumulated(of_batch, state.params, inputs, targets, step_key, accumulate)
+            parts = _cut((inputs, targets), accumulate, step_key)
+            value, grads = _accumulated(of_batch, state.params, parts, of_params)
         grad_norm = _norm(jax.tree.leaves(grads))
         finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
         # Decided inside the step, because by the time that the host sees the loss, the old weights are gone.
         # By a condition, because selecting leaf by leaf would copy weights and averages first.
         kept = jax.lax.cond(finite, lambda: state.apply_gradients(grads=grads), lambda: state)
-        return kept, value, grad_norm
+        return of_state.lay(kept), value, grad_norm
 
-    compiled_update = jit_with_barriers(update, donate_argnames="state")
+    compiled_update = jit_with_barriers(update, donate_argnums=0, static_argnums=(4, 5))
 
     def train_step(
         state: TrainState, inputs: Any, targets: Any, key: jax.Array
@@ -93,37 +102,41 @@ def make_train_step(
         batch_size = len(jax.tree.leaves(inputs)[0])
         if batch_size % accumulate:
             raise ValueError(f"accumulate must divide the batch; got {accumulate} for {batch_size} crops.")
-        state = on_devices(state, batch_size=batch_size)
+        state = restored_on_devices(state, batch_size=batch_size)
         inputs, targets, key = place_batch((inputs, targets, key), state.params)
-        return compiled_update(state, inputs, targets, key)
+        layouts = Layout.like(state.params), Layout.like(state)
+        with on_mesh_of(state.params):
+            return compiled_update(state, inputs, targets, key, *layouts)
 
     return train_step
 
 
-def _accumulated(
-    batch_loss: Callable[..., Any], params: Any, inputs: Any, targets: Any, key: jax.Array, parts: int
-) -> tuple[Float[Array, ""], Any]:
-    """The loss and gradient of the whole batch, from sums over its parts."""
+def _cut(batch: Any, num_parts: int, key: jax.Array) -> Any:
+    """The parts of a batch, along a first axis, each with its own key."""
 
     def cut(leaf: jax.Array) -> jax.Array:
         # Row c * parts + i is of part i: of a batch split over devices, each keeps its share of every part.
-        return jnp.moveaxis(leaf.reshape(-1, parts, *leaf.shape[1:]), 1, 0)
+        return jnp.moveaxis(leaf.reshape(-1, num_parts, *leaf.shape[1:]), 1, 0)
+
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(num_parts))
+    return *jax.tree.map(cut, batch), keys
+
+
+def _accumulated(
+    batch_loss: Callable[..., Any], params: Any, parts: Any, layout: Layout
+) -> tuple[Float[Array, ""], Any]:
+    """The loss and gradient of the whole batch, from sums over its parts."""
 
     def sum_and_count(params: Any, *part: Any) -> tuple[jax.Array, jax.Array]:
         value = batch_loss(params, *part)
         total, count = value if isinstance(value, tuple) else (value, 1.0)
         return total, jnp.asarray(count, total.dtype)
 
-    def add(grads: Any, part: tuple[Any, ...]) -> tuple[Any, tuple[jax.Array, jax.Array]]:
-        number, inputs, targets = part
-        value, of_part = jax.value_and_grad(sum_and_count, has_aux=True)(
-            params, inputs, targets, jax.random.fold_in(key, number)
-        )
-        return jax.tree.map(jnp.add, grads, of_part), value
+    def add(grads: Any, part: Any) -> tuple[Any, tuple[jax.Array, jax.Array]]:
+        value, of_part = jax.value_and_grad(sum_and_count, has_aux=True)(params, *part)
+        return jax.tree.map(jnp.add, grads, layout.lay(of_part)), value
 
-    nothing = jax.tree.map(jnp.zeros_like, params)
-    cut_up = jnp.arange(parts), *jax.tree.map(cut, (inputs, targets))
-    grads, (totals, counts) = jax.lax.scan(add, nothing, cut_up)
+    grads, (totals, counts) = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), parts)
     count = jnp.sum(counts)
     grads = jax.tree.map(lambda leaf: leaf / count.astype(leaf.dtype), grads)
     return weighted_mean(jnp.sum(totals), count), grads
@@ -161,16 +174,23 @@ def _make_batch_loss(
         return leaf.astype(compute_dtype) if is_real else leaf
 
     def batch_loss(
-        apply_fn: Callable[..., Any], params: Any, inputs: Any, targets: Any, key: jax.Array
+        apply_fn: Callable[..., Any], layout: Layout, params: Any, inputs: Any, targets: Any, key: jax.Array
     ) -> Any:
-        params, inputs = jax.tree.map(cast, (params, inputs))
+        params, inputs = layout.gather(jax.tree.map(cast, params)), jax.tree.map(cast, inputs)
         options = {}
         if logits_to_keep is not None:
             options["logits_to_keep"], targets = logits_to_keep, targets[:, -logits_to_keep:]
         if from_hidden:
             hidden_BKD = forward(apply_fn, params, inputs, key=key, method="hidden", **options)
             head_VD, logit_scale = forward(apply_fn, params, method="head")
-            value = loss(hidden_BKD, head_VD, targets, logit_scale=logit_scale)
+            of_head = partial(loss, logit_scale=logit_scale)
+            if num_devices() > 1:
+                # The fused losses split tokens and vocabulary as the arrays' types say that these lie.
+                batch, vocabulary = PartitionSpec(BATCH_AXES), PartitionSpec(TENSOR_AXIS)
+                of_head = jax.sharding.explicit_axes(
+                    of_head, axes=(*BATCH_AXES, TENSOR_AXIS), in_sharding=(batch, vocabulary, batch)
+                )
+            value = of_head(hidden_BKD, head_VD, targets)
         else:
             value = loss(forward(apply_fn, params, inputs, key=key, **options), targets)
         # A sum is not to be divided by the number of parts.

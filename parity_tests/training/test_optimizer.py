@@ -65,3 +65,13 @@ def test_optimizer_works_in_float32_under_jit():
     params = jnp.ones(3, jnp.float32)
     updates, _ = jax.jit(optimizer.update)(params, optimizer.init(params), params)
     assert updates.dtype == jnp.float32
+
+
+def test_kernels_alone_decay_if_asked():
+    params = {"wte": {"embedding": np.ones((2, 2))}, "ln": {"scale": np.ones(2)}}
+    params["mlp"] = {"kernel": np.ones((2, 2)), "bias": np.ones(2)}
+    nothing = jax.tree.map(np.zeros_like, params)
+    optimizer = training.make_optimizer(0.1, 0.5, decay="kernels")
+    updates, _ = optimizer.update(nothing, optimizer.init(params), params)
+    np.testing.assert_allclose(updates["mlp"].pop("kernel"), -0.05)
+    assert not any(leaf.any() for leaf in jax.tree.leaves(updates))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from jaxloss import next_token_loss, training
-from jaxloss.training._restored import on_devices
+from jaxloss.training.placement import restored_on_devices
 from parity_tests.training import tiny
 from torch_ref import training as torch_training
 
@@ -37,7 +37,8 @@ def test_two_devices_share_a_batch_and_give_the_loss_of_one(two_devices):
 
 
 def test_one_device_works_alone_on_three_crops(two_devices):
-    params = training.place_params(tiny.params("float32"), batch_size=3)
+    with pytest.warns(UserWarning, match="batch_size 3 is shared by 1 of 2 devices"):
+        params = training.place_params(tiny.params("float32"), batch_size=3)
     assert _devices(params) == {two_devices[0]}
 
 
@@ -45,19 +46,23 @@ def test_numpy_arrays_join_the_devices_of_the_rest_or_those_that_share_the_batch
     state = tiny.jax_state("float32")
     read = jax.tree.map(np.array, state)
     for mixed in (state.replace(params=read.params), state.replace(opt_state=read.opt_state), read):
-        placed = jax.tree.leaves(on_devices(mixed, batch_size=4))
+        placed = jax.tree.leaves(restored_on_devices(mixed, batch_size=4))
         assert all(leaf.sharding.device_set == set(two_devices) for leaf in placed)
-    assert _devices(on_devices(read, batch_size=3).params) == {two_devices[0]}
-    assert on_devices(state, batch_size=4) is state
+    assert _devices(restored_on_devices(read, batch_size=2).params) == set(two_devices)
+    assert restored_on_devices(state, batch_size=4) is state
 
 
 def test_scattered_parameters_are_refused_in_plain_words(two_devices):
-    params = training.place_params(tiny.params("float32"), batch_size=3)
+    params = training.place_params(tiny.params("float32"), batch_size=1, mesh=_first_alone())
     scattered = dict(params, wpe=jax.device_put(params["wpe"], two_devices[1]))
     with pytest.raises(ValueError, match=r"all parameters must be on the same devices") as error:
         training.place_batch(tiny.batch(0), scattered)
     assert "wpe/embedding" in str(error.value)
     assert "place_params" in str(error.value)
+
+
+def _first_alone():
+    return training.make_mesh(batch_size=1, data=1)
 
 
 def _devices(params):
