@@ -25,7 +25,7 @@ import math
 import sys
 import time
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -61,7 +61,7 @@ from jaxloss.runs.settings import (
 from jaxloss.runs.stopping import EarlyStop
 from jaxloss.runs.text import join_texts, measure_text, wrap
 from jaxloss.runs.trained import fine_tuned, load_trained
-from jaxloss.training import TrainState, evaluate, init_state, make_eval_step, make_train_step, own_crops
+from jaxloss.training import evaluate, init_state, make_eval_step, make_train_step, own_crops, whole
 from jaxloss.training.checkpoint import Checkpoints
 
 
@@ -92,14 +92,16 @@ PRESETS = {name: Config(**size, preset=name) for name, size in SIZES.items()}
 
 
 def main(config: Config) -> int:
-    folder = RunFolder(config.out, "train_model5", resume=config.resume)
+    config.mesh.join_processes(config.out or config.resume)
+    where = {"resume": config.resume, "index": jax.process_index()}
+    folder = RunFolder.of_process(config.out, "train_model5", **where)
     found = resume.find_checkpoint(folder, config) if config.resume else None
     start = load_trained(config.init) if config.init and not found else None
     if config.init is None:
         data = config.data.prepare(config.model.context_length, isolates=True)
         model = fit_vocabulary(config.model, data.tokenizer.vocab_size)
     else:
-        model, tokenizer = config.model, load_tokenizer(folder.path) if found else start.tokenizer
+        model, tokenizer = config.model, load_tokenizer(folder.shared) if found else start.tokenizer
         if start:
             model = fine_tuned(start.config, model, PRESETS[config.preset].model)
         data = config.data.encode(tokenizer, model.context_length)
@@ -137,7 +139,7 @@ def main(config: Config) -> int:
     tokens_per_step = settings.crops_per_step * config.model.context_length
     done = int(state.step)
     checkpoints = Checkpoints(
-        folder.file(resume.FOLDER),
+        folder.shared / resume.FOLDER,
         identity,
         **dataclasses.asdict(config.checkpoint),
         last=done if found else None,
@@ -168,29 +170,30 @@ def main(config: Config) -> int:
     if stop.diverged:
         state = resume.restore_newest(folder, state)
 
-    save_weights(folder.file("weights"), *fold_logit_scale(state.params, config.model))
+    params = whole(state.params)
+    save_weights(folder.file("weights"), *fold_logit_scale(params, config.model))
     results = {"objective": name, "stopped_early": stop.reason, "step": int(state.step)}
     losses = test()
     folder.write_json("results.json", results | {"test_losses": {k: v._asdict() for k, v in losses.items()}})
+    if jax.process_index() > 0:
+        return stop.exit_code
     title = f"Model 5 trained on {LABELS[name]}: {Path(config.data.corpus).name}"
     records, labels = folder.read(METRICS), {name: LABELS[name]}
     plot_losses(folder.file("loss.png"), records, title=title, labels=labels, test_loss=name)
     if not stop.requested:
-        write_texts(folder, config, data, state, text_key)
+        write_texts(folder, config, data, params, text_key)
     how = f": go on with --resume {folder.path}" if stop.requested and not stop.diverged else ""
     print(f"\nwritten to {folder.path}/{how}")
     return stop.exit_code
 
 
-def write_texts(
-    folder: RunFolder, config: Config, data: TokenData, state: TrainState, key: jax.Array
-) -> None:
+def write_texts(folder: RunFolder, config: Config, data: TokenData, params: Any, key: jax.Array) -> None:
     """What the model writes, and its measures."""
     sampling = config.sample
     real, _ = held_out_crops(data, config.model.context_length, sampling.num_texts)
     begun = sampling.beginnings(data.tokenizer, real)
     options = {"num_tokens": sampling.num_tokens, "temperature": sampling.temperature, "key": key}
-    ids = np.asarray(generate(state.params, config.model, jnp.asarray(begun), **options))
+    ids = np.asarray(generate(params, config.model, jnp.asarray(begun), **options))
     texts = [data.tokenizer.decode(row) for row in ids]
     folder.write_text("samples.txt", join_texts({"Model 5": texts}))
     folder.write_json("text.json", measure_text(data.tokenizer.decode, ids[:, begun.shape[1] :]))

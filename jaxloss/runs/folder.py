@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import math
 import os
+import shutil
+import tempfile
 import time
 import weakref
 from pathlib import Path
@@ -41,6 +44,7 @@ class RunFolder:
 
     def __init__(self, out: str | Path | None, experiment: str, *, resume: str | Path | None = None):
         self._is_resumed = resume is not None
+        self._shared: Path | None = None
         if resume is not None:
             self.path = Path(resume)
             check_run(self.path)
@@ -56,6 +60,22 @@ class RunFolder:
             ancestor = ancestor.parent
         if not ancestor.is_dir() or not os.access(ancestor, os.W_OK | os.X_OK):
             raise ValueError(f"--out: cannot write to {str(self.path)!r}: {str(ancestor)!r} is not writable")
+
+    @property
+    def shared(self) -> Path:
+        """The folder that all processes of a run see: this one, but for those that only take part."""
+        return self._shared or self.path
+
+    @classmethod
+    def of_process(cls, out: str | None, experiment: str, *, resume: str | None, index: int) -> RunFolder:
+        """The run's folder for process 0; for another, one that is thrown away, beside the shared one."""
+        if index == 0:
+            return cls(out, experiment, resume=resume)
+        scratch = tempfile.mkdtemp()
+        atexit.register(shutil.rmtree, scratch, ignore_errors=True)
+        folder = cls(Path(scratch, "run"), experiment)
+        folder._shared = Path(resume or out or folder.path)
+        return folder
 
     def create(self) -> RunFolder:
         """Make the folder; another run's, which has come into being meanwhile, is left to it."""

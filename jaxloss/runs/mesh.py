@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from dataclasses import dataclass
 
 import jax
@@ -48,20 +50,27 @@ class MeshConfig:
         if self.process_id is not None and self.num_processes is not None:
             check_integer("mesh.process_id", self.process_id, low=0, high=self.num_processes - 1)
 
-    def join_processes(self) -> None:
+    def join_processes(self, folder: str | None) -> None:
         """Meet the run's other processes; must come before anything else that JAX does.
 
+        Args:
+            folder: the run's, which all processes see.
+
         Raises:
-            ValueError: they did not meet.
+            ValueError: no folder is named, or they did not meet.
         """
         if self.coordinator is None or jax.distributed.is_initialized():
             return
+        if folder is None:
+            raise ValueError("mesh.coordinator needs --out, a folder that all processes see")
         address = None if self.coordinator == "auto" else self.coordinator
         try:
             jax.distributed.initialize(address, self.num_processes, self.process_id)
         except (RuntimeError, ValueError) as error:
             first_line = str(error).strip().partition("\n")[0]
             raise ValueError(f"mesh.coordinator {self.coordinator}: {first_line}") from error
+        if jax.process_index() > 0:
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115  what process 0 says is enough
 
     def make(self, model: Model5Config, batch_size: int) -> Mesh:
         """The mesh for a model and a batch.

@@ -67,7 +67,7 @@ def find_checkpoint(folder: RunFolder, config: Any) -> Checkpoint:
         ValueError: none is whole, `config` differs from the run's in what decides its result, or asks for
             fewer steps than were made.
     """
-    found = newest_checkpoint(folder.file(FOLDER), report=_warn)
+    found = newest_checkpoint(folder.shared / FOLDER, report=_warn)
     old, new = (_flat(c) for c in (found.identity["config"], dataclasses.asdict(config)))
     for name in sorted(old.keys() | new.keys()):
         if old.get(name) != new.get(name) and not _may_change(name):
@@ -107,7 +107,7 @@ def restore_run(found: Checkpoint, folder: RunFolder, state: TrainState) -> Trai
 
 def restore_newest(folder: RunFolder, state: TrainState) -> TrainState:
     """The state of before a divergence, in place of `state`."""
-    found = newest_checkpoint(folder.file(FOLDER), report=_warn)
+    found = newest_checkpoint(folder.shared / FOLDER, report=_warn)
     _warn(f"what follows is of step {found.step}, before: train on from it with --init {folder.path}")
     return restore(found, state)
 

@@ -30,6 +30,7 @@ TINY = {
     "--model.num-heads": 2,
     "--model.num-blocks": 1,
     "--steps": 6,
+    "--train.schedule": "cosine",
     "--batch-size": 4,
     "--train.eval-every": 4,
     "--train.eval-crops": 8,
