@@ -93,8 +93,7 @@ PRESETS = {name: Config(**size, preset=name) for name, size in SIZES.items()}
 
 def main(config: Config) -> int:
     config.mesh.join_processes(config.out or config.resume)
-    where = {"resume": config.resume, "index": jax.process_index()}
-    folder = RunFolder.of_process(config.out, "train_model5", **where)
+    folder = RunFolder.of_process(config.out, "train_model5", resume=config.resume)
     found = resume.find_checkpoint(folder, config) if config.resume else None
     start = load_trained(config.init) if config.init and not found else None
     if config.init is None:
@@ -138,12 +137,8 @@ def main(config: Config) -> int:
 
     tokens_per_step = settings.crops_per_step * config.model.context_length
     done = int(state.step)
-    checkpoints = Checkpoints(
-        folder.shared / resume.FOLDER,
-        identity,
-        **dataclasses.asdict(config.checkpoint),
-        last=done if found else None,
-    )
+    options = dataclasses.asdict(config.checkpoint) | {"last": done if found else None}
+    checkpoints = Checkpoints(folder.shared / resume.FOLDER, identity, **options)
     recorder = Recorder(folder, {name: name}, steps=settings.steps, tokens_per_step=tokens_per_step)
     stop = EarlyStop(guess=math.log(config.model.vocab_size), learning_rates=settings.learning_rates())
     with stop, resume.saving(checkpoints, folder), recorder as record:

@@ -13,6 +13,7 @@ import weakref
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 try:
@@ -67,9 +68,9 @@ class RunFolder:
         return self._shared or self.path
 
     @classmethod
-    def of_process(cls, out: str | None, experiment: str, *, resume: str | None, index: int) -> RunFolder:
+    def of_process(cls, out: str | None, experiment: str, *, resume: str | None = None) -> RunFolder:
         """The run's folder for process 0; for another, one that is thrown away, beside the shared one."""
-        if index == 0:
+        if jax.process_index() == 0:
             return cls(out, experiment, resume=resume)
         scratch = tempfile.mkdtemp()
         atexit.register(shutil.rmtree, scratch, ignore_errors=True)
