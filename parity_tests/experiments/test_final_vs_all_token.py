@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import signal
+from functools import cache
 
 import numpy as np
 import pytest
@@ -36,7 +37,7 @@ SENTENCES = "The cat sat on the mat and looked at the dog. " * 60
 
 
 @pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
+def token_cache(tmp_path_factory):
     """Token files go to a folder of their own."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
@@ -58,6 +59,7 @@ def one_compilation_for_both_runs():
         patch.setattr(script, "make_train_step", train_step)
         patch.setattr(script, "make_eval_step", eval_step)
         patch.setattr(script.TrainConfig, "optimizer", lambda settings: tiny.optimizer())
+        patch.setattr(script, "Model5", cache(script.Model5))
         yield
 
 

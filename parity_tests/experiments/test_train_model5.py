@@ -37,6 +37,7 @@ TINY = {
     "--tokenizer": "bytes",
     "--sample.num-tokens": 6,
     "--sample.num-texts": 2,
+    "--train.schedule": "cosine",
     "--checkpoint.every": 2,
 }
 
@@ -45,7 +46,8 @@ TINY = {
 def one_compilation():
     """All runs take the compiled steps of the first, and token files go to a folder of their own."""
     made, make_train_step, make_eval_step = {}, script.make_train_step, script.make_eval_step
-    optimizer = dataclasses.replace(script.PRESETS["small"].train, steps=TINY["--steps"]).optimizer()
+    train = dataclasses.replace(script.PRESETS["small"].train, steps=TINY["--steps"], schedule="cosine")
+    optimizer = train.optimizer()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(script, "make_train_step", lambda *a, **k: made.setdefault(1, make_train_step(*a, **k)))
         patch.setattr(script, "make_eval_step", lambda *a, **k: made.setdefault(2, make_eval_step(*a, **k)))
