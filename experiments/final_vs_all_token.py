@@ -187,6 +187,7 @@ def main(config: Config) -> int:
     folder.write_text("samples.txt", join_texts(texts))
     for label in written:
         print(f"\n{label}:\n{wrap(texts[label][0])}")
+    print()
     # A seed that was stopped tells nothing beside whole ones.
     whole = found[:-1] if stop.requested and len(found) > 1 else found
     summaries = {name: [one[name] for one in whole] for name in OBJECTIVES}
