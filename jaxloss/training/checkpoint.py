@@ -131,7 +131,7 @@ class Checkpoints:
         needed = sum(leaf.nbytes for leaf in jax.tree.leaves(_tree(state))) + _SPARE_BYTES
         free = shutil.disk_usage(self.folder).free
         if free < needed:
-            sizes = f"{needed / 1e6:,.0f} MB are needed, {free / 1e6:,.0f} MB are free"
+            sizes = f"{needed / 1e6:,.1f} MB are needed, {free / 1e6:,.1f} MB are free"
             raise OSError(errno.ENOSPC, f"No space left on device: {sizes}")
 
     def _finish(self, path: Path, content: dict[str, Any]) -> None:

@@ -37,7 +37,6 @@ TINY = {
     "--tokenizer": "bytes",
     "--sample.num-tokens": 6,
     "--sample.num-texts": 2,
-    "--train.schedule": "cosine",
     "--checkpoint.every": 2,
 }
 

@@ -98,7 +98,7 @@ def test_half_written_checkpoint_of_the_same_step_is_replaced(copied):
 def test_full_disk_is_found_before_anything_is_written(copied, monkeypatch):
     usage = shutil.disk_usage(copied)
     monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda _: usage._replace(free=500_000))
-    message = "step 4 could not be saved: No space left on device: 1 MB are needed, 0 MB are free"
+    message = r"step 4 could not be saved: No space left on device: 1\.\d MB are needed, 0\.5 MB are free"
     with Checkpoints(copied, IDENTITY, every=1, last=3) as checkpoints:
         with pytest.raises(OSError, match=message):
             checkpoints.save(4, make_state(4))
