@@ -1,6 +1,5 @@
 """Training a student on a teacher's logits."""
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
@@ -81,8 +80,6 @@ def distillation_loss(
     # A term of weight 0 is left out, since it may be infinite, with a gradient of 0 * NaN.
     if not is_number(hard_weight, 1.0):
         soft_student = select(where, student, axis=class_axis) / temperature
-        if isinstance(hard_weight, jax.Array):
-            soft_student = jnp.where(hard_weight == 1.0, lax.stop_gradient(soft_student), soft_student)
         soft_teacher = select(where, teacher.astype(dtype), axis=class_axis) / temperature
         soft = DIVERGENCES[divergence](soft_student, soft_teacher, class_axis)
         loss += zero_times(1 - hard_weight, soft) * temperature**2

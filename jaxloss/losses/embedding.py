@@ -170,9 +170,8 @@ def _bounded_square(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
     Torch's epsilon gives a zero vector a cosine of 0 with everything.
     """
-    factor = _scale_down_to(2.0**20, x)
-    x = x * factor
-    return x, jnp.sum(jnp.square(x), -1) + TORCH_EPSILON * jnp.squeeze(jnp.square(factor), -1)
+    x = x * _scale_down_to(2.0**20, x)
+    return x, jnp.sum(jnp.square(x), -1) + TORCH_EPSILON
 
 
 def _norm(x: jax.Array, p: float) -> jax.Array:

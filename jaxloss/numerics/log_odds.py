@@ -51,9 +51,9 @@ def _label_log_odds_jvp(primals, tangents):
 
 
 def _split_leader(logits, labels):
-    """Whether each label has the single largest logit of its row; and the logits without that one."""
+    """Whether each label has the single largest logit of its row; and the logits without the largest."""
     is_peak = logits == jnp.max(logits, -1, keepdims=True, initial=-jnp.inf)
     alone = jnp.sum(is_peak, -1, keepdims=True) == 1
     leader = jnp.argmax(logits, -1, keepdims=True)
     leads = alone & (labels.astype(leader.dtype) == leader)
-    return leads, jnp.where(is_peak & alone, -jnp.inf, logits)
+    return leads, jnp.where(is_peak, -jnp.inf, logits)

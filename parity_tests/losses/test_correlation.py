@@ -55,9 +55,11 @@ def test_where_equals_deletion_and_keeps_nan_out():
         def loss(x, y, w, reduction):
             return correlation_loss(x, y, reduction=reduction, where=jnp.asarray(MASK), sample_weight=w)
 
-        return loss(x, y, w, "none"), jax.value_and_grad(loss, (0, 1, 2))(x, y, w, "mean")
+        equal = [loss(x, y, weight, "mean") for weight in (None, jnp.ones_like(w))]
+        return loss(x, y, w, "none"), jax.value_and_grad(loss, (0, 1, 2))(x, y, w, "mean"), equal
 
-    rows, (mean, gradients) = run(*poisoned)
+    rows, (mean, gradients), (unweighted, of_ones) = run(*poisoned)
+    assert unweighted == of_ones
     expected, expected_gradients = [], np.zeros((3, N, T))
     for i in (0, 2, 3):
         deleted = [jnp.asarray(a[i, MASK[i]]) for a in (INPUT, TARGET, WEIGHT)]

@@ -78,7 +78,7 @@ def test_vectors_whose_squares_overflow(size):
     for gradient, wanted in zip(gradients, expected_gradients, strict=True):
         # Those of 1e37 are below the normal numbers.
         assert_within(gradient, wanted / size, 16, "float32", scale=max(np.abs(wanted).max() / size, 1e-31))
-    for p in (0.5, 2.0, 3.0):
+    for p in (0.5, 2.0, 5.0):
 
         def distances(*vectors, p=p):
             return losses.triplet_margin_loss(*vectors, margin=1e-9, eps=0.0, p=p)

@@ -114,6 +114,7 @@ def test_a_group_without_weight_is_no_extreme_and_has_no_gradient():
 
         value, gradients = jax.value_and_grad(penalty, (0, 1))(losses, weight)
         assert value == gap
+        assert penalty(losses.at[3].set(jnp.nan), weight) == gap
         assert all(gradient[3] == 0 for gradient in gradients)
         assert all(jnp.isfinite(gradient).all() for gradient in gradients)
 

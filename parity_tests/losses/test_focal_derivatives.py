@@ -10,6 +10,7 @@ import pytest
 
 from jaxloss.losses.focal import sigmoid_focal_loss
 from jaxloss.numerics.focal import scale_down_easy
+from parity_tests.compare import assert_within
 from parity_tests.losses.promises import compiled
 from parity_tests.tolerances import EPS, GRADIENT_EPS_OF_MAX
 
@@ -66,6 +67,12 @@ def test_derivatives_are_accurate_at_confident_and_wrong_logits(loss, exact, poi
             truth = np.array(_differences(exact, point), np.float64)
             allowed = GRADIENT_EPS_OF_MAX * EPS["float32"] * np.abs(truth) + 1e-36
             assert (np.abs(derivatives - truth) <= allowed).all(), (point, derivatives, truth)
+
+
+def test_derivatives_by_gamma_and_target_commute():
+    points = np.array([*itertools.product([-3, 0.5, 4], [0.5, 2.0], [0.25, 0.75])]).T
+    (_, by_gamma), (by_target, _) = compiled(jax.vmap(jax.hessian(_sigmoid, (1, 2))))(*points)
+    assert_within(by_gamma, by_target, GRADIENT_EPS_OF_MAX)
 
 
 def test_a_confident_sigmoid_has_no_curvature_left():

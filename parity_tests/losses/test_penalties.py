@@ -117,19 +117,20 @@ def test_the_wanted_mass_is_the_minimum():
 def test_a_model_sure_of_a_token_to_avoid_is_accurate():
     margins = [-80.0, -17.0, 0.0, 1.0, 17.0, 80.0, 1e4]
     logits = np.array([[margin, 0.5, -1.0, 0.5] for margin in margins], np.float32)
+    logits = np.concatenate([logits, logits - 100.0])
 
     def exact(z):
         p = exact_softmax(z)
         others = [mpmath.fsum(p[:k] + p[k + 1 :]) for k in range(4)]
         return -mpmath.log(others[0]) - mpmath.log(others[1])
 
+    labels = np.array([0, 1, -100])
     assert_accurate(
-        lambda z: unlikelihood_loss(z, jnp.array([0, 1, -100])),
-        exact,
-        [logits],
-        value_ulp=8,
-        gradient_eps_of_max=32,
+        lambda z: unlikelihood_loss(z, labels), exact, [logits], value_ulp=8, gradient_eps_of_max=32
     )
+    together = unlikelihood_loss(jnp.asarray(logits), np.tile(labels, (14, 1)), reduction="none")
+    alone = jax.vmap(lambda z: unlikelihood_loss(z, labels))(jnp.asarray(logits))
+    np.testing.assert_allclose(together, alone, rtol=1e-6)
 
 
 @pytest.mark.parametrize("mass", [0.0, 0.5, 1.0])
