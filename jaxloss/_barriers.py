@@ -18,7 +18,7 @@ def kept_in_memory(x: jax.Array) -> jax.Array:
     return jax.lax.optimization_barrier(x)
 
 
-def jit_with_barriers(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+def jit_with_barriers(function: Callable[..., Any], **options: Any) -> Any:
     """`jax.jit(function, **options)`, in whose programs for CPU barriers last until operations are fused."""
     usual = jax.jit(function, **options)
     if jax.default_backend() != "cpu":
@@ -31,4 +31,5 @@ def jit_with_barriers(function: Callable[..., Any], **options: Any) -> Callable[
         is_traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(args))
         return (usual if is_traced else barred)(*args)
 
+    call.lower = barred.lower  # type: ignore[attr-defined]
     return call

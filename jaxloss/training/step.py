@@ -62,6 +62,7 @@ def make_train_step(
         `fold_in(key, state.step)`. A loss or a gradient that is not finite leaves the state as it was. (Adam
         squares a gradient: where one is beyond 6e20, its float32 average is infinite from then on, and that
         weight stands still. `optax.clip_by_global_norm` before it takes such a gradient for 0.)
+        `train_step.lower`, of the same arguments, is the program alone, as with `jax.jit`.
 
     Raises:
         ValueError: `compute_dtype` is none of these, or `accumulate` does not divide the batch.
@@ -96,9 +97,7 @@ def make_train_step(
 
     compiled_update = jit_with_barriers(update, donate_argnums=0, static_argnums=(4, 5))
 
-    def train_step(
-        state: TrainState, inputs: Any, targets: Any, key: jax.Array
-    ) -> tuple[TrainState, Float[Array, ""], Float[Array, ""]]:
+    def with_placed(of_update: Any, state: TrainState, inputs: Any, targets: Any, key: jax.Array) -> Any:
         batch_size = len(jax.tree.leaves(inputs)[0])
         if batch_size % accumulate:
             raise ValueError(f"accumulate must divide the batch; got {accumulate} for {batch_size} crops.")
@@ -106,8 +105,14 @@ def make_train_step(
         inputs, targets, key = place_batch((inputs, targets, key), state.params)
         layouts = Layout.like(state.params), Layout.like(state)
         with on_mesh_of(state.params):
-            return compiled_update(state, inputs, targets, key, *layouts)
+            return of_update(state, inputs, targets, key, *layouts)
 
+    def train_step(
+        state: TrainState, inputs: Any, targets: Any, key: jax.Array
+    ) -> tuple[TrainState, Float[Array, ""], Float[Array, ""]]:
+        return with_placed(compiled_update, state, inputs, targets, key)
+
+    train_step.lower = partial(with_placed, compiled_update.lower)  # type: ignore[attr-defined]
     return train_step
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from jaxloss.model5 import Model5Config
 from jaxloss.runs.cli import run_cli
-from parity_tests.experiments.scripts import load
+from parity_tests.scripts import load
 
 claims = load("claims")
 TEXT = {"corpus": "{folder}/web.jsonl", "tokenizer": "bytes"}

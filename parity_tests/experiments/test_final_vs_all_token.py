@@ -13,7 +13,7 @@ from jaxloss import model5
 from jaxloss.data import load_tokenizer, sample_batch
 from jaxloss.runs.cli import run_cli
 from parity_tests.data import bad_files
-from parity_tests.experiments.scripts import load
+from parity_tests.scripts import load
 from parity_tests.training import tiny
 from torch_ref import model5 as torch_model5
 

@@ -11,9 +11,9 @@ from jaxloss import model5
 from jaxloss.data import make_tokenizer
 from jaxloss.model5 import Model5Config, fold_logit_scale, from_arrays, save_weights
 from jaxloss.runs.cli import run_cli
-from parity_tests.experiments.scripts import load
 from parity_tests.model5.pairs import weights
 from parity_tests.quick_compilation import jit
+from parity_tests.scripts import load
 
 writing, measuring = load("generate"), load("evaluate")
 CONFIG = Model5Config(vocab_size=256, context_length=16, embed_dim=16, num_heads=2, num_blocks=1)

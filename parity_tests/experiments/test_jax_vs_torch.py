@@ -5,7 +5,7 @@ import json
 import pytest
 
 from jaxloss.runs.cli import run_cli
-from parity_tests.experiments.scripts import load
+from parity_tests.scripts import load
 
 script = load("jax_vs_torch")
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxloss.runs.cli import run_cli
-from parity_tests.experiments.scripts import load
+from parity_tests.scripts import load
 
 script = load("l1_vs_l2")
 

@@ -19,7 +19,7 @@ from jaxloss import model5
 from jaxloss.data import sample_batch
 from jaxloss.runs import stopping
 from jaxloss.runs.cli import run_cli
-from parity_tests.experiments.scripts import load
+from parity_tests.scripts import load
 
 script = load("train_model5")
 ROOT = Path(__file__).parents[2]

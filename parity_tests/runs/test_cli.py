@@ -9,7 +9,7 @@ import jax
 import pytest
 
 from jaxloss.runs.cli import describe_error, run_cli
-from parity_tests.experiments.scripts import FOLDER
+from parity_tests.scripts import ROOT
 
 
 @dataclass(frozen=True)
@@ -160,5 +160,5 @@ def test_ctrl_c_while_a_script_imports_its_libraries_is_one_line_and_exit_code_1
         "import interrupt; os.kill(os.getpid(), signal.SIGINT); signal.pause()"
     )
     command = [sys.executable, "-S", "-c", program]
-    ended = subprocess.run(command, cwd=FOLDER, capture_output=True, text=True)
+    ended = subprocess.run(command, cwd=ROOT / "experiments", capture_output=True, text=True)
     assert (ended.returncode, ended.stderr, ended.stdout) == (130, "interrupted\n", "")
