@@ -71,8 +71,8 @@ def experiments() -> list[str]:
     )
 
 
-def run(name: str) -> float:
-    """Run one experiment into its folder, in place of an earlier run; seconds that it took."""
+def run(name: str) -> str:
+    """Run one experiment into its folder, in place of an earlier run; what to say of it."""
     new = RUNS / f".{name}"
     shutil.rmtree(new, ignore_errors=True)
     start = time.monotonic()
@@ -80,11 +80,10 @@ def run(name: str) -> float:
         script = [sys.executable, str(ROOT / "experiments" / f"{name}.py"), "--out", str(new)]
         done = subprocess.run(script, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT)
     if done.returncode:
-        sys.exit(f"error: {name} ended with {done.returncode}: {RUNS / f'{name}.log'}")
-    seconds = time.monotonic() - start
+        return f"error: {name} ended with {done.returncode}: {RUNS / f'{name}.log'}"
     shutil.rmtree(RUNS / name, ignore_errors=True)
     new.rename(RUNS / name)
-    return seconds
+    return f"{name}: {time.monotonic() - start:.0f} s"
 
 
 def read_results() -> tuple[dict[str, dict[str, str]], list[str]]:
@@ -162,13 +161,18 @@ def main() -> None:
             near = difflib.get_close_matches(name, experiments(), n=1)
             parser.error(f"no experiment is called {name!r}{f': did you mean {near[0]}?' if near else ''}")
     RUNS.mkdir(parents=True, exist_ok=True)
+    failures = []
     with tqdm(names, ncols=79) as bar:
         for name in bar:
             bar.set_description(name)
-            tqdm.write(f"{name}: {run(name):.0f} s")
+            said = run(name)
+            tqdm.write(said)
+            failures += [said] if said.startswith("error") else []
     write_page()
     write_table()
     print(f"written: {PAGE.relative_to(ROOT)}")
+    if failures:
+        sys.exit("\n".join([*failures, "what they measured before stands on the page"]))
 
 
 if __name__ == "__main__":

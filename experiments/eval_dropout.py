@@ -65,7 +65,7 @@ class Config(ExperimentConfig):
 class AttentionWithTheBug(torch_ref.model5.Attention):
     """As it is often written: `dropout_p` is the rate, whatever the module's mode."""
 
-    def _attend(self, q_BHTK, k_BHSK, v_BHSK):
+    def _attend(self, q_BHTK, k_BHSK, v_BHSK, document_BS):
         rate = self.attn_dropout.rate
         return F.scaled_dot_product_attention(q_BHTK, k_BHSK, v_BHSK, dropout_p=rate, is_causal=True)
 

@@ -172,7 +172,7 @@ def multilabel_margin_loss(
     num_classes = x.shape[-1]
     # Each step of the loop below reads one label of each row, and its score.
     x = whole_along(x, -1)
-    labels, (where,) = lie_as(labels, x), lie_along(x, -1, where)
+    labels = lie_as(labels, x)
     x = select(where, x.astype(compute_dtype(x)), axis=-1)
     _checks.check_labels("target", labels, where, num_classes, low=-1)
     labels = select(where, labels, axis=-1)

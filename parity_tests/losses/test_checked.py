@@ -223,3 +223,18 @@ def test_a_users_function_is_checked_through_the_losses_that_it_calls():
 
     with pytest.raises(ValueError, match=r"target\[0, 1\] is 5"):
         make_checked(loss)(jnp.asarray(LOGITS), jnp.asarray(_with((0, 1, 5))))
+
+
+def test_labels_that_are_split_on_an_explicit_mesh_are_checked():
+    mesh = jax.make_mesh((2,), ("a",), axis_types=(jax.sharding.AxisType.Explicit,))
+    rows = jax.NamedSharding(mesh, jax.P("a"))
+    logits = jax.device_put(jnp.zeros((4, 3), jnp.float32), rows)
+    labels = jax.device_put(jnp.array([0, 1, 7, 2]), rows)
+    checked = make_checked(cross_entropy)
+    with pytest.raises(ValueError, match=r"target\[2\] is 7, outside \[0, 3\); 1 of 4 labels are"):
+        checked(logits, labels)
+    np.testing.assert_allclose(checked(logits, labels % 3), np.log(3.0), rtol=1e-6)
+    with pytest.raises(ValueError, match=r"target\[1, 2\] is 3"):
+        make_checked(jaxloss.multilabel_margin_loss)(
+            logits, jax.device_put(jnp.array([[0, -1, -1], [1, 2, 3], [0, 1, -1], [2, -1, -1]]), rows)
+        )
