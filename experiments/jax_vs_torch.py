@@ -28,7 +28,7 @@ from jaxloss.model5 import Model5, Model5Config, init_params, to_arrays
 from jaxloss.runs.cli import run_cli
 from jaxloss.runs.folder import RunFolder
 from jaxloss.runs.plots import COLOURS, new_figure
-from jaxloss.runs.settings import DataConfig, TrainConfig, fit_vocabulary
+from jaxloss.runs.settings import DataConfig, PlainTrainConfig, fit_vocabulary
 from jaxloss.runs.tables import format_table
 from jaxloss.testing import EPS, inject_masks
 from jaxloss.training import init_state, make_optimizer, make_train_step
@@ -53,7 +53,7 @@ class Config:
     """Train Model 5 with the same batches and dropout masks in JAX and in PyTorch, and compare the curves."""
 
     model: Model5Config
-    train: TrainConfig
+    train: PlainTrainConfig
     data: DataConfig
     preset: Literal["small"] = "small"
     """small suits two CPU cores."""
@@ -63,7 +63,7 @@ class Config:
 
 DEFAULT = Config(
     model=Model5Config(context_length=32, embed_dim=128, num_heads=4, num_blocks=2),
-    train=TrainConfig(steps=300, batch_size=8),
+    train=PlainTrainConfig(steps=300, batch_size=8),
     data=DataConfig(vocab_size=2048),
 )
 

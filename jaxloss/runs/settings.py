@@ -74,14 +74,14 @@ class DataConfig(TextConfig):
 
 
 @dataclass(frozen=True)
-class TrainConfig:
-    """Settings of a training run; the defaults are those of the article on final-token training.
+class PlainTrainConfig:
+    """Settings of a training run at one step size; by default, those of the article on final-token training.
 
     Raises:
         TypeError: a field has the wrong type.
         ValueError: a field is out of range.
 
-    >>> TrainConfig(steps=0)
+    >>> PlainTrainConfig(steps=0)
     Traceback (most recent call last):
         ...
     ValueError: steps must be at least 1; got 0.
@@ -90,19 +90,35 @@ class TrainConfig:
     steps: Annotated[int, tyro.conf.arg(aliases=["--steps"])] = 1234
     """Number of updates."""
     batch_size: Annotated[int, tyro.conf.arg(aliases=["--batch-size"])] = 64
-    """Crops in a batch, or in each of its parts."""
+    """Crops in a batch."""
+    learning_rate: Annotated[float, tyro.conf.arg(aliases=["--learning-rate"])] = 1e-3
+    """AdamW's step size, at its largest."""
+    weight_decay: float = 0.01
+    """AdamW's decoupled weight decay."""
+    seed: Annotated[int, tyro.conf.arg(aliases=["--seed"])] = 0
+    """Decides the initial weights, the batches and the dropout."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size"):
+            check_integer(name, getattr(self, name), low=1)
+        # JAX keeps 32 bits of a key's seed, and would take seed 2**32 + 1 for 1.
+        check_integer("seed", self.seed, low=0, high=2**32 - 1)
+        check_number("learning_rate", self.learning_rate, low=0, open_low=True, open_high=True)
+        check_number("weight_decay", self.weight_decay, low=0, open_high=True)
+
+
+@dataclass(frozen=True)
+class TrainConfig(PlainTrainConfig):
+    """Settings of a training run, with the recipes that trainers use."""
+
     accumulate: int = 1
     """Parts of a batch, of batch_size crops each, whose gradients add up to one update."""
-    learning_rate: Annotated[float, tyro.conf.arg(aliases=["--learning-rate"])] = 1e-3
-    """AdamW's step size, the largest of the run."""
     schedule: Literal["constant", "cosine", "linear"] = "constant"
     """What the step size does after the warmup: stays, or falls to 0 at the last step."""
     warmup_ratio: float = 0.0
     """Share of the updates over which the step size rises to its largest."""
     clip_norm: float | None = None
     """Norm that longer gradients are scaled down to; None leaves them."""
-    weight_decay: float = 0.01
-    """AdamW's decoupled weight decay."""
     decay: Decay = "all"
     """Parameters that decay: all, or the kernels without biases, LayerNorm and embeddings."""
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
@@ -113,22 +129,17 @@ class TrainConfig:
     """Updates between two evaluations."""
     eval_crops: int = 512
     """Held-out crops that the test loss is the mean of."""
-    seed: Annotated[int, tyro.conf.arg(aliases=["--seed"])] = 0
-    """Decides the initial weights, the batches and the dropout."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulate", "eval_every", "eval_crops"):
+        super().__post_init__()
+        for name in ("accumulate", "eval_every", "eval_crops"):
             check_integer(name, getattr(self, name), low=1)
-        # JAX keeps 32 bits of a key's seed, and would take seed 2**32 + 1 for 1.
-        check_integer("seed", self.seed, low=0, high=2**32 - 1)
         check_choice("compute_dtype", self.compute_dtype, ("float32", "bfloat16"))
         check_choice("decay", self.decay, get_args(Decay))
         check_choice("schedule", self.schedule, ("constant", "cosine", "linear"))
         check_number("warmup_ratio", self.warmup_ratio, low=0, high=1, open_high=True)
         if self.clip_norm is not None:
             check_number("clip_norm", self.clip_norm, low=0, open_low=True, open_high=True)
-        check_number("learning_rate", self.learning_rate, low=0, open_low=True, open_high=True)
-        check_number("weight_decay", self.weight_decay, low=0, open_high=True)
 
     @property
     def crops_per_step(self) -> int:

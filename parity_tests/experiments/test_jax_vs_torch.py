@@ -56,3 +56,8 @@ def test_folder_that_holds_a_run_is_refused(tmp_path, capsys):
     (tmp_path / "out" / "config.json").write_text("{}")
     assert run(tmp_path) == 2
     assert "already holds a run" in capsys.readouterr().err
+
+
+def test_settings_that_this_run_does_not_have_are_refused(tmp_path, capsys):
+    assert run(tmp_path, **{"--train.compute-dtype": "bfloat16"}) == 2
+    assert "error: Unrecognized options: --train.compute-dtype" in capsys.readouterr().err
