@@ -47,13 +47,22 @@ def mutate(source: str, mutant: Mutant) -> str:
     return ast.unparse(_Replace(old, new).visit(tree))
 
 
-def fingerprint(source: str) -> str:
-    """A digest of the code, which comments, docstrings and formatting do not change."""
+def fingerprint(source: str, test: str = "") -> str:
+    """A digest of the code, which comments, docstrings and formatting do not change.
+
+    Of a file of tests, that of one test with all that is no test, so that other tests may change.
+    """
     tree = ast.parse(source)
+    if test:
+        tree.body = [s for s in tree.body if not _is_test(s) or s.name == test]
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
             node.body = [s for s in node.body if not _is_string(s)] or [ast.Pass()]
     return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:12]
+
+
+def _is_test(node: ast.AST) -> bool:
+    return isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
 
 
 class _Replace(ast.NodeTransformer):

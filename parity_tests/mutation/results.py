@@ -36,10 +36,11 @@ class Results:
         return all(self._fingerprint(path) == known for path, known in fingerprints.items())
 
     def _fingerprint(self, path: str) -> str:
-        """Of a file below the repository's root; "" of one that is no more."""
+        """Of a file below the repository's root, or of one test in it; "" of one that is no more."""
         if path not in self.fingerprints:
-            whole = ROOT / path
-            self.fingerprints[path] = fingerprint(whole.read_text()) if whole.exists() else ""
+            file, _, test = path.partition("::")
+            whole = ROOT / file
+            self.fingerprints[path] = fingerprint(whole.read_text(), test) if whole.exists() else ""
         return self.fingerprints[path]
 
     def _helpers(self, test_file: str) -> list[str]:
@@ -79,7 +80,7 @@ class Results:
         if killer is None:
             depends += [path for test in tests for path in (test, *self._helpers(test))]
         elif killer.endswith(".py") or "::" in killer:
-            depends.append(killer.partition("::")[0])
+            depends.append(killer.partition("[")[0])
         self._add(
             {
                 "mutant": mutant.id,

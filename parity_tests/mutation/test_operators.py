@@ -69,6 +69,14 @@ def test_identifiers_survive_a_move():
     assert fingerprint(source) == fingerprint(MOVED) != fingerprint(mutate(source, here[0]))
 
 
+def test_the_fingerprint_of_a_test_is_that_of_all_but_other_tests():
+    source = "CASES = 1\ndef test_a():\n  assert CASES\ndef test_b():\n  assert CASES"
+    other = source.replace("b():\n  assert CASES", "b():\n  assert not CASES")
+    assert fingerprint(source, "test_a") == fingerprint(other, "test_a")
+    assert fingerprint(source, "test_b") != fingerprint(other, "test_b")
+    assert fingerprint(source, "test_a") != fingerprint(source.replace("= 1", "= 2"), "test_a")
+
+
 def test_every_identifier_is_unique_and_every_reason_is_about_a_mutant():
     names = [mutant.id for mutant in all_mutants()]
     assert len(names) == len(set(names))
