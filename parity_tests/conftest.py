@@ -1,5 +1,6 @@
 """Session set-up: float64 on, CPU only as four devices, one torch thread, no console noise."""
 
+import contextlib
 import gc
 import os
 
@@ -12,6 +13,8 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 import jax
 import pytest
 import torch
+
+from parity_tests import quick_compilation
 
 # float64 separates every known trap from rounding; arrays state their dtype, so float32 tests stay float32.
 jax.config.update("jax_enable_x64", True)
@@ -28,6 +31,15 @@ def _one_device_trains():
     """Training would spread a batch over all devices, and spend its time on passing gradients around."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jax, "local_devices", lambda: jax.devices()[:1])
+        yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _quick_where_no_rounding_is_tested(request):
+    """Training and experiments compile much, compute little, and compare in float64 or coarsely."""
+    with contextlib.ExitStack() as stack:
+        if request.path.parent.name in ("training", "experiments", "runs"):
+            stack.enter_context(quick_compilation.everywhere())
         yield
 
 

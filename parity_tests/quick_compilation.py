@@ -1,20 +1,53 @@
 """For tests that compile much and compute little: what they check is no rounding.
 
-Such a test compares in float64, or asks where arrays lie; each program runs once or twice. The options change
+Such a test compares in float64, or asks where arrays lie; each program runs a few times. The options change
 how a program becomes machine code.
 """
 
+import contextlib
+from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import jax
+import pytest
 
 OPTIONS = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 if jax.__version_info__ < (0, 11):
     # Most of the difference; later versions have nothing but fusion emitters, and refuse the flag.
     OPTIONS["xla_cpu_use_fusion_emitters"] = False
 
-jit = partial(jax.jit, compiler_options=OPTIONS)
+_jax_jit = jax.jit
+jit = partial(_jax_jit, compiler_options=OPTIONS)
 
 # The same for a process, whose operations outside `jit` they then concern too.
 XLA_FLAGS = " ".join(f"--{name}={str(value).lower()}" for name, value in OPTIONS.items())
 XLA_FLAGS += " --xla_cpu_parallel_codegen_split_count=1"
+
+
+class _Jitted:
+    """What `jax.jit` returns, compiled quickly unless it is called in a program that is being traced."""
+
+    def __init__(self, function: Any, *, compiler_options: Any = None, **options: Any):
+        # Within another jit, JAX refuses compiler options.
+        self._within = _jax_jit(function, **options)
+        self._quick = jit(function, compiler_options=OPTIONS | (compiler_options or {}), **options)
+
+    def __call__(self, *args: Any, **named: Any) -> Any:
+        is_traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((args, named)))
+        return (self._within if is_traced else self._quick)(*args, **named)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._quick, name)
+
+
+@contextlib.contextmanager
+def everywhere() -> Iterator[None]:
+    """What is compiled meanwhile, by whomever, is compiled quickly; programs of `jax.jit` the quickest."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "jit", _Jitted)
+        jax.config.update("jax_disable_most_optimizations", True)
+        try:
+            yield
+        finally:
+            jax.config.update("jax_disable_most_optimizations", False)

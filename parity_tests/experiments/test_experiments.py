@@ -1,6 +1,7 @@
 """Each experiment on a claim, at its least size: it runs, and leaves findings, figures and one plot."""
 
 import json
+from functools import cache
 
 import jax
 import pytest
@@ -38,7 +39,7 @@ SENTENCE = "The quick brown Fox jumps over the lazy dog, and {} runs away from i
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Texts to train on, and a cache of token files of their own; programs are compiled quickly."""
+    """Texts to train on, and a cache of token files; all seeds of a script share its programs."""
     folder = tmp_path_factory.mktemp("texts")
     (folder / "book.txt").write_text("\n\n".join(SENTENCE.format(i) * 4 for i in range(40)))
     lines = [json.dumps({"text": SENTENCE.format(f"number {i}") * 5}) for i in range(200)]
@@ -54,9 +55,10 @@ def folder(tmp_path_factory):
         for name, least in LEAST.items():
             if "corpus" in least or "book" in least:
                 patch.setattr(load(name), "Model5Config", tiny_model)
-        jax.config.update("jax_disable_most_optimizations", True)
+            for made in ("Model5", "make_optimizer"):
+                if hasattr(load(name), made):
+                    patch.setattr(load(name), made, cache(getattr(load(name), made)))
         yield folder
-        jax.config.update("jax_disable_most_optimizations", False)
 
 
 def tiny_model(**options):

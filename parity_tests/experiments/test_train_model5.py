@@ -19,6 +19,7 @@ from jaxloss import model5
 from jaxloss.data import sample_batch
 from jaxloss.runs import stopping
 from jaxloss.runs.cli import run_cli
+from parity_tests import quick_compilation
 from parity_tests.scripts import load
 
 script = load("train_model5")
@@ -143,6 +144,7 @@ def test_run_that_is_killed_while_a_checkpoint_is_written_goes_on_too(folder, co
     command = [sys.executable, script.__file__, *(str(part) for flag in flags.items() for part in flag)]
     # What the tests' own process has, so that the same programs are compiled.
     settings = {"JAX_ENABLE_X64": "1", "JAX_NUM_CPU_DEVICES": "1", "PYTHONPATH": str(ROOT)}
+    settings["XLA_FLAGS"] = quick_compilation.XLA_FLAGS
     process = subprocess.Popen(command, env=os.environ | settings, stdout=subprocess.DEVNULL)
     half_written = tmp_path / "run" / "checkpoints" / "step-00000004"
     while process.poll() is None and not half_written.exists():

@@ -21,10 +21,11 @@ from parity_tests.model5.pairs import (
     torch_gradients,
     torch_model,
 )
+from parity_tests.quick_compilation import jit
 from parity_tests.tolerances import GRADIENT_EPS_OF_MAX, VALUE_EPS_OF_MAX
 
 
-@partial(jax.jit, static_argnames="logits_to_keep")
+@partial(jit, static_argnames="logits_to_keep")
 def jax_gradients(params, masks, key, logits_to_keep):
     """Loss, logits of the last position and gradients; dropout by masks, by a key, or off."""
     inputs, targets = tokens()
@@ -93,7 +94,7 @@ def test_torch_last_position_is_the_end_of_the_whole():
 
 
 def test_masks_written_by_the_last_position_are_those_of_the_whole():
-    @partial(jax.jit, static_argnames="logits_to_keep")
+    @partial(jit, static_argnames="logits_to_keep")
     def masks(logits_to_keep):
         variables, rngs = {"params": jax_params("float32")}, {"dropout": jax.random.key(3)}
         options = {"logits_to_keep": logits_to_keep, "rngs": rngs, "mutable": ["dropout_masks"]}
@@ -138,8 +139,8 @@ def test_positions_to_keep_are_checked():
     + [(0.9, (2, 4, 16, 16)), (0.9, (11,)), (0.9, (0, 3))],
 )
 def test_masks_are_those_of_jax_random_bernoulli(p, shape):
-    draw = jax.jit(lambda key: bernoulli(key, p, shape))
-    end = jax.jit(lambda key: bernoulli(key, p, shape, shape[-2] - 1)) if len(shape) > 2 else None
+    draw = jit(lambda key: bernoulli(key, p, shape))
+    end = jit(lambda key: bernoulli(key, p, shape, shape[-2] - 1)) if len(shape) > 2 else None
     for key in (jax.random.key(0), jax.random.key(2**40 + 7)):
         expected = jax.random.bernoulli(key, jnp.float32(p), shape)
         assert_same(draw(key), expected)

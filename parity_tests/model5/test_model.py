@@ -27,6 +27,7 @@ from parity_tests.model5.pairs import (
     torch_model,
     torch_results,
 )
+from parity_tests.quick_compilation import jit
 from parity_tests.tolerances import GRADIENT_EPS_OF_MAX, VALUE_EPS_OF_MAX
 
 LAYERS = {
@@ -119,7 +120,7 @@ def test_logits_depend_on_no_later_position():
         return (logits * torch.tensor(cotangent_BTV)).sum((0, 2))
 
     jacobians = (
-        jax.jit(jax.jacrev(jax_outputs))(params["wpe"]["embedding"]),
+        jit(jax.jacrev(jax_outputs))(params["wpe"]["embedding"]),
         torch.autograd.functional.jacobian(torch_outputs, model.wpe.weight.detach()),
     )
     for jacobian_TSD in map(np.asarray, jacobians):
