@@ -11,6 +11,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 STAMPED := pyproject.toml constraints.txt
 JOBS ?= $(shell $(PYTHON) -c 'import os; print(min(8, os.cpu_count() or 1))' 2>/dev/null)
 ARGS ?=
+DEVICE ?=
 
 # JAX on CPU takes its memory anew at every step; huge pages that the process keeps save a third of a training
 # step in page faults (docs/train_step.md). Read by the C library of Linux, by no other.
@@ -21,7 +22,7 @@ KEEP_MEMORY := GLIBC_TUNABLES=$(subst $(EMPTY) ,:,$(addprefix glibc.malloc.,$(HU
 # Every core has a test process already: cutting what XLA compiles into parts for threads costs 8 % of its time.
 ONE_PART := --xla_cpu_parallel_codegen_split_count=1
 
-.PHONY: help train test check lint types mutation bench parity endurance experiments readme clean python
+.PHONY: help train test check lint types mutation bench accelerator parity endurance experiments readme clean python
 
 help:
 	@echo "make train     train Model 5 under both objectives on the embedded corpus (ARGS='--help' for options)"
@@ -29,6 +30,8 @@ help:
 	@echo "make check     lint and types"
 	@echo "make mutation  make deliberate mistakes in the losses and see the tests notice each"
 	@echo "make bench     benchmarks against the peers, side by side"
+	@echo "make accelerator DEVICE=cuda13  on a GPU host (DEVICE=tpu on a TPU's): parity, benchmarks and 200 steps of"
+	@echo "               Model 5; writes docs/accelerator.md (ARGS='--toy --page FILE' tries it on a CPU)"
 	@echo "make parity    compare everything with PyTorch on this device and write parity_report.md"
 	@echo "make endurance kill training runs at random instants, damage checkpoints, and write docs/endurance.md"
 	@echo "make experiments  run every experiment on the articles' claims and write docs/claims.md"
@@ -68,7 +71,11 @@ mutation: .venv/.test-$(VERSION)
 	@$(BIN)/python -m parity_tests.mutation $(ARGS)
 
 bench: .venv/.test-$(VERSION)
-	@for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(KEEP_MEMORY) $(BIN)/python $$script $(ARGS) || exit 1; done
+	@for script in $(filter-out %/accelerator.py,$(wildcard benchmarks/[a-z]*.py)); do echo "== $$script"; $(KEEP_MEMORY) $(BIN)/python $$script $(ARGS) || exit 1; done
+
+accelerator: .venv/.test-$(VERSION)
+	@$(if $(DEVICE),$(PIP) --editable '.[train,test,$(DEVICE)]')
+	@$(BIN)/python benchmarks/accelerator.py $(ARGS)
 
 parity: .venv/.test-$(VERSION)
 	@$(BIN)/python -m parity_tests.report $(ARGS)

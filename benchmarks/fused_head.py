@@ -1,7 +1,7 @@
 """Value and gradients of a language model's head and loss: jaxloss against its peers, side by side.
 
     python benchmarks/fused_head.py [--shapes 4096x768x50257 ...] [--rounds 5] [--peers jaxloss naive ...]
-    python benchmarks/fused_head.py --shapes 16384x768x50257 --dtype bfloat16       # for a GPU
+    python benchmarks/fused_head.py --shapes 16384x768x50257 --dtypes bfloat16 --chunk-sizes 1024 4096
 
 All peers run in turn, round after round, so that what else the machine does falls on all of them alike; the
 table gives the median time and the spread (the middle half of the rounds), the memory beyond inputs and
@@ -15,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from functools import partial
 
 import jax
@@ -41,8 +42,8 @@ def bare_products(hidden, head, labels):
     return logits[0, 0], (logits @ head, lax.dot_general(logits, hidden, (((0,), (0,)), ((), ()))))
 
 
-def jaxloss_head(hidden, head, labels):
-    return jax.value_and_grad(linear_cross_entropy, (0, 1))(hidden, head, labels)
+def jaxloss_head(hidden, head, labels, **options):
+    return jax.value_and_grad(partial(linear_cross_entropy, **options), (0, 1))(hidden, head, labels)
 
 
 def naive(hidden, head, labels):
@@ -137,7 +138,7 @@ def jax_runner(function, arrays, dtype):
 
 def torch_memory(name: str, shape: str, dtype: str) -> float:
     """The megabytes beyond inputs and gradients, from the peak of a process that does nothing else."""
-    command = [sys.executable, __file__, "--memory-of", name, "--shapes", shape, "--dtype", dtype]
+    command = [sys.executable, __file__, "--memory-of", name, "--shapes", shape, "--dtypes", dtype]
     run = subprocess.run(command, capture_output=True, text=True, check=True, env=plain_environment())
     return float(run.stdout)
 
@@ -157,13 +158,15 @@ def print_torch_memory(name: str, shape: str, dtype: str) -> None:
     print((torch.cuda.max_memory_allocated() - before) / 1e6)
 
 
-def measure(shape: str, dtype: str, peers: list[str], rounds: int) -> dict[str, tuple[list[float], float]]:
-    arrays, runners = problem(shape), {}
-    for name in peers:
-        if name in JAX_PEERS:
-            runners[name] = jax_runner(JAX_PEERS[name], arrays, dtype)
-        else:
-            runners[name] = TORCH_PEERS[name]()(arrays, dtype), torch_memory(name, shape, dtype)
+def measure(
+    shape: str, dtype: str, peers: list[str], chunk_sizes: Sequence[int], rounds: int
+) -> dict[str, tuple[list[float], float]]:
+    arrays, chunked = problem(shape), partial(jaxloss_head, implementation="chunked")
+    in_jax = {name: function for name, function in JAX_PEERS.items() if name in peers}
+    in_jax |= {f"jaxloss, chunks of {size}": partial(chunked, chunk_size=size) for size in chunk_sizes}
+    runners = {name: jax_runner(function, arrays, dtype) for name, function in in_jax.items()}
+    for name in (name for name in peers if name in TORCH_PEERS):
+        runners[name] = TORCH_PEERS[name]()(arrays, dtype), torch_memory(name, shape, dtype)
     times: dict[str, list[float]] = {name: [] for name in runners}
     for i in range(rounds + 1):
         for name, (run, _) in runners.items():
@@ -191,23 +194,26 @@ def print_table(shape: str, dtype: str, results) -> None:
         )
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     everyone = [*JAX_PEERS, *TORCH_PEERS]
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--shapes", nargs="+", default=SHAPES, help="N x D x V")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--dtypes", nargs="+", choices=("float32", "bfloat16"), default=["float32"])
+    parser.add_argument(
+        "--chunk-sizes", nargs="+", type=int, default=[], help="measure jaxloss with these as well"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--peers", nargs="+", choices=everyone, default=everyone)
     parser.add_argument("--memory-of", choices=list(TORCH_PEERS), help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     if arguments.memory_of:
-        print_torch_memory(arguments.memory_of, arguments.shapes[0], arguments.dtype)
+        print_torch_memory(arguments.memory_of, arguments.shapes[0], arguments.dtypes[0])
         return
     print(f"jax {jax.__version__} on {jax.devices()[0].device_kind}; {arguments.rounds} rounds")
     for shape in arguments.shapes:
-        print_table(
-            shape, arguments.dtype, measure(shape, arguments.dtype, arguments.peers, arguments.rounds)
-        )
+        for dtype in arguments.dtypes:
+            results = measure(shape, dtype, arguments.peers, arguments.chunk_sizes, arguments.rounds)
+            print_table(shape, dtype, results)
 
 
 if __name__ == "__main__":

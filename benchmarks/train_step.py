@@ -1,17 +1,21 @@
 """One training step of Model 5, dropout on, AdamW: jaxloss against PyTorch for both objectives.
 
     python benchmarks/train_step.py [--sizes small gpt2] [--rounds 7] [--peers jaxloss "torch eager" ...]
+    python benchmarks/train_step.py --sizes gpt2 --batch-size 64 --dtypes float32 bfloat16      # for a GPU
 
 All contenders take turns in one process, round after round, so that a busy machine slows all of them alike;
 the table gives the median time of a step and the spread (the middle half of the rounds). PyTorch trains
 `torch_ref`'s Model 5, whose final-token step leaves out what only other positions need, as jaxloss's does;
 "torch eager, whole" is the usual final-token step, which picks the last position's logits out of all.
-`torch.compile` compiles the model. On 2 CPU cores the small size takes a minute and GPT-2 small three.
+`torch.compile` compiles the model. The dtype is that of the forward and backward pass. On 2 CPU cores the
+small size takes a minute and GPT-2 small three.
 """
 
 import argparse
 import statistics
+import sys
 import time
+from collections.abc import Sequence
 from functools import partial
 
 import jax
@@ -26,6 +30,7 @@ from jaxloss.model5 import Model5, Model5Config, init_params, num_params, to_arr
 from jaxloss.training import init_state, make_optimizer, make_train_step
 
 SIZES = {  # the model, crops in a batch
+    "toy": (Model5Config(vocab_size=64, context_length=8, embed_dim=16, num_heads=2, num_blocks=1), 4),
     "small": (Model5Config(vocab_size=8192, embed_dim=256, num_heads=4, num_blocks=4), 8),
     "gpt2": (Model5Config(), 2),
 }
@@ -40,12 +45,13 @@ def batch(config: Model5Config, batch_size: int) -> tuple[np.ndarray, np.ndarray
     return tokens[:, :-1], tokens[:, 1:]
 
 
-def jaxloss_step(config: Model5Config, batch_size: int, objective: str):
+def jaxloss_step(config: Model5Config, batch_size: int, objective: str, dtype: str, **chunked):
     """A function that makes one step and waits for it."""
     inputs, targets = batch(config, batch_size)
     params = init_params(config, jax.random.key(0))
     state = init_state(Model5(config).apply, params, make_optimizer(), batch_size=batch_size)
-    train_step = make_train_step(JAX_LOSSES[objective], from_hidden=True, **OBJECTIVES[objective])
+    loss, options = partial(JAX_LOSSES[objective], **chunked), OBJECTIVES[objective]
+    train_step = make_train_step(loss, from_hidden=True, compute_dtype=dtype, **options)
     key = jax.random.key(1)
 
     def step() -> float:
@@ -56,7 +62,9 @@ def jaxloss_step(config: Model5Config, batch_size: int, objective: str):
     return step
 
 
-def torch_step(compiled: bool, whole: bool, config: Model5Config, batch_size: int, objective: str):
+def torch_step(
+    compiled: bool, whole: bool, config: Model5Config, batch_size: int, objective: str, dtype: str
+):
     """The same in PyTorch, from the same weights."""
     inputs, targets = (torch.from_numpy(ids.astype(np.int64)) for ids in batch(config, batch_size))
     arrays = to_arrays(init_params(config, jax.random.key(0)))
@@ -65,7 +73,8 @@ def torch_step(compiled: bool, whole: bool, config: Model5Config, batch_size: in
         model.forward = torch.compile(model.forward)
     optimizer = torch_ref.training.make_optimizer()
     state = torch_ref.training.init_state(model, optimizer, batch_size=batch_size)
-    options = {} if whole else OBJECTIVES[objective]
+    options = {"compute_dtype": None if dtype == "float32" else dtype}
+    options |= {} if whole else OBJECTIVES[objective]
     train_step = torch_ref.training.make_train_step(TORCH_LOSSES[objective], **options)
     generator = torch.Generator().manual_seed(1)
 
@@ -84,21 +93,30 @@ PEERS = {
 }
 
 
-def measure(size: str, peers: list[str], rounds: int) -> None:
-    config, batch_size = SIZES[size]
+def measure(
+    size: str, batch_size: int | None, dtype: str, peers: list[str], chunk_sizes: Sequence[int], rounds: int
+) -> None:
+    config, usual = SIZES[size]
+    batch_size = batch_size or usual
+    chunked = partial(jaxloss_step, implementation="chunked")
+    sizes = {f"jaxloss, chunks of {n}": partial(chunked, chunk_size=n) for n in chunk_sizes}
+    makers = {peer: PEERS[peer] for peer in peers}
     contenders = [
         (objective, peer)
         for objective in OBJECTIVES
-        for peer in peers
-        if not (objective == "all" and peer.endswith("whole"))  # the same as without
+        for peer in [*makers, *sizes]
+        # Of all tokens, torch's usual step is the whole one; of final tokens there are too few for chunks.
+        if not (peer.endswith("whole") if objective == "all" else peer in sizes)
     ]
+    makers |= sizes
     steps, seconds = {}, {}
     for objective, peer in contenders:
         start = time.perf_counter()
-        steps[objective, peer] = PEERS[peer](config, batch_size, objective)
+        steps[objective, peer] = makers[peer](config, batch_size, objective, dtype)
         steps[objective, peer]()  # compiles, and warms the allocators
         seconds[objective, peer] = []
-        print(f"{objective}, {peer}: first step after {time.perf_counter() - start:.0f} s", flush=True)
+        seconds_to_first = time.perf_counter() - start
+        print(f"{objective}, {peer}: first step after {seconds_to_first:.0f} s", file=sys.stderr, flush=True)
     for _ in range(rounds):
         for contender in contenders:
             start = time.perf_counter()
@@ -106,7 +124,8 @@ def measure(size: str, peers: list[str], rounds: int) -> None:
             seconds[contender].append(time.perf_counter() - start)
 
     parameters = f"{num_params(config) / 1e6:.1f} M parameters"
-    print(f"\n{size}: {parameters}, batch {batch_size} x {config.context_length}, {rounds} rounds\n")
+    shape = f"batch {batch_size} x {config.context_length}, {dtype}"
+    print(f"\n{size}: {parameters}, {shape}, {rounds} rounds\n")
     print(f"| objective | | ms | middle half | of {peers[0]} | of its all-token step |")
     print("|---|---|---:|---:|---:|---:|")
     medians = {contender: statistics.median(times) for contender, times in seconds.items()}
@@ -120,17 +139,23 @@ def measure(size: str, peers: list[str], rounds: int) -> None:
         )
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=["small", "gpt2"])
+    parser.add_argument("--batch-size", type=int, help="crops; 8 of the small size and 2 of gpt2 by default")
+    parser.add_argument("--dtypes", nargs="+", choices=("float32", "bfloat16"), default=["float32"])
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS))
+    parser.add_argument(
+        "--chunk-sizes", nargs="+", type=int, default=[], help="measure jaxloss with these as well"
+    )
     parser.add_argument("--rounds", type=int, default=7)
-    arguments = parser.parse_args()
-    if arguments.rounds < 2 or arguments.peers[0].endswith("whole"):
+    given = parser.parse_args(argv)
+    if given.rounds < 2 or given.peers[0].endswith("whole"):
         parser.error("--rounds must be at least 2, and the first of --peers one that has both objectives")
-    print(f"jax {jax.__version__} on {jax.default_backend()}, torch {torch.__version__}")
-    for size in arguments.sizes:
-        measure(size, arguments.peers, arguments.rounds)
+    print(f"jax {jax.__version__} on {jax.devices()[0].device_kind}, torch {torch.__version__}")
+    for size in given.sizes:
+        for dtype in given.dtypes:
+            measure(size, given.batch_size, dtype, given.peers, given.chunk_sizes, given.rounds)
 
 
 if __name__ == "__main__":
