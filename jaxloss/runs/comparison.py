@@ -95,7 +95,7 @@ class Written(NamedTuple):
     Attributes:
         texts: each with its beginning.
         measures: what `measure_text` says of the continuations, and `perplexity_under_other`.
-        losses: of each text, the other model's loss in nats per token.
+        losses: of each text, the other model's loss in nats per word of the continuation.
     """
 
     texts: list[str]
@@ -137,7 +137,10 @@ def write_texts(
     measures = measure_text(tokenizer.decode, ids[:, num_given:])
     with np.errstate(over="ignore"):  # a model that has diverged finds anything infinitely surprising
         measures["perplexity_under_other"] = float(np.exp(losses.mean()))
-    return Written([tokenizer.decode(row) for row in ids], measures, losses)
+    # By the token, a text of blank lines would be the best.
+    words = [max(1, len(tokenizer.decode(row).split())) for row in ids[:, num_given:]]
+    per_word = losses * crops.shape[1] / np.array(words)
+    return Written([tokenizer.decode(row) for row in ids], measures, per_word)
 
 
 def compare(summaries: Mapping[str, Sequence[Mapping[str, Any]]], steps: int) -> list[Finding]:
