@@ -31,7 +31,7 @@ class Model5(nn.Module):
         end_of_text: the token that a document ends with. If it is given, no position sees another document
             than its own; positions are counted on. None means that a position sees all before it.
         remat: keep only each block's input for the way back, and compute the rest of it again: the same
-            numbers in less memory, for a third more time.
+            numbers in less memory and more time (docs/train_step.md).
 
     >>> config = Model5Config(vocab_size=11, context_length=4, embed_dim=8, num_heads=2, num_blocks=1)
     >>> params = init_params(config, jax.random.key(0))

@@ -124,7 +124,7 @@ class TrainConfig(PlainTrainConfig):
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     """Dtype of the forward and backward pass; weights and AdamW's averages are float32."""
     remat: bool = False
-    """Compute each block again on the way back: less memory, a third more time."""
+    """Compute each block again on the way back: less memory, more time."""
     eval_every: int = 80
     """Updates between two evaluations."""
     eval_crops: int = 512
