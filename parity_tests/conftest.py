@@ -24,6 +24,8 @@ jax.config.update("jax_num_cpu_devices", 4)
 torch.set_num_threads(1)
 # Tracing makes many small objects that live on: looking through them for cycles took a tenth of the time.
 gc.set_threshold(200_000, 20, 100)
+# What compiles much, computes little, and compares in float64 or coarsely.
+QUICK = {"training", "experiments", "runs", "test_generate.py"}
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -36,10 +38,8 @@ def _one_device_trains():
 
 @pytest.fixture(autouse=True, scope="module")
 def _quick_where_no_rounding_is_tested(request):
-    """Training and experiments compile much, compute little, and compare in float64 or coarsely."""
-    with contextlib.ExitStack() as stack:
-        if request.path.parent.name in ("training", "experiments", "runs"):
-            stack.enter_context(quick_compilation.everywhere())
+    is_quick = QUICK & {request.path.parent.name, request.path.name}
+    with quick_compilation.everywhere() if is_quick else contextlib.nullcontext():
         yield
 
 

@@ -11,12 +11,20 @@ import torch
 import jaxloss.model5 as jax_model5
 from jaxloss import training
 from jaxloss.losses import next_token_loss
+from parity_tests import quick_compilation
 from parity_tests.runs_parity import paired
 from parity_tests.runs_parity.paired import ALLOWED, Run
 from torch_ref import training as torch_training
 
 # Enough for every mistake below to show, and few enough to try them all.
 FEW_STEPS = 40
+
+
+@pytest.fixture
+def compiled_quickly():
+    """For float64, whose tolerances are far above its rounding."""
+    with quick_compilation.everywhere():
+        yield
 
 
 @cache
@@ -55,12 +63,14 @@ def test_two_hundred_steps_of_adamw_in_float32_give_torchs_losses_and_weights():
         assert_same_run(*train_with_make_train_step(), torch_adamw("float32", paired.NUM_STEPS), "float32")
 
 
+@pytest.mark.usefixtures("compiled_quickly")
 def test_two_hundred_steps_of_adamw_in_float64_give_torchs_losses_and_weights():
     optimizer = training.make_optimizer()
     runs = [paired.train_jax(optimizer, "float64", paired.NUM_STEPS, moved=moved) for moved in (False, True)]
     assert_same_run(*runs, torch_adamw("float64", paired.NUM_STEPS), "float64")
 
 
+@pytest.mark.usefixtures("compiled_quickly")
 @pytest.mark.parametrize("name", paired.OPTIMIZERS)
 def test_optimizer_gives_torchs_losses_and_weights(name):
     optimizer, make_torch, clip = paired.OPTIMIZERS[name]
@@ -85,6 +95,7 @@ MISTAKES = {
 }
 
 
+@pytest.mark.usefixtures("compiled_quickly")
 @pytest.mark.parametrize("name", MISTAKES)
 def test_mistake_in_the_optimizer_is_seen(name):
     run = paired.train_jax(MISTAKES[name], "float64", FEW_STEPS)
@@ -93,6 +104,7 @@ def test_mistake_in_the_optimizer_is_seen(name):
     assert run.worst_weight_error(expected) > 1e4 * ALLOWED["float64"][1]
 
 
+@pytest.mark.usefixtures("compiled_quickly")
 def test_optaxs_clipping_is_not_torchs():
     """It leaves out the 1e-6 that torch adds to the norm; small, and still above the tolerance."""
     adamw = paired.adamw(1e-3, weight_decay=0.01)
