@@ -9,7 +9,8 @@ import pytest
 from jaxloss.runs.cli import run_cli
 from jaxloss.runs.folder import RunFolder
 from jaxloss.runs.recorder import Recorder
-from jaxloss.training import Estimate
+from jaxloss.training import Estimate, step
+from parity_tests.quick_compilation import jit
 from parity_tests.report import __main__ as report
 from parity_tests.scripts import ROOT, load
 
@@ -26,6 +27,7 @@ def script(monkeypatch):
     monkeypatch.delitem(load("train_step", "benchmarks").OBJECTIVES, "all")
     monkeypatch.setitem(report.SECTIONS, "layers", lambda: layers()[:1])
     monkeypatch.setattr(load("train_model5"), "main", train)
+    monkeypatch.setattr(step, "jit_with_barriers", jit)
     monkeypatch.setattr(module, "run", run_here)
     return module
 
