@@ -134,7 +134,7 @@ def plot(path, curves: dict[str, np.ndarray], shares: dict[str, list[float]]) ->
     """The losses over the operations, and at the end."""
     figure, (axis, end_axis) = new_figure(2, title="Training for the final token, at equal compute")
     names = list(curves)
-    shown = dict(zip(SHOWN, COLOURS, strict=True))
+    shown = dict(zip(SHOWN, COLOURS, strict=False))
     for i, (name, curve) in enumerate(curves.items()):
         colour = shown.get(name, "#777777")
         if name in shown:

@@ -52,6 +52,7 @@ def folder(tmp_path_factory):
         few = {"final": recipes.Recipe(learning_rate=1e-3), "averaged": recipes.Recipe((16, 1), average=0.5)}
         patch.setattr(recipes, "RECIPES", few)
         patch.setattr(recipes, "ARTICLES", "final")
+        patch.setattr(recipes, "SHOWN", ("final", "averaged"))
         for name, least in LEAST.items():
             if "corpus" in least or "book" in least:
                 patch.setattr(load(name), "Model5Config", tiny_model)
