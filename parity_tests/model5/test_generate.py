@@ -14,12 +14,13 @@ from jaxloss.model5 import Model5
 from jaxloss.model5.generate import _read, _write
 from parity_tests.compare import assert_same
 from parity_tests.model5.pairs import TINY, jax_params, torch_model
+from parity_tests.quick_compilation import jit
 
 PROMPTS = np.random.default_rng(0).integers(TINY.vocab_size, size=(2, 20))
 KEY = jax.random.key(1)
 
 
-@partial(jax.jit, static_argnames="top_k")
+@partial(jit, static_argnames="top_k")
 def next_token(params, padded_BL, length, key, temperature, top_k):
     """One token from a whole forward pass over the window; what lies right of it is out of sight."""
     logits_BLV = Model5(TINY).apply({"params": params}, padded_BL)
