@@ -27,13 +27,12 @@ from jaxloss.data.progress import progress_bar
 from jaxloss.model5 import Model5, num_params
 from jaxloss.runs.cli import run_cli
 from jaxloss.runs.folder import to_json
-from jaxloss.runs.settings import OBJECTIVES, TextConfig
+from jaxloss.runs.settings import LABELS, OBJECTIVES, TextConfig
 from jaxloss.runs.tables import format_table
 from jaxloss.runs.text import wrap
 from jaxloss.runs.trained import load_trained
 from jaxloss.training import Estimate, init_state, make_eval_step
 
-LABELS = {"all": "all tokens", "final": "final token"}
 FIGURES = {"loss": "loss, nats", "perplexity": "perplexity"}
 
 
