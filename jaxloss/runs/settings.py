@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args
 
@@ -164,13 +165,21 @@ class TrainConfig(PlainTrainConfig):
         return optax.join_schedules([rising, after[self.schedule]], [warmup])
 
     def optimizer(self) -> optax.GradientTransformation:
-        """What `init_state` takes."""
+        """What `init_state` takes; the same one for equal settings."""
+        return _optimizer_of(self)
+
+    def _make_optimizer(self) -> optax.GradientTransformation:
         is_constant = self.schedule == "constant" and not self.warmup_ratio
         rate = self.learning_rate if is_constant else self.learning_rates()
         adamw = make_optimizer(rate, self.weight_decay, decay=self.decay)
         if self.clip_norm is None:
             return adamw
         return optax.chain(optax.clip_by_global_norm(self.clip_norm), adamw)
+
+
+@functools.lru_cache
+def _optimizer_of(settings: TrainConfig) -> optax.GradientTransformation:
+    return settings._make_optimizer()
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The optimizer, with every setting spelled out."""
 
+import functools
 from typing import Any, Literal
 
 import jax
@@ -19,8 +20,19 @@ def make_optimizer(
         decay: which parameters decay: "all", or "kernels", those with two axes or more that are no embedding.
 
     Returns:
-        The transformation that `init_state` takes.
+        The transformation that `init_state` takes; the same one for the same numbers, so that the states of
+        several runs share a compiled step.
     """
+    try:
+        return _adamw(learning_rate, weight_decay, decay)
+    except TypeError:  # an array, which has no hash
+        return _adamw.__wrapped__(learning_rate, weight_decay, decay)
+
+
+@functools.lru_cache
+def _adamw(
+    learning_rate: optax.ScalarOrSchedule, weight_decay: float, decay: Decay
+) -> optax.GradientTransformation:
     mask = _are_kernels if decay == "kernels" else None
     return optax.adamw(learning_rate, b1=0.9, b2=0.999, eps=1e-8, weight_decay=weight_decay, mask=mask)
 

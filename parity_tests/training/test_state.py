@@ -1,11 +1,14 @@
 """Training starts from a copy of the caller's weights."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 import torch
 
-from jaxloss import losses, training
+from jaxloss import losses, model5, training
+from jaxloss.runs.settings import TrainConfig
 from parity_tests.compare import assert_same
 from parity_tests.training import tiny
 from torch_ref import training as torch_training
@@ -54,3 +57,24 @@ def test_training_leaves_the_callers_model_alone():
 def test_torch_copy_keeps_the_head_tied():
     model = tiny.torch_state().model
     assert model.head.weight is model.wte.weight
+
+
+@pytest.mark.parametrize("settings", [{}, {"schedule": "cosine", "clip_norm": 1.0, "decay": "kernels"}])
+def test_states_of_equal_models_and_settings_share_a_compiled_step(settings):
+    first, second = (
+        training.init_state(
+            model5.Model5(dataclasses.replace(tiny.CONFIG)).apply,
+            tiny.params(),
+            TrainConfig(**settings).optimizer(),
+            batch_size=tiny.BATCH_SIZE,
+        )
+        for _ in range(2)
+    )
+    assert jax.tree.structure(first) == jax.tree.structure(second)
+    other = first.replace(tx=TrainConfig(**settings | {"weight_decay": 0.5}).optimizer())
+    assert jax.tree.structure(first) != jax.tree.structure(other)
+
+
+def test_an_array_may_be_the_learning_rate():
+    assert training.make_optimizer(np.float32(0.1)) is training.make_optimizer(np.float32(0.1))
+    assert training.make_optimizer(jax.numpy.float32(0.1)).init(tiny.params())
