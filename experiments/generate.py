@@ -25,6 +25,7 @@ from jaxloss.data import Tokenizer
 from jaxloss.model5 import generate
 from jaxloss.runs.cli import run_cli
 from jaxloss.runs.folder import to_json
+from jaxloss.runs.text import decode_known
 from jaxloss.runs.trained import load_trained
 
 
@@ -106,16 +107,11 @@ class Screen:
     def add(self, token_B: np.ndarray) -> None:
         if token_B[0] != self._stop:
             self._ids.append(int(token_B[0]))
-            self.show(decode(self._tokenizer, self._ids).rstrip("\ufffd"))
+            self.show(decode_known(self._tokenizer, self._ids).rstrip("\ufffd"))
 
     def show(self, text: str) -> None:
         print(text[self._num_shown :], end="", flush=True)
         self._num_shown = max(self._num_shown, len(text))
-
-
-def decode(tokenizer: Tokenizer, ids: list[int]) -> str:
-    """Text of the ids; a vocabulary may have more than the tokenizer knows."""
-    return tokenizer.decode([i for i in ids if i < tokenizer.vocab_size])
 
 
 def heading(number: int, count: int) -> str:
@@ -158,7 +154,7 @@ def main(config: Config) -> int:
     texts = []
     for prompt, new_N in zip(prompts, np.asarray(ids_BN)[:, longest:].tolist(), strict=True):
         new_N = new_N[: new_N.index(stop)] if stop in new_N else new_N
-        texts.append({"prompt": prompt, "text": decode(tokenizer, new_N), "tokens": len(new_N)})
+        texts.append({"prompt": prompt, "text": decode_known(tokenizer, new_N), "tokens": len(new_N)})
     screen.show(texts[0]["text"])
     for number, text in enumerate(texts[1:], start=2):
         print(f"\n\n{heading(number, len(texts))}{text['prompt']}{text['text']}", end="")

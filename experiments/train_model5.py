@@ -22,6 +22,7 @@ import dataclasses
 import math
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -57,7 +58,7 @@ from jaxloss.runs.settings import (
     held_out_crops,
 )
 from jaxloss.runs.stopping import EarlyStop
-from jaxloss.runs.text import join_texts, measure_text, wrap
+from jaxloss.runs.text import decode_known, join_texts, measure_text, wrap
 from jaxloss.runs.trained import fine_tuned, load_trained
 from jaxloss.training import evaluate, init_state, make_eval_step, make_train_step, own_crops, whole
 from jaxloss.training.checkpoint import Checkpoints
@@ -187,9 +188,10 @@ def write_texts(folder: RunFolder, config: Config, data: TokenData, params: Any,
     begun = sampling.beginnings(data.tokenizer, real)
     options = {"num_tokens": sampling.num_tokens, "temperature": sampling.temperature, "key": key}
     ids = np.asarray(generate(params, config.model, jnp.asarray(begun), **options))
-    texts = [data.tokenizer.decode(row) for row in ids]
+    decode = partial(decode_known, data.tokenizer)
+    texts = [decode(row) for row in ids]
     folder.write_text("samples.txt", join_texts({"Model 5": texts}))
-    folder.write_json("text.json", measure_text(data.tokenizer.decode, ids[:, begun.shape[1] :]))
+    folder.write_json("text.json", measure_text(decode, ids[:, begun.shape[1] :]))
     print(f"\n{wrap(texts[0])}")
 
 

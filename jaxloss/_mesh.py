@@ -20,7 +20,9 @@ BATCH_AXES, TENSOR_AXIS = ("data", "fsdp"), "tensor"
 def num_devices(axis: str | None = None) -> int:
     """Devices along an axis of the training mesh that is set, or of all of it; 1 where none is."""
     mesh = jax.sharding.get_abstract_mesh()
-    if TENSOR_AXIS not in mesh.axis_names or AxisType.Auto not in mesh.axis_types:
+    # Another mesh with one of these names is its maker's affair.
+    is_ours = {*BATCH_AXES, TENSOR_AXIS} <= set(mesh.axis_names) and AxisType.Auto in mesh.axis_types
+    if not is_ours:
         return 1
     return mesh.size if axis is None else mesh.shape[axis]
 

@@ -125,13 +125,15 @@ def check_tokens(tokens: Integer[np.ndarray, " N"], vocab_size: int) -> None:
     """
     _check_stream(tokens)
     check_integer("vocab_size", vocab_size, low=1)
-    if tokens.size == 0 or (tokens.min() >= 0 and tokens.max() < vocab_size):
-        return
-    position = int(np.argmax((tokens < 0) | (tokens >= vocab_size)))
-    raise ValueError(
-        f"tokens must be from 0 to {vocab_size - 1} (vocab_size={vocab_size}); "
-        f"got {int(tokens[position])} at position {position}"
-    )
+    first = 0
+    for part in tokens.shards if isinstance(tokens, TokenShards) else [tokens]:
+        if part.size and not (part.min() >= 0 and part.max() < vocab_size):
+            position = int(np.argmax((part < 0) | (part >= vocab_size)))
+            raise ValueError(
+                f"tokens must be from 0 to {vocab_size - 1} (vocab_size={vocab_size}); "
+                f"got {int(part[position])} at position {first + position}"
+            )
+        first += len(part)
 
 
 def _crops(

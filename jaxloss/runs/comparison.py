@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +16,7 @@ from jaxloss.model5 import Model5Config, generate
 from jaxloss.runs.findings import Finding, is_above, spread
 from jaxloss.runs.settings import SampleConfig
 from jaxloss.runs.tables import format_table
-from jaxloss.runs.text import measure_text
+from jaxloss.runs.text import decode_known, measure_text
 
 WINDOW = 40
 """Steps of the moving average that fluctuations are measured around."""
@@ -124,23 +125,23 @@ def write_texts(
         judge: the other model's losses of crops and their targets, by name, one for each crop.
     """
     options: dict[str, Any] = {"num_tokens": sampling.num_tokens, "temperature": sampling.temperature}
-    num_given = beginnings_NP.shape[1]
+    num_given, decode = beginnings_NP.shape[1], partial(decode_known, tokenizer)
     try:
         ids = np.asarray(generate(params, config, jnp.asarray(beginnings_NP), key=key, **options))
     except ValueError as error:
         # A model that has diverged must not cost the run its other results.
-        names = [*measure_text(tokenizer.decode, beginnings_NP), "perplexity_under_other"]
+        names = [*measure_text(decode, beginnings_NP), "perplexity_under_other"]
         texts = [f"(no text: {error})"] * len(beginnings_NP)
         return Written(texts, dict.fromkeys(names, np.nan), np.full(len(texts), np.nan))
     crops = ids[:, -config.context_length - 1 :]
     losses = np.asarray(judge(crops[:, :-1], crops[:, 1:])["all"], np.float64)
-    measures = measure_text(tokenizer.decode, ids[:, num_given:])
+    measures = measure_text(decode, ids[:, num_given:])
     with np.errstate(over="ignore"):  # a model that has diverged finds anything infinitely surprising
         measures["perplexity_under_other"] = float(np.exp(losses.mean()))
     # By the token, a text of blank lines would be the best.
-    words = [max(1, len(tokenizer.decode(row).split())) for row in ids[:, num_given:]]
+    words = [max(1, len(decode(row).split())) for row in ids[:, num_given:]]
     per_word = losses * crops.shape[1] / np.array(words)
-    return Written([tokenizer.decode(row) for row in ids], measures, per_word)
+    return Written([decode(row) for row in ids], measures, per_word)
 
 
 def compare(summaries: Mapping[str, Sequence[Mapping[str, Any]]], steps: int) -> list[Finding]:
@@ -152,8 +153,9 @@ def compare(summaries: Mapping[str, Sequence[Mapping[str, Any]]], steps: int) ->
     """
 
     def both(*keys: str, digits: int = 2) -> tuple[np.ndarray, np.ndarray, str]:
+        absent = steps if keys[0].startswith("steps_to") else np.nan
         every, final = (
-            np.array([steps if value is None else value for value in (_look_up(one, keys) for one in seeds)])
+            np.array([absent if value is None else value for value in (_look_up(one, keys) for one in seeds)])
             for seeds in (summaries["all"], summaries["final"])
         )
         return every, final, f"{spread(every, digits)} and {spread(final, digits)}"

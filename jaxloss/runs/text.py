@@ -9,8 +9,15 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from jaxloss.data import Tokenizer
+
 NGRAM = 4
 """Tokens in a row that count as a repetition when they come again."""
+
+
+def decode_known(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
+    """Text of the ids; a model's vocabulary may have more of them than its tokenizer knows."""
+    return tokenizer.decode([int(i) for i in ids if i < tokenizer.vocab_size])
 
 
 def measure_text(decode: Callable[[Sequence[int]], str], ids_NT: np.ndarray) -> dict[str, float]:

@@ -16,19 +16,24 @@ def forward(
 
     Linen's `apply` is called with `{"params": params}`, another function with `params`. Of `deterministic`,
     `train`, `training`, `key` and, with a key, `rngs`, it is given those that it names and that no `partial`
-    has set.
+    has set. One that takes any keyword (`**kwargs`) is given `deterministic`.
     """
     function: Any = apply_fn
     bound: set[str] = set()
     while isinstance(function, functools.partial):
         function, bound = function.func, bound | set(function.keywords)
-    named = set(inspect.signature(function).parameters)
+    parameters = inspect.signature(function).parameters
+    named = set(parameters)
     module = getattr(function, "__self__", None)
     if isinstance(module, nn.Module):
         params, method = {"params": params}, options.get("method", "__call__")
-        named |= set(inspect.signature(getattr(type(module), method)).parameters)
+        parameters = inspect.signature(getattr(type(module), method)).parameters
+        named |= set(parameters)
     elif "method" in options:
         raise TypeError("from_hidden needs the apply of a Linen model with methods hidden and head.")
+    if any(parameter.kind == inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
+        # What hands on whatever it is given: Flax's own word for the mode.
+        named.add("deterministic")
     trains = key is not None
     offered: dict[str, Any] = {"deterministic": not trains, "train": trains, "training": trains, "key": key}
     if trains:

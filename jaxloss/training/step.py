@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
 from jaxloss._barriers import jit_with_barriers
-from jaxloss._checks import check_choice, check_integer
+from jaxloss._checks import check_choice, check_integer, describe
 from jaxloss._mesh import BATCH_AXES, TENSOR_AXIS, num_devices
 from jaxloss._reduction import value_of, weighted_mean
 from jaxloss.training._forward import forward
@@ -65,7 +65,8 @@ def make_train_step(
         `train_step.lower`, of the same arguments, is the program alone, as with `jax.jit`.
 
     Raises:
-        ValueError: `compute_dtype` is none of these, or `accumulate` does not divide the batch.
+        ValueError: `compute_dtype` is none of these, `accumulate` does not divide the batch, or a loss that
+            has an option `reduction` does not know "parts".
     """
     check_integer("accumulate", accumulate, low=1)
     batch_loss = _make_batch_loss(loss, from_hidden, logits_to_keep, compute_dtype, accumulate)
@@ -198,6 +199,11 @@ def _make_batch_loss(
             value = of_head(hidden_BKD, head_VD, targets)
         else:
             value = loss(forward(apply_fn, params, inputs, key=key, **options), targets)
+        if reduction == "mean" and not isinstance(value, tuple):
+            raise ValueError(
+                'the loss was asked for reduction="parts", to be divided once over all, and must return '
+                f"(sum, count); got {describe(value)}: return these, or leave `reduction` out of its options"
+            )
         # A sum is not to be divided by the number of parts.
         return (value, 1 / accumulate) if reduction == "sum" else value
 

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxloss.data import check_tokens, eval_crops, sample_batch
+from jaxloss.data.shards import TokenShards
 
 seeded = settings(derandomize=True, deadline=None, max_examples=50)
 
@@ -145,3 +146,10 @@ def test_tokens_outside_the_vocabulary_are_refused_with_their_position():
         check_tokens(np.array([-1, 3]), 8)
     with pytest.raises(TypeError, match="must hold integers"):
         check_tokens(np.array([0.5]), 8)
+
+
+def test_tokens_in_shards_are_checked_where_they_lie_in_the_stream():
+    shards = TokenShards([np.array([1, 2]), np.array([3, 9])])
+    check_tokens(shards, 10)
+    with pytest.raises(ValueError, match="got 9 at position 3"):
+        check_tokens(shards, 8)

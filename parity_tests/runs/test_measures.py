@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
+from jaxloss.data import make_tokenizer
 from jaxloss.runs.comparison import first_step_below, fluctuation
 from jaxloss.runs.plots import smooth
 from jaxloss.runs.tables import format_table
-from jaxloss.runs.text import measure_text, wrap
+from jaxloss.runs.text import decode_known, measure_text, wrap
 
 
 def test_smooth_keeps_length_and_a_constant():
@@ -63,3 +64,7 @@ def test_table_is_aligned():
     lines = format_table(["", "a", "longer"], [["row", 1, 2.5], ["a longer row", 10, 3]]).splitlines()
     assert len({len(line) for line in lines}) == 1
     assert lines[1] == "| :----------- | --: | -----: |"
+
+
+def test_ids_of_a_padded_vocabulary_are_no_text():
+    assert decode_known(make_tokenizer("bytes"), np.array([104, 300, 105])) == "hi"

@@ -95,3 +95,18 @@ def test_parts_that_do_not_divide_the_batch_are_refused():
     step = training.make_train_step(jaxloss.next_token_loss, accumulate=3)
     with pytest.raises(ValueError, match="accumulate must divide the batch; got 3 for 8 crops"):
         step(state, *batch(), tiny.key())
+
+
+def test_a_loss_that_has_a_reduction_but_no_parts_is_refused_rather_than_summed():
+    def own(y_hat, y, reduction="mean"):
+        errors = jnp.square(y_hat - y)
+        return errors.mean() if reduction == "mean" else errors.sum()
+
+    state = training.init_state(
+        lambda params, x: params["w"] * x, {"w": np.ones(1)}, optax.sgd(0.1), batch_size=4
+    )
+    x = np.ones((4, 1))
+    with pytest.raises(ValueError, match=r'reduction="parts".*must return \(sum, count\); got'):
+        training.make_train_step(own, accumulate=2)(state, x, 2 * x, jax.random.key(0))
+    _, loss, _ = training.make_train_step(own)(state, x, 2 * x, jax.random.key(0))
+    assert loss == 1

@@ -29,6 +29,23 @@ def linen():
     return model.apply, model.init(jax.random.key(0), X, train=False)["params"]
 
 
+class Wrapped(nn.Module):
+    @nn.compact
+    def __call__(self, x, **mode):
+        return Inner()(x, **mode)
+
+
+class Inner(nn.Module):
+    @nn.compact
+    def __call__(self, x, deterministic=True):
+        return nn.Dropout(0.5, deterministic=deterministic)(nn.Dense(1)(x))
+
+
+def linen_that_hands_on_keywords():
+    model = Wrapped()
+    return model.apply, model.init(jax.random.key(0), X)["params"]
+
+
 def nnx_with_dropout():
     class Model(nnx.Module):
         def __init__(self, rngs):
@@ -52,7 +69,7 @@ def plain():
     return apply_fn, {"w": np.zeros(1), "b": np.zeros(1)}
 
 
-@pytest.mark.parametrize("make", [linen, nnx_with_dropout, plain])
+@pytest.mark.parametrize("make", [linen, linen_that_hands_on_keywords, nnx_with_dropout, plain])
 def test_it_learns_in_training_mode_and_is_evaluated_without_dropout(make):
     apply_fn, params = make()
     state = training.init_state(apply_fn, params, optax.adam(0.1), batch_size=16)

@@ -12,6 +12,7 @@ from jaxloss import linear_next_token_loss, training
 from jaxloss.model5 import Model5, Model5Config, init_params
 from parity_tests.compare import assert_within
 from parity_tests.quick_compilation import OPTIONS
+from parity_tests.training import tiny
 
 # No two arrays of the model, and none of the tokens', have the same shape.
 CONFIG = Model5Config(vocab_size=56, context_length=6, embed_dim=20, num_heads=4, num_blocks=1, dropout=0.1)
@@ -137,3 +138,11 @@ def test_heads_that_do_not_divide_are_named():
     model = Model5(dataclasses.replace(CONFIG, num_heads=5))
     with pytest.raises(ValueError, match="num_heads must be a multiple of the mesh's tensor=2"):
         train_step()(state.replace(apply_fn=model.apply), *BATCH, jax.random.key(1))
+
+
+@pytest.mark.parametrize("axes", [("tensor",), ("data", "tensor")])
+def test_another_mesh_with_an_axis_of_one_of_our_names_is_left_to_its_maker(axes):
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]).reshape((1,) * len(axes)), axes)
+    with jax.set_mesh(mesh):
+        logits = jax.jit(tiny.apply_fn())({"params": tiny.params()}, tiny.batch(0)[0])
+    assert np.isfinite(logits).all()
