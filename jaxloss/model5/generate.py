@@ -78,7 +78,8 @@ def generate(
     Raises:
         TypeError: the prompt is not of an integer dtype, or a count is not an integer.
         ValueError: the prompt is empty or holds an id outside the vocabulary, an option is out of range, or
-            the logits become NaN. Within another `jit`, which cannot raise, the ids are -1 from there on.
+            the logits become NaN. Within another `jit`, where the prompt must be NumPy's, that cannot be
+            raised: the ids are -1 from there on.
 
     >>> from jaxloss.model5 import init_params
     >>> config = Model5Config(vocab_size=11, context_length=4, embed_dim=8, num_heads=2, num_blocks=1)
