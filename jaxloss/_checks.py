@@ -274,13 +274,11 @@ def check_labels(name: str, given, valid, high: int, low: int = 0, what: str = "
     """
     if not checks_labels.value:
         return
-    labels = as_labels(name, given)
     # The first offender is found among all: on a mesh, each device looks at the whole.
-    labels = whole_along(labels, *range(labels.ndim))
+    labels = whole_along(as_labels(name, given))
     is_wrong = (labels < low) | (labels >= high)
     if valid is not None:
-        valid = whole_along(valid, *range(valid.ndim))
-        is_wrong &= jnp.reshape(valid, valid.shape + (1,) * (labels.ndim - valid.ndim))
+        is_wrong &= jnp.reshape(whole_along(valid), valid.shape + (1,) * (labels.ndim - valid.ndim))
     if labels.size == 0:
         return
     first = jnp.argmax(is_wrong.ravel())

@@ -59,8 +59,8 @@ def split_axes(array: jax.Array) -> tuple:
 
 
 def whole_along(array: jax.Array, *axes: int) -> jax.Array:
-    """`array`, these axes of it whole on every device."""
-    made_whole = {axis % array.ndim for axis in axes}
+    """`array`, these axes of it, or without any all of them, whole on every device."""
+    made_whole = {axis % array.ndim for axis in axes or range(array.ndim)}
     over = [None if axis in made_whole else o for axis, o in enumerate(split_axes(array))]
     return _moved(array, array, over)
 

@@ -47,24 +47,6 @@ def mutate(source: str, mutant: Mutant) -> str:
     return ast.unparse(_Replace(old, new).visit(tree))
 
 
-def fingerprint(source: str, test: str = "") -> str:
-    """A digest of the code, which comments, docstrings and formatting do not change.
-
-    Of a file of tests, that of one test with all that is no test, so that other tests may change.
-    """
-    tree = ast.parse(source)
-    if test:
-        tree.body = [s for s in tree.body if not _is_test(s) or s.name == test]
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
-            node.body = [s for s in node.body if not _is_string(s)] or [ast.Pass()]
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:12]
-
-
-def _is_test(node: ast.AST) -> bool:
-    return isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
-
-
 class _Replace(ast.NodeTransformer):
     def __init__(self, old: ast.AST, new: ast.AST):
         self.old, self.new = old, new
@@ -93,7 +75,7 @@ _SKIPPED = (ast.Raise, ast.Assert, ast.Import, ast.ImportFrom, ast.JoinedStr)
 
 def _nodes(node: ast.AST, function: str, parent: ast.AST | None) -> Iterator[tuple[str, ast.AST]]:
     """The nodes in which mistakes are made, each with the name of its function."""
-    if isinstance(node, _SKIPPED) or _is_string(node) or _is_export(node):
+    if isinstance(node, _SKIPPED) or is_string(node) or _is_export(node):
         return
     children = list(ast.iter_child_nodes(node))
     if isinstance(node, ast.FunctionDef | ast.ClassDef):
@@ -112,7 +94,7 @@ def _nodes(node: ast.AST, function: str, parent: ast.AST | None) -> Iterator[tup
         yield from _nodes(child, function, node)
 
 
-def _is_string(node: ast.AST) -> bool:
+def is_string(node: ast.AST) -> bool:
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
 
 

@@ -1,10 +1,30 @@
 """What is known: a line of JSON for each mutant and each file of tests, valid while the code is as it was."""
 
+import ast
+import hashlib
 import json
 from pathlib import Path
 
-from parity_tests.mutation.operators import Mutant, fingerprint
+from parity_tests.mutation.operators import Mutant, is_string
 from parity_tests.mutation.trial import ROOT, Outcome
+
+
+def fingerprint(source: str, test: str = "") -> str:
+    """A digest of the code, which comments, docstrings and formatting do not change.
+
+    Of a file of tests, that of one test with all that is no test, so that other tests may change.
+    """
+    tree = ast.parse(source)
+    if test:
+        tree.body = [s for s in tree.body if not _is_test(s) or s.name == test]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+            node.body = [s for s in node.body if not is_string(s)] or [ast.Pass()]
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:12]
+
+
+def _is_test(node: ast.AST) -> bool:
+    return isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
 
 
 class Results:

@@ -4,7 +4,8 @@ import pytest
 
 from parity_tests.mutation.__main__ import NEAREST, ROOT, all_mutants, sample
 from parity_tests.mutation.known import EQUIVALENT
-from parity_tests.mutation.operators import OPERATORS, fingerprint, mutants, mutate
+from parity_tests.mutation.operators import OPERATORS, mutants, mutate
+from parity_tests.mutation.results import fingerprint
 
 EXAMPLES = {
     "comparison": ("a < b", {"a >= b", "a <= b"}),
