@@ -93,12 +93,17 @@ class Checkpoints:
                 # What a killed process left, or what is damaged: a whole one of this step would be `last`.
                 shutil.rmtree(path, ignore_errors=True)
                 self._check_space(state)
-            self._writer.save(path / _STATE, _tree(state))
+            tree: Any = _tree(state)
+            if jax.process_count() == 1:
+                # Orbax thinks for 30 ms before it writes, of however little: the thread lets it do so.
+                tree = jax.device_get(tree)
+            else:
+                self._writer.save(path / _STATE, tree)
         except Exception as error:
             self._failure = error
             self.wait()
         content = {"step": step, "identity": self._identity, "arrays": _arrays(state)}
-        self._thread = threading.Thread(target=self._finish, args=(path, content))
+        self._thread = threading.Thread(target=self._finish, args=(path, tree, content))
         self._thread.start()
 
     def wait(self) -> None:
@@ -134,8 +139,10 @@ class Checkpoints:
             sizes = f"{needed / 1e6:,.1f} MB are needed, {free / 1e6:,.1f} MB are free"
             raise OSError(errno.ENOSPC, f"No space left on device: {sizes}")
 
-    def _finish(self, path: Path, content: dict[str, Any]) -> None:
+    def _finish(self, path: Path, tree: Any, content: dict[str, Any]) -> None:
         try:
+            if jax.process_count() == 1:
+                self._writer.save(path / _STATE, tree)
             self._writer.wait_until_finished()
             if jax.process_index() == 0:
                 write_manifest(path, content)
