@@ -145,7 +145,7 @@ def main(config: Config) -> int:
             record.test(name, 0, test())
             checkpoints.save(0, state)
         for step in range(done + 1, settings.steps + 1):
-            if stop.requested:
+            if stop.agreed():
                 break
             batch = sample_batch(data.train, **size, step=step - 1)
             began = time.perf_counter()

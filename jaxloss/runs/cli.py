@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import TypeVar
 
+import jax
+
 from jaxloss._checks import check_choice
 from jaxloss.runs.stopping import quit_now
 
@@ -68,9 +70,12 @@ def run_cli(
         return _report(error, f"a size is too large: {describe_error(error)}")
     except RuntimeError as error:
         # An error of XLA's, which names no size.
-        if not str(error).startswith("RESOURCE_EXHAUSTED"):
-            raise
-        return _report(error, f"the device's memory does not suffice: {describe_error(error)}")
+        if str(error).startswith("RESOURCE_EXHAUSTED"):
+            return _report(error, f"the device's memory does not suffice: {describe_error(error)}")
+        if jax.distributed.is_initialized() and isinstance(error, jax.errors.JaxRuntimeError):
+            lost = "another process ended or cannot be reached, see what it says"
+            return _report(error, f"{lost}: {describe_error(error)}")
+        raise
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         if argv is None:
@@ -84,6 +89,9 @@ def _report(error: Exception, message: str) -> int:
     if os.environ.get("JAXLOSS_TRACEBACK"):
         raise error
     print(f"error: {message}", file=sys.stderr)
+    if jax.distributed.is_initialized():
+        # The others wait for this process in an exchange, and JAX would wait for them: its end tells them.
+        quit_now(2)
     return 2
 
 

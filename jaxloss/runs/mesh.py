@@ -64,6 +64,8 @@ class MeshConfig:
         if folder is None:
             raise ValueError("mesh.coordinator needs --out, a folder that all processes see")
         address = None if self.coordinator == "auto" else self.coordinator
+        # It takes SIGTERM away from the process, which `EarlyStop` obeys while there is something to save.
+        jax.config.update("jax_enable_preemption_service", False)
         try:
             jax.distributed.initialize(address, self.num_processes, self.process_id)
         except (RuntimeError, ValueError) as error:

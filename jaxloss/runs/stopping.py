@@ -11,6 +11,9 @@ from collections import deque
 from collections.abc import Callable
 from types import FrameType
 
+import jax
+import numpy as np
+
 WINDOW = 20
 """Steps over which the mean loss decides whether a training diverges."""
 _NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
@@ -21,7 +24,7 @@ class EarlyStop:
 
     While entered, Ctrl-C (SIGINT) and SIGTERM ask the loop to stop between two steps. A second signal ends
     the process at once, also while XLA compiles. Outside the main thread, where Python allows no handlers,
-    none is set.
+    none is set. Of several processes, all stop where one is asked to.
 
     Args:
         guess: loss of guessing, in nats: a training whose loss stays above twice of it has diverged.
@@ -44,11 +47,22 @@ class EarlyStop:
         self._guess, self._learning_rates = guess, learning_rates
         self._losses: dict[str, deque[float]] = {}
         self._previous: dict[int, object] = {}
+        self._heard, self._is_alone = 0, True
 
     @property
     def requested(self) -> bool:
         """Whether to make no further step."""
         return bool(self.reason)
+
+    def agreed(self) -> bool:
+        """Whether to make no further step, which several processes decide together: each asks before each."""
+        if not self._is_alone:
+            from jax.experimental.multihost_utils import process_allgather
+
+            heard = int(np.max(process_allgather(np.int32(self._heard))))
+            if heard:
+                self._stop_by(heard)
+        return self.requested
 
     def has_diverged(self, name: str, step: int, *, loss: float, grad_norm: float) -> bool:
         """Whether a training diverges, which ends the run and is said on stderr.
@@ -85,6 +99,7 @@ class EarlyStop:
         return loss <= 2 * self._guess
 
     def __enter__(self) -> EarlyStop:
+        self._is_alone = jax.process_count() == 1
         if threading.current_thread() is threading.main_thread():
             self._watch()
         return self
@@ -110,6 +125,11 @@ class EarlyStop:
         self._watcher.start()
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
+        self._heard = signum
+        if self._is_alone:
+            self._stop_by(signum)
+
+    def _stop_by(self, signum: int) -> None:
         if not self.requested:
             self.reason, self.exit_code = f"stopped by {_NAMES[signal.Signals(signum)]}", 128 + signum
 

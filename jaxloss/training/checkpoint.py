@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from jaxloss._checks import check_integer, describe
 from jaxloss.training._manifest import read_manifest, write_manifest
@@ -85,7 +86,7 @@ class Checkpoints:
         self.wait()
         if step == self._started:
             return
-        path = self.folder / f"step-{step:08}"
+        path = _path(self.folder, step)
         self._started = step
         try:
             if jax.process_index() == 0:
@@ -161,6 +162,8 @@ class Checkpoints:
 def newest_checkpoint(folder: Path, report: Callable[[str], None]) -> Checkpoint:
     """The newest checkpoint that is whole; nothing is deleted.
 
+    Several processes call it together, and get the one that process 0 finds.
+
     Args:
         folder: what `Checkpoints` wrote to.
         report: called with what is wrong with each that is newer.
@@ -168,17 +171,21 @@ def newest_checkpoint(folder: Path, report: Callable[[str], None]) -> Checkpoint
     Raises:
         ValueError: there is none.
     """
-    found = sorted(_all(folder), reverse=True)
-    for _, path in found:
+    if jax.process_count() == 1:
+        return _newest(folder, report)
+    from jax.experimental.multihost_utils import broadcast_one_to_all
+
+    # Only process 0 knows that all is written: it writes the manifest, when the others have gone on.
+    step, reason = -1, f"{str(folder)!r} holds no checkpoint that is whole"
+    if jax.process_index() == 0:
         try:
-            manifest = read_manifest(path)
+            step = _newest(folder, report).step
         except ValueError as error:
-            report(str(error))
-        else:
-            return Checkpoint(path, **{name: manifest[name] for name in ("step", "identity", "arrays")})
-    if found:
-        raise ValueError(f"none of the {len(found)} checkpoints in {str(folder)!r} is whole")
-    raise ValueError(f"{str(folder)!r} holds no checkpoint")
+            reason = str(error)
+    step = int(broadcast_one_to_all(np.int32(step)))
+    if step < 0:
+        raise ValueError(reason)
+    return _read(_path(folder, step))
 
 
 def restore(checkpoint: Checkpoint, state: TrainState) -> TrainState:
@@ -207,6 +214,27 @@ def restore(checkpoint: Checkpoint, state: TrainState) -> TrainState:
     with orbax.checkpoint.StandardCheckpointer() as reader:
         tree = reader.restore(checkpoint.path.absolute() / _STATE, jax.tree.map(abstract, _tree(state)))
     return state.replace(**tree)
+
+
+def _newest(folder: Path, report: Callable[[str], None]) -> Checkpoint:
+    found = sorted(_all(folder), reverse=True)
+    for _, path in found:
+        try:
+            return _read(path)
+        except ValueError as error:
+            report(str(error))
+    if found:
+        raise ValueError(f"none of the {len(found)} checkpoints in {str(folder)!r} is whole")
+    raise ValueError(f"{str(folder)!r} holds no checkpoint")
+
+
+def _read(path: Path) -> Checkpoint:
+    manifest = read_manifest(path)
+    return Checkpoint(path, **{name: manifest[name] for name in ("step", "identity", "arrays")})
+
+
+def _path(folder: Path, step: int) -> Path:
+    return folder / f"step-{step:08}"
 
 
 def _tree(state: TrainState) -> dict[str, Any]:

@@ -1,5 +1,6 @@
-"""Two processes train on their own halves of a batch, and one goes on from their checkpoint."""
+"""Two processes train on their own halves of a batch until one is told to stop; one goes on from there."""
 
+import json
 import os
 import socket
 import subprocess
@@ -18,7 +19,7 @@ from parity_tests.training import process
 ROOT = Path(__file__).parents[2]
 
 
-def test_two_processes_have_the_losses_of_one_and_one_resumes_their_checkpoint(tmp_path):
+def test_two_processes_have_the_losses_of_one_stop_together_and_one_resumes_their_checkpoint(tmp_path):
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = str(probe.getsockname()[1])
@@ -29,14 +30,18 @@ def test_two_processes_have_the_losses_of_one_and_one_resumes_their_checkpoint(t
         for i in range(2)
     ]
     printed = [run.communicate(timeout=300)[0].splitlines()[-1] for run in both]
-    assert [run.returncode for run in both] == [0, 0]
+    assert [run.returncode for run in both] == [143, 143]  # SIGTERM came to process 1 only
     assert printed[0] == printed[1]  # the loss of the whole batch, and the whole weights
+    reason, step, measured, (weights, restored) = json.loads(printed[0])
+    assert (reason, step) == ("stopped by SIGTERM", 3)
+    assert weights == restored
 
     found = newest_checkpoint(tmp_path, report=pytest.fail)
-    state, losses = process.train(process.start(), 2)
-    assert_within(np.array(found.identity["losses"]), np.array(losses), 64, "float64")
+    state, expected = process.train(process.start(), 3)
+    assert found.identity["measured"] == measured
+    assert_within(np.array(measured), np.array(expected), 64, "float64")
     resumed = restore(found, process.start())
-    assert int(resumed.step) == 2
+    assert int(resumed.step) == 3
     assert resumed.params["head"].sharding.device_set == set(jax.devices()[:1])
     for a, b in zip(jax.tree.leaves(resumed.params), jax.tree.leaves(state.params), strict=True):
         assert_within(a, b, 64, "float64")
