@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import signal
 import sys
 import threading
@@ -20,6 +21,10 @@ from jaxloss._checks import check_choice
 from jaxloss.runs.stopping import quit_now
 
 Config = TypeVar("Config")
+
+_STYLE = re.compile(r"\x1b\[[0-9;]*m")
+# What a script that cannot resume a run is asked for in vain.
+_OF_LONG_RUNS = ("--checkpoint.", "--init", "--mesh.", "--objective", "--resume")
 
 
 def run_cli(
@@ -59,7 +64,7 @@ def run_cli(
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         default = _starting_point(config_type, presets or {}, resume, arguments)
-        return main(_parse(config_type, default, arguments)) or 0
+        return main(_parse(config_type, default, arguments, is_for_long_runs=resume is not None)) or 0
     except BrokenPipeError:
         # The reader of our output is gone (`| head`): there is nobody to tell, also not at interpreter exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -132,7 +137,9 @@ def _as_typed(message: str, arguments: Sequence[str]) -> str:
     return message
 
 
-def _parse(config_type: type[Config], default: Config | None, arguments: list[str]) -> Config:
+def _parse(
+    config_type: type[Config], default: Config | None, arguments: list[str], *, is_for_long_runs: bool
+) -> Config:
     import tyro
 
     # tyro draws a box of several lines around every mistake.
@@ -146,19 +153,27 @@ def _parse(config_type: type[Config], default: Config | None, arguments: list[st
     if refusal is not None:
         raise refusal
     if drawn.getvalue():
-        raise ValueError(_in_one_line(drawn.getvalue()))
+        raise ValueError(_in_one_line(drawn.getvalue(), () if is_for_long_runs else _OF_LONG_RUNS))
     raise SystemExit(0)
 
 
-def _in_one_line(box: str) -> str:
-    """What tyro says in a box: its first paragraph, and the nearest options to those that are none."""
-    lines = [line[2:-2].rstrip() for line in box.splitlines() if line.startswith("\u2502")]
-    is_rule = [bool(line.strip()) and not line.strip("\u2500 ") for line in lines]
+def _in_one_line(box: str, of_another: tuple[str, ...]) -> str:
+    """What tyro says in a box: its first paragraph, and what to type in place of options that are none.
+
+    The box has colours on a terminal, and no frame but spaces on one that is not UTF-8.
+    """
+    drawn = _STYLE.sub("", box).splitlines()
+    lines = [line[2:].rstrip(" \u2502") for line in drawn if line.startswith(("\u2502 ", "  "))]
+    is_rule = [bool(line) and not line.strip(" \u2500-") for line in lines]
     first = is_rule.index(True) if True in is_rule else len(lines)
     message = " ".join(line.strip() for line in lines[:first]) or " ".join(box.split())
-    options = [line.split()[0].rstrip(",") for line in lines[first:] if line.startswith("    --")]
-    if options and message.startswith("Unrecognized"):
-        return f"{message}: did you mean {' or '.join(options[:2])}?"
+    if message.startswith("Unrecognized"):
+        for word in message.split():
+            if word.startswith(of_another):
+                return f"{message}: train_model5.py takes {word.rstrip(',')}"
+        options = [line.split()[0].rstrip(",") for line in lines[first:] if line.startswith("    --")]
+        if options:
+            return f"{message}: did you mean {' or '.join(options[:2])}?"
     return f"{message} (--help lists all options)"
 
 

@@ -82,11 +82,21 @@ def test_message_of_several_lines_is_joined(capfd):
             "Unrecognized options: --model.num-block, 6: did you mean --model.num",
         ),
         (["extra"], "Unrecognized options: extra (--help lists all options)"),
+        (["--mesh.fsdp", "2"], "Unrecognized options: --mesh.fsdp, 2: train_model5.py takes --mesh.fsdp\n"),
         (["--model.num-blocks", "six"], "Error parsing --model.num-blocks: invalid literal for int()"),
         (["--model.num-blocks"], "Missing value for argument '--model.num-blocks'. Expected 1 values."),
     ],
 )
-def test_arguments_that_cannot_be_parsed_are_one_line_with_a_suggestion(argv, message, capfd):
+@pytest.mark.parametrize("terminal", [None, "utf-8", "ascii"])
+def test_arguments_that_cannot_be_parsed_are_one_line_with_a_suggestion(
+    argv, message, terminal, capfd, monkeypatch
+):
+    if terminal:
+        # Where standard output is a terminal, tyro draws in colours; where it is not UTF-8, without a frame.
+        stream = io.TextIOWrapper(io.BytesIO(), encoding=terminal)
+        monkeypatch.setattr(stream, "isatty", lambda: True)
+        monkeypatch.setattr(sys, "stdout", stream)
+        monkeypatch.setenv("TERM", "xterm")
     assert run_cli(pytest.fail, Config, argv=argv) == 2
     shown = capfd.readouterr().err
     assert shown.startswith(f"error: {message}")
