@@ -163,12 +163,10 @@ def _read_json(chunks: Iterator[str], path: Path, text_column: str) -> Iterator[
     first = next((chunk for chunk in chunks if chunk.strip()), "")
     chunks = itertools.chain([first], chunks)
     if first.lstrip().startswith("[") and path.name.lower().removesuffix(".gz").endswith(".json"):
-        items: Iterable[tuple[str, object]] = (
-            (f"item {number}", row) for number, row in enumerate(_parse("".join(chunks), str(path)), start=1)
-        )
+        items = _items(chunks, path)
     else:
         items = (
-            (f"line {number}", _parse(line, f"{path}, line {number}"))
+            (f"line {number}", _parse_line(line, f"{path}, line {number}"))
             for number, line in _lines(chunks)
             if line.strip()
         )
@@ -183,11 +181,55 @@ def _read_json(chunks: Iterator[str], path: Path, text_column: str) -> Iterator[
         yield place, row[text_column]
 
 
-def _parse(text: str, where: str) -> Any:
+def _items(chunks: Iterator[str], path: Path) -> Iterator[tuple[str, object]]:
+    """Items of one JSON list, each as soon as it is read whole."""
+    held, fresh, number = "", [""], 1
+    for chunk in itertools.chain(chunks, [None]):
+        fresh.append(chunk or "")
+        # An item of many chunks is not tried anew at each, but whenever its text has doubled.
+        if chunk is not None and sum(map(len, fresh)) < len(held):
+            continue
+        held, fresh = (held + "".join(fresh)).lstrip(), []
+        first = _after_space(held, 1)
+        at = first if held[0] == "[" and held[first : first + 1] == "]" else 0
+        try:
+            while held[at] != "]":
+                row, at = _next_item(held, at)
+                yield f"item {number}", row
+                number += 1
+            if end := held[at + 1 :].strip():
+                raise json.JSONDecodeError("Extra data", end, 0)
+        except (ValueError, RecursionError) as error:
+            # An item that is cut is refused at the end of the text, or where its last word or string begins.
+            is_cut = getattr(error, "pos", 0) > len(held) - 16 or "Unterminated string" in str(error)
+            if chunk is None or not is_cut:
+                raise _not_json(f"{path}, item {number}", error) from error
+        held = held[at:]
+
+
+def _next_item(text: str, at: int) -> tuple[object, int]:
+    """The item of a list after its "[" or ",", and where the next "," or the "]" is."""
+    item, end = json.JSONDecoder().raw_decode(text, _after_space(text, at + 1))
+    end = _after_space(text, end)
+    if text[end : end + 1] not in (",", "]"):
+        raise json.JSONDecodeError("Expecting ',' delimiter", text, end)
+    return item, end
+
+
+def _after_space(text: str, at: int) -> int:
+    return next((place for place in range(at, len(text)) if not text[place].isspace()), len(text))
+
+
+def _parse_line(line: str, where: str) -> object:
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:  # also too many digits, and too deep nesting
-        raise ValueError(f"{where}: not JSON ({getattr(error, 'msg', str(error))})") from error
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise _not_json(where, error) from error
+
+
+def _not_json(where: str, error: Exception) -> ValueError:
+    # Also of too many digits, and of too deep nesting.
+    return ValueError(f"{where}: not JSON ({getattr(error, 'msg', str(error))})")
 
 
 def _read_csv(chunks: Iterator[str], path: Path, text_column: str) -> Iterator[tuple[str, object]]:

@@ -76,7 +76,11 @@ BAD_FILES: dict[str, tuple[bytes | Callable[[Path], None], str]] = {
     "utf8.parquet": (_half_utf8, ", row 2, is not UTF-8: byte 0 is 0xff"),
     "list.json": (b'["a", 3]', ", item 2: must be an object; got int"),
     "lines.json": (b'{"text": "a"}\n{"text": 3}', ", line 2: 'text' must be text; got int"),
-    "broken.json": (b'["a"', ": not JSON (Expecting ',' delimiter)"),
+    "empty.json": (b"[ ]\n", ": there is no text"),
+    "cut.json": (b'["a"', ", item 1: not JSON (Expecting ',' delimiter)"),
+    "broken.json": (b'["a", {"text": }, "b"]', ", item 2: not JSON (Expecting value)"),
+    "closed.json": (b"[]]", ", item 1: not JSON (Extra data)"),
+    "two.json": (b'["a"]\n["b"]\n', ", item 2: not JSON (Extra data)"),
     "lacks.csv": (
         b"id,txt\n1,a\n",
         ": no column 'text', it has id, txt (name it with --data.text-column); did you mean txt?",

@@ -67,7 +67,7 @@ AS_FILES = {
     "t": TEXT,
     "t.jsonl": json.dumps({"text": TEXT}) + "\n\n",
     "lines.json": json.dumps({"text": TEXT}),
-    "list.json": json.dumps([{"text": TEXT}, {"text": None}, ""], indent=1),
+    "list.json": json.dumps([{"n": [-1.5e-3, 12, True, {}], "text": TEXT}, {"text": None}, ""], indent=1),
     "strings.json": json.dumps([TEXT]),
     "t.csv": f'id,text\r\n1,"{TEXT}"\r\n2,\r\n',
     "t.tsv": f'text\tid\n"{TEXT}"\t1\n',
