@@ -12,6 +12,10 @@ To expect, mean and standard deviation of the seeds: the test loss falls from ln
 5.44 ± 0.03 with all tokens and to 6.53 ± 0.01 with the final token; 2 nats are gained after 213 ± 8 and
 722 ± 113 steps. The final-token train loss scatters by 0.84 nats around its mean, the other by 0.15. A
 final-token step costs less than half. Runs on one machine are equal to the last bit.
+
+The run folder gets each model as Hugging Face's GPT-2, `weights_all-<seed>/` and `weights_final-<seed>/`, for
+generate.py, evaluate.py and `train_model5.py --init`. For checkpoints, `--resume` and `--mesh.*`, which a
+comparison of two models side by side lacks, train each with train_model5.py.
 """
 
 if __name__ == "__main__":
@@ -29,13 +33,12 @@ import jax
 import numpy as np
 
 from jaxloss._checks import check_integer
-from jaxloss.data import TokenData, describe, sample_batch
-from jaxloss.model5 import Model5, Model5Config, init_params, num_params, save_weights
+from jaxloss.data import TokenData, sample_batch
+from jaxloss.model5 import Model5, Model5Config, init_params
 from jaxloss.runs.cli import run_cli
 from jaxloss.runs.comparison import compare, comparison_table, summarise, write_texts
 from jaxloss.runs.findings import write_results
 from jaxloss.runs.folder import METRICS, TIMES, RunFolder
-from jaxloss.runs.mesh import describe_mesh
 from jaxloss.runs.plots import plot_losses
 from jaxloss.runs.recorder import Recorder
 from jaxloss.runs.settings import (
@@ -47,9 +50,11 @@ from jaxloss.runs.settings import (
     TrainConfig,
     fit_vocabulary,
     held_out_crops,
+    start_run,
 )
 from jaxloss.runs.stopping import EarlyStop
 from jaxloss.runs.text import join_texts, measure_text, wrap
+from jaxloss.runs.trained import save_trained
 from jaxloss.training import TrainState, evaluate, init_state, make_eval_step, make_mesh, make_train_step
 
 SHOWN = dict.fromkeys(OBJECTIVES, "all")  # the test loss that the terminal and the plot show
@@ -148,12 +153,7 @@ def main(config: Config) -> int:
     folder = RunFolder(config.out, "final_vs_all_token")
     data = config.data.prepare(config.model.context_length)
     config = dataclasses.replace(config, model=fit_vocabulary(config.model, data.tokenizer.vocab_size))
-    folder.create()
-    folder.write_json("config.json", dataclasses.asdict(config))
-    data.tokenizer.save(folder.file("tokenizer.json"))
-    print(wrap(describe(data), indent=""))
-    mesh = make_mesh(batch_size=config.train.batch_size)
-    print(f"{num_params(config.model):,} parameters, {describe_mesh(mesh)}")
+    start_run(folder, config, data, make_mesh(batch_size=config.train.batch_size))
 
     steps = {"eval": make_eval_step({name: loss for name, (loss, _) in OBJECTIVES.items()}, from_hidden=True)}
     for name, (loss, positions) in OBJECTIVES.items():
@@ -167,8 +167,7 @@ def main(config: Config) -> int:
                 print(f"\nseed {seed}", flush=True)
                 states = train(seed, config, data, steps, folder, stop)
                 for name in [name for name in OBJECTIVES if name != stop.diverged]:
-                    weights = folder.file(f"weights_{name}-{seed}.safetensors")
-                    save_weights(weights, states[name].params, config.model)
+                    save_trained(folder.file(f"weights_{name}-{seed}"), states[name].params, config.model)
                 if stop.diverged:
                     break
                 summaries, written = describe_models(seed, states, config, data, steps["eval"], folder)

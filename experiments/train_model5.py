@@ -30,20 +30,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxloss.data import TokenData, describe, load_tokenizer, sample_batch
-from jaxloss.model5 import (
-    Model5,
-    Model5Config,
-    fold_logit_scale,
-    generate,
-    init_params,
-    num_params,
-    save_weights,
-)
+from jaxloss.data import TokenData, load_tokenizer, sample_batch
+from jaxloss.model5 import Model5, Model5Config, generate, init_params
 from jaxloss.runs import resume
 from jaxloss.runs.cli import run_cli
 from jaxloss.runs.folder import METRICS, RunFolder
-from jaxloss.runs.mesh import MeshConfig, describe_mesh
+from jaxloss.runs.mesh import MeshConfig
 from jaxloss.runs.plots import plot_losses
 from jaxloss.runs.recorder import Recorder
 from jaxloss.runs.settings import (
@@ -56,10 +48,11 @@ from jaxloss.runs.settings import (
     TrainConfig,
     fit_vocabulary,
     held_out_crops,
+    start_run,
 )
 from jaxloss.runs.stopping import EarlyStop
 from jaxloss.runs.text import decode_known, join_texts, measure_text, wrap
-from jaxloss.runs.trained import fine_tuned, load_trained
+from jaxloss.runs.trained import fine_tuned, load_trained, save_trained
 from jaxloss.training import evaluate, init_state, make_eval_step, make_train_step, own_crops, whole
 from jaxloss.training.checkpoint import Checkpoints
 
@@ -108,11 +101,8 @@ def main(config: Config) -> int:
     if found:
         resume.check_text(found, identity)
     mesh = config.mesh.make(config.model, config.train.batch_size)
-    folder.create()
-    folder.write_json("config.json", dataclasses.asdict(config))
-    data.tokenizer.save(folder.file("tokenizer.json"))
-    print(wrap(describe(data), indent=""))
-    print(f"{num_params(config.model):,} parameters, {describe_mesh(mesh)}\n")
+    start_run(folder, config, data, mesh)
+    print()
 
     settings, name, boundary = config.train, config.objective, config.data.boundary(data.tokenizer)
     init_key, dropout_key, text_key = jax.random.split(jax.random.key(settings.seed), 3)
@@ -165,7 +155,7 @@ def main(config: Config) -> int:
         state = resume.restore_newest(folder, state)
 
     params = whole(state.params)
-    save_weights(folder.file("weights"), *fold_logit_scale(params, config.model))
+    save_trained(folder.file("weights"), params, config.model)
     results = {"objective": name, "stopped_early": stop.reason, "step": int(state.step)}
     losses = test()
     folder.write_json("results.json", results | {"test_losses": {k: v._asdict() for k, v in losses.items()}})

@@ -10,12 +10,17 @@ from typing import Annotated, Any, Literal, get_args
 import numpy as np
 import optax
 import tyro
+from jax.sharding import Mesh
 from jaxtyping import Integer
 
 from jaxloss._checks import check_choice, check_integer, check_number
-from jaxloss.data import TokenData, Tokenizer, eval_crops, prepare_tokens
+from jaxloss.data import TokenData, Tokenizer, describe, eval_crops, prepare_tokens
 from jaxloss.fused import linear_final_token_loss, linear_next_token_loss
+from jaxloss.model5 import num_params
 from jaxloss.model5.config import MODEL5, Model5Config
+from jaxloss.runs.folder import RunFolder
+from jaxloss.runs.mesh import describe_mesh
+from jaxloss.runs.text import wrap
 from jaxloss.training import make_optimizer
 from jaxloss.training.optimizer import Decay
 
@@ -269,3 +274,19 @@ def fit_vocabulary(config: Model5Config, vocab_size: int) -> Model5Config:
             f"{vocab_size - 1:,}: give at least {vocab_size:,}, or leave it out"
         )
     return config
+
+
+def start_run(folder: RunFolder, config: Any, data: TokenData, mesh: Mesh) -> None:
+    """Make the run's folder, with its config and tokenizer, and say what is trained on which devices.
+
+    Args:
+        folder: not made yet, or that of a resumed run.
+        config: the script's, whose field `model` has its final sizes.
+        data: the text.
+        mesh: the devices.
+    """
+    folder.create()
+    folder.write_json("config.json", dataclasses.asdict(config))
+    data.tokenizer.save(folder.file("tokenizer.json"))
+    print(wrap(describe(data), indent=""))
+    print(f"{num_params(config.model):,} parameters, {describe_mesh(mesh)}")

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from jaxloss.data import Tokenizer, load_tokenizer, make_tokenizer
-from jaxloss.model5 import GPT2, Model5Config, load_weights
+from jaxloss.model5 import GPT2, Model5Config, fold_logit_scale, load_weights, save_weights
 
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 
@@ -31,6 +31,17 @@ class TrainedModel(NamedTuple):
     config: Model5Config
     tokenizer: Tokenizer
     path: Path
+
+
+def save_trained(path: str | os.PathLike[str], params: Any, config: Model5Config) -> None:
+    """Save a run's model to a directory, from which transformers computes the same logits.
+
+    Args:
+        path: in the run's folder, `weights` or `weights_<which>`, where `load_trained` looks.
+        params: nested dict as from `init_params`.
+        config: the model's sizes and options.
+    """
+    save_weights(path, *fold_logit_scale(params, config))
 
 
 def load_trained(path: str | os.PathLike[str], *, tokenizer: str | None = None) -> TrainedModel:

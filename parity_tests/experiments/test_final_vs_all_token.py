@@ -12,6 +12,7 @@ import pytest
 from jaxloss import model5
 from jaxloss.data import load_tokenizer, sample_batch
 from jaxloss.runs.cli import run_cli
+from jaxloss.runs.trained import load_trained
 from parity_tests.data import bad_files
 from parity_tests.scripts import load
 from parity_tests.training import tiny
@@ -97,8 +98,8 @@ FILES = {
     "table.md",
     "times.jsonl",
     "tokenizer.json",
-} | {f"weights_{name}-{seed}.safetensors" for name in ("all", "final") for seed in (0, 1)}
-FIRST_ONLY = {file for file in FILES if "-1." not in file}
+} | {f"weights_{name}-{seed}" for name in ("all", "final") for seed in (0, 1)}
+FIRST_ONLY = {file for file in FILES if not file.endswith("-1")}
 
 
 def test_run_folder_is_complete(folder):
@@ -148,14 +149,17 @@ def test_samples_stand_beside_real_text_with_the_same_beginning(folder):
         assert texts[2][:16] in SENTENCES
 
 
-def test_weights_load_in_both_frameworks_and_tokenizer_reads_back(folder, corpus):
-    params, config = model5.load_weights(folder / "weights_all-0.safetensors")
-    model, torch_config = torch_model5.load_weights(folder / "weights_all-0.safetensors")
+def test_weights_load_in_both_frameworks_and_tokenizer_reads_back(folder):
+    params, config = model5.load_weights(folder / "weights_all-0")
+    model, torch_config = torch_model5.load_weights(folder / "weights_all-0")
     assert dataclasses.asdict(config) == dataclasses.asdict(torch_config)
-    assert config.embed_dim == 32
+    assert (config.embed_dim, config.logit_scale) == (32, 1.0)
     np.testing.assert_array_equal(params["wte"]["embedding"], model.wte.weight.detach().numpy())
     tokenizer = load_tokenizer(folder)
     assert tokenizer.decode(tokenizer.encode([SENTENCES])[0]) == SENTENCES
+    assert load_trained(folder / "weights_final-1").tokenizer.name == "bytes"
+    with pytest.raises(ValueError, match="several models, weights_all-0, weights_all-1, weights_final-0,"):
+        load_trained(folder)
 
 
 def test_ctrl_c_ends_with_everything_written_and_exit_code_130(corpus, tmp_path, monkeypatch, capfd):
@@ -200,8 +204,8 @@ def test_divergence_is_said_and_leaves_what_was_good(failing, corpus, tmp_path, 
     assert f"{failing} diverged at step 4, at a learning rate of" in shown.err
     assert "|" not in shown.out
     other = {"all": "final", "final": "all"}[failing]
-    results = {"samples.txt", "table.md", "weights_all-0.safetensors", "weights_final-0.safetensors"}
-    assert {f.name for f in out.iterdir()} == FIRST_ONLY - results | {f"weights_{other}-0.safetensors"}
+    results = {"samples.txt", "table.md", "weights_all-0", "weights_final-0"}
+    assert {f.name for f in out.iterdir()} == FIRST_ONLY - results | {f"weights_{other}-0"}
     written = json.loads((out / "results.json").read_text())
     assert written["stopped_early"].startswith(f"{failing} diverged at step 4")
     assert written["seeds"] == []
@@ -247,10 +251,10 @@ def test_text_without_enough_tokens_is_refused(text, tmp_path, monkeypatch, capf
 
 def test_folder_that_holds_a_run_is_refused_and_kept(folder, corpus, monkeypatch, capfd):
     monkeypatch.setattr(script, "init_params", lambda *_: pytest.fail("got as far as the model"))
-    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
     assert run(corpus, folder) == 2
     assert "already holds a run" in capfd.readouterr().err
-    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+    assert {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()} == before
 
 
 def test_bad_corpus_is_one_line_and_exit_code_2(tmp_path, capfd):
