@@ -1,7 +1,7 @@
 """Argument errors, worded once: each names the argument, what was expected and what came.
 
-Everything but `check_labels` looks at shapes, dtypes and Python values only, so it runs at trace time and
-costs a compiled program nothing.
+Everything looks at shapes, dtypes and Python values only, so it runs at trace time and costs a compiled
+program nothing; `_checked.py` looks at the values in arrays.
 """
 
 import difflib
@@ -12,15 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import checkify
 from jaxtyping import Array, Real
-
-from jaxloss._mesh import whole_along
-
-# True while a loss made by `make_checked` is called. JAX knows this context, and `jit` traces anew in it what
-# it has traced without checks. `checkify.debug_check` would need no context, but it stays in every program: a
-# call of a jitted function with one in it takes 170 us in place of 12 (jax 0.10.2, CPU).
-checks_labels = jax.make_user_context(False)
 
 # The annotation of an option that `as_scalar` reads: it may change while training, or be learnt.
 Scalar = float | Real[Array, ""]
@@ -265,36 +257,3 @@ def class_axis(input: jax.Array, axis: int, name: str = "input") -> int:
             f"axis must be in [{-input.ndim}, {input.ndim}) for {name} {describe(input)}; got {axis}."
         )
     return axis % input.ndim
-
-
-def check_labels(name: str, given, valid, high: int, low: int = 0, what: str = "labels") -> None:
-    """Under `make_checked`, raise if a valid one of the `given` integers is outside `[low, high)`.
-
-    Else do nothing. `valid` may lack the last axes; None is True everywhere.
-    """
-    if not checks_labels.value:
-        return
-    # The first offender is found among all: on a mesh, each device looks at the whole.
-    labels = whole_along(as_labels(name, given))
-    is_wrong = (labels < low) | (labels >= high)
-    if valid is not None:
-        is_wrong &= jnp.reshape(whole_along(valid), valid.shape + (1,) * (labels.ndim - valid.ndim))
-    if labels.size == 0:
-        return
-    first = jnp.argmax(is_wrong.ravel())
-    place = ", ".join(f"{{index_{i}}}" for i in range(labels.ndim))
-    indices: dict[str, Any] = {
-        f"index_{i}": index for i, index in enumerate(jnp.unravel_index(first, labels.shape))
-    }
-    integers, value = labels_as_given(given), "{value}"
-    if isinstance(integers, np.ndarray) and not isinstance(is_wrong, jax.core.Tracer):
-        # numpy's integers may be more than JAX can hold.
-        value = str(integers.ravel()[int(first)])
-    checkify.check(
-        ~jnp.any(is_wrong),
-        f"{name}{f'[{place}]' if place else ''} is {value}, outside [{low}, {high}); "
-        f"{{num_wrong}} of {labels.size} {what} are.",
-        value=labels.ravel()[first],
-        num_wrong=jnp.sum(is_wrong),
-        **indices,
-    )

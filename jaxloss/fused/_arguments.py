@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxloss import _checks
+from jaxloss._checked import check_labels, checks_values
 from jaxloss._mesh import varying_axes
 from jaxloss._reduction import REDUCTIONS, compute_dtype
 
@@ -78,11 +79,11 @@ def check_operands(
         tokens = _target(target, shape, num_classes, ignore_index)
     if where is not None:
         tokens["where"] = _checks.as_mask("where", where, shape, "one value for each token")
-    if _checks.checks_labels.value and "labels" in tokens:
+    if checks_values.value and "labels" in tokens:
         valid = tokens["valid"] & tokens.get("where", True)
         # Within a split vocabulary the labels count the classes of all devices.
         num_devices = 1 if axis_name is None else lax.axis_size(axis_name)
-        _checks.check_labels("target", target, valid, num_classes * num_devices)
+        check_labels("target", target, valid, num_classes * num_devices)
     sample_weight = _checks.as_sample_weight(sample_weight, shape, "one number for each token")
     logit_scale = check_logit_scale("logit_scale", logit_scale)
     learnt_scale = logit_scale if isinstance(logit_scale, jax.Array) else None

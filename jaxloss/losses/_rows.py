@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxloss import _checks
+from jaxloss._checked import check_labels
 from jaxloss._mesh import lie_as, take
 from jaxloss._reduction import REDUCTIONS, compute_dtype, reduce_loss, select
 
@@ -62,7 +63,7 @@ def label_rows(input, target, weight, ignore_index, where, sample_weight, axis) 
 
     valid = valid if where is None else valid & where
     in_range = (labels >= 0) & (labels < num_classes)
-    _checks.check_labels("target", target, valid, num_classes)
+    check_labels("target", target, valid, num_classes)
     weight = None if weight is None else weight.astype(dtype)
     if weight is None or num_classes == 0:
         label_weight = jnp.ones(rows, dtype)

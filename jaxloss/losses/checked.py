@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable
 
-from jaxloss import _checks
+from jaxloss._checked import checks_values
 
 __all__ = ["make_checked"]
 
@@ -48,7 +48,7 @@ class _Checked:
         self._loss = loss
 
     def __call__(self, *args, **kwargs):
-        with _checks.checks_labels(True):
+        with checks_values(True):
             return self._loss(*args, **kwargs)
 
     def __reduce__(self):

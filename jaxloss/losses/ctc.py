@@ -14,6 +14,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxloss import _checks
+from jaxloss._checked import check_labels
 from jaxloss._mesh import whole_along, zeros_like_all
 from jaxloss._reduction import REDUCTIONS, compute_dtype, reduce_loss, select
 from jaxloss.losses._rows import lie_along
@@ -86,9 +87,9 @@ def ctc_loss(
     num_frames, longest = x_TNC.shape[0], y_NS.shape[1]
     is_label = jnp.arange(longest, dtype=labels_N.dtype)[None] < labels_N[:, None]
     is_valid = is_label if valid_N is None else is_label & valid_N[:, None]
-    _checks.check_labels("input_lengths", frames_N, valid_N, num_frames + 1, what="lengths")
-    _checks.check_labels("target_lengths", labels_N, valid_N, longest + 1, what="lengths")
-    _checks.check_labels("targets", y_NS, is_valid, num_classes)
+    check_labels("input_lengths", frames_N, valid_N, num_frames + 1, what="lengths")
+    check_labels("target_lengths", labels_N, valid_N, longest + 1, what="lengths")
+    check_labels("targets", y_NS, is_valid, num_classes)
     good_N = is_split & (frames_N >= 0) & (frames_N <= num_frames)
     good_N &= (labels_N >= 0) & (labels_N <= longest)
     good_N &= jnp.all(~is_label | ((y_NS >= 0) & (y_NS < num_classes)), 1)
@@ -208,7 +209,7 @@ def _padded(targets, lengths_N: jax.Array, valid_N, num_sequences: int, *, batch
     # Not cumsum, which does not take an array that is split over a mesh.
     starts_N = jnp.sum(jnp.where(np.tri(num_sequences, k=-1, dtype=bool), possible_N[None], 0), 1)
     ends_N = starts_N + lengths_N.astype(starts_N.dtype)
-    _checks.check_labels("cumsum(target_lengths)", ends_N, valid_N, labels.size + 1, what="lengths")
+    check_labels("cumsum(target_lengths)", ends_N, valid_N, labels.size + 1, what="lengths")
     index = jnp.clip(
         starts_N[:, None] + jnp.arange(longest, dtype=starts_N.dtype)[None], 0, max(labels.size - 1, 0)
     )

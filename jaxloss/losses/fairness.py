@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxloss import _checks
+from jaxloss._checked import check_labels
 from jaxloss._mesh import lie_as, sum_by
 from jaxloss._reduction import compute_dtype, select
 from jaxloss.losses._elements import zero_times
@@ -69,7 +70,7 @@ def group_gap_penalty(
     groups, valid = (lie_as(a, losses) for a in (groups, _checks.not_ignored(group, ignore_index)))
     valid = valid if where is None else valid & where
     in_range = (groups >= 0) & (groups < num_groups)
-    _checks.check_labels("group", group, valid, num_groups, what="groups")
+    check_labels("group", group, valid, num_groups, what="groups")
     losses = select(valid, losses.astype(dtype))
     weight = jnp.ones(losses.shape, dtype) if sample_weight is None else sample_weight.astype(dtype)
     # A product, so that the NaN of a group out of range reaches the gradients too, whatever the weight.

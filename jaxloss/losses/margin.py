@@ -6,6 +6,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Num
 
 from jaxloss import _checks
+from jaxloss._checked import check_labels
 from jaxloss._checks import Scalar, in_dtype
 from jaxloss._mesh import indices_along, lie_as, take, take_along, whole_along, zeros_like_all
 from jaxloss._reduction import REDUCTIONS, compute_dtype, reduce_loss, select
@@ -124,7 +125,7 @@ def multi_margin_loss(
     dtype = compute_dtype(x, weight)
     labels, where = lie_along(x, -1, labels, where)
     x = select(where, x.astype(dtype), axis=-1)
-    _checks.check_labels("target", labels, where, x.shape[-1])
+    check_labels("target", labels, where, x.shape[-1])
     labels = select(where, labels)
     in_range = (labels >= 0) & (labels < x.shape[-1])
     own = take_along(x, jnp.where(in_range, labels, 0)[..., None], -1)
@@ -174,7 +175,7 @@ def multilabel_margin_loss(
     x = whole_along(x, -1)
     labels = lie_as(labels, x)
     x = select(where, x.astype(compute_dtype(x)), axis=-1)
-    _checks.check_labels("target", labels, where, num_classes, low=-1)
+    check_labels("target", labels, where, num_classes, low=-1)
     labels = select(where, labels, axis=-1)
     listed = jnp.cumsum(labels < 0, -1) == 0
     in_range = jnp.all((labels >= -1) & (labels < num_classes), -1)

@@ -11,6 +11,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxloss import _checks
+from jaxloss._checked import check_labels
 from jaxloss._checks import Scalar, in_dtype
 from jaxloss._reduction import compute_dtype, select
 from jaxloss.losses import _rows
@@ -100,7 +101,7 @@ def unlikelihood_loss(
     labels, valid = _rows.lie_along(logits, -1, labels, _checks.not_ignored(target, ignore_index))
     valid = valid if where is None else valid & where[..., None]
     in_range = (labels >= 0) & (labels < logits.shape[-1])
-    _checks.check_labels("target", target, valid, logits.shape[-1])
+    check_labels("target", target, valid, logits.shape[-1])
     log_odds = label_log_odds(select(where, logits, axis=-1), jnp.where(valid & in_range, labels, 0))
     # Selected before the softplus, whose gradient at infinite log-odds is not 0.
     terms = softplus(select(valid, log_odds))
