@@ -94,6 +94,7 @@ _margins = [normal(20), signs(20)]
 _class_weight = np.array([0.5, 1.1, 2.0, 1.7, 0.25, 1.3])
 _terms = {"mse": 0.25, "l1": 2.0}
 _hidden, _head, _tokens = normal(2, 6, 4), normal(8, 4), integers(2, 6, high=8)
+_logps = [uniform(12, low=-6.0, high=-0.1)] * 2
 _heads = [normal(12, 4), normal(8, 4), normal(12, 6), normal(8, 6)]
 
 
@@ -123,14 +124,17 @@ def _ctc_of_logits(losses):
 _NO_BFLOAT16 = ("float64", "float32")
 
 CASES: dict[str, list[Sample]] = {
+    "bco_loss": [Sample([*_logps, booleans(12), np.array(0.3)], wrt=(0,))],
     "binary_cross_entropy": [
         Sample([uniform(4, 6, low=0.05, high=0.95), uniform(4, 6), uniform(6)], wrt=(0,))
     ],
     "binary_cross_entropy_with_logits": [
         Sample([normal(4, 6), uniform(4, 6), uniform(4, 6), "mean", uniform(6)], wrt=(0, 1))
     ],
+    "bradley_terry_loss": [Sample([normal(12), normal(12)], {"center_rewards_coefficient": 0.01})],
     "correlation_loss": [Sample(_real)],
     "cosine_embedding_loss": [Sample([normal(4, 6), normal(4, 6), signs(4)], wrt=(0, 1))],
+    "cpo_loss": [Sample(_logps)],
     "cross_entropy": [
         Sample([_logits, _labels]),
         Sample([_logits, _ignored, _class_weight], wrt=(0,), case="weights, ignored labels"),
@@ -151,6 +155,10 @@ CASES: dict[str, list[Sample]] = {
         )
     ],
     "distillation_loss": [Sample([_logits, normal(12, 6), _labels], {"hard_weight": 0.25}, wrt=(0,))],
+    "dpo_loss": [
+        Sample([*_logps, *_logps], {"loss_type": "discopop", "discopop_tau": 0.5}, (0, 1), "discopop"),
+        Sample([*_logps, *_logps], {"label_smoothing": 0.1}, (0, 1)),
+    ],
     "final_token_loss": [Sample([normal(2, 4, 6), integers(2, 4, high=6)])],
     "focal_loss": [Sample([_logits, _labels])],
     "forward_kl_div": [Sample(_real)],
@@ -163,6 +171,7 @@ CASES: dict[str, list[Sample]] = {
         Sample([log_probabilities(12, 6), probabilities(12, 6)], {"reduction": "batchmean"}),
         Sample([log_probabilities(12, 6), log_probabilities(12, 6)], {"log_target": True}, case="log target"),
     ],
+    "kto_loss": [Sample([*_logps, booleans(12), np.array(0.3)], wrt=(0,))],
     "l1_loss": [Sample(_real), Sample([grid(40), grid(40), "none", uniform(40)], case="ties, weights")],
     "make_hybrid_loss": [Sample(_real, make=_hybrid)],
     "make_uncertainty_weighted_loss": [
@@ -178,12 +187,14 @@ CASES: dict[str, list[Sample]] = {
         Sample([normal(2, 4, 6), integers(2, 4, high=6)], {"reduction": "sum"}, case="sum"),
     ],
     "nll_loss": [Sample([log_probabilities(12, 6), _ignored, _class_weight], wrt=(0,))],
+    "orpo_loss": [Sample(_logps)],
     "poisson_nll_loss": [Sample([uniform(4, 6, low=0.1, high=3.0), _counts, False, True], wrt=(0,))],
     "poly_loss": [Sample([_logits, _labels])],
     "reverse_kl_div": [Sample(_real)],
     "sigmoid_focal_loss": [
         Sample([normal(4, 6), lambda rng: booleans(4, 6)(rng).astype(np.float64)], wrt=(0,))
     ],
+    "simpo_loss": [Sample(_logps)],
     "smooth_l1_loss": [Sample([*_real, "mean", 0.5])],
     "soft_margin_loss": [Sample(_margins, wrt=(0,))],
     "token_set_loss": [
@@ -214,4 +225,5 @@ NOT_LOSSES = {
     "init_log_variances": "starting values",
     "make_checked": "the loss itself, with errors for labels out of range",
     "previous_tokens": "labels for unlikelihood_loss",
+    "sequence_logps": "what preference losses take",
 }

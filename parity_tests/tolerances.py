@@ -26,5 +26,8 @@ BFLOAT16_ULP = 2.0
 ACCURATE_VALUE_ULP = 4.0
 ACCURATE_GRADIENT_ULP = 64.0
 
+# A divergence of two classes: two terms that are never negative, of which each has its softmax's rounding.
+EXO_VALUE_ULP = 16.0
+
 # What the two float32 parts of a logarithm leave of `log(p) - x`; `log(p)` alone is rounded to 2e-7.
 LOG_MINUS_ERROR = 6e-15

@@ -37,6 +37,12 @@ from jaxloss.losses.penalties import previous_tokens as previous_tokens
 from jaxloss.losses.penalties import token_set_loss as token_set_loss
 from jaxloss.losses.penalties import unlikelihood_loss as unlikelihood_loss
 from jaxloss.losses.penalties import z_loss as z_loss
+from jaxloss.losses.preference import bradley_terry_loss as bradley_terry_loss
+from jaxloss.losses.preference import dpo_loss as dpo_loss
+from jaxloss.losses.preference import sequence_logps as sequence_logps
+from jaxloss.losses.reference_free import cpo_loss as cpo_loss
+from jaxloss.losses.reference_free import orpo_loss as orpo_loss
+from jaxloss.losses.reference_free import simpo_loss as simpo_loss
 from jaxloss.losses.regression import huber_loss as huber_loss
 from jaxloss.losses.regression import l1_loss as l1_loss
 from jaxloss.losses.regression import mse_loss as mse_loss
@@ -45,5 +51,7 @@ from jaxloss.losses.softmax_divergence import forward_kl_div as forward_kl_div
 from jaxloss.losses.softmax_divergence import jensen_shannon_div as jensen_shannon_div
 from jaxloss.losses.softmax_divergence import reverse_kl_div as reverse_kl_div
 from jaxloss.losses.softmax_divergence import total_variation_div as total_variation_div
+from jaxloss.losses.unpaired_preference import bco_loss as bco_loss
+from jaxloss.losses.unpaired_preference import kto_loss as kto_loss
 
 __all__ = [name for name in dir() if callable(globals()[name])]

@@ -1,4 +1,4 @@
-"""Losses that raise on a label or length out of range, instead of returning NaN."""
+"""Losses that raise on a label, length or log-probability out of range, instead of returning NaN."""
 
 import functools
 from collections.abc import Callable

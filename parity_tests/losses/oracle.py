@@ -119,6 +119,44 @@ def divergence(p: list, q: list) -> mpmath.mpf:
     return mpmath.fsum(a * mpmath.log(a / b) for a, b in zip(p, q, strict=True) if a)
 
 
+def sigmoid(x) -> mpmath.mpf:
+    """The probability of log-odds."""
+    return 1 / (1 + mpmath.exp(-x))
+
+
+def flipped_logistic(margin, smoothing) -> mpmath.mpf:
+    """Binary cross entropy with the probability `smoothing` of the opposite label."""
+    return (1 - smoothing) * softplus(-margin) + smoothing * softplus(margin)
+
+
+def dpo_loss(loss_type: str, chosen, rejected, beta, smoothing, tau) -> mpmath.mpf:
+    """A variant of DPO from the log-ratios of the chosen and the rejected answer."""
+    win, lose, margin, half = beta * chosen, beta * rejected, beta * (chosen - rejected), 1 / (2 * beta)
+    q, p = (sigmoid(margin), sigmoid(-margin)), (1 - smoothing, smoothing)
+    formulas = {
+        "sigmoid": lambda: flipped_logistic(margin, smoothing),
+        "hinge": lambda: max(1 - margin, mpmath.mpf(0)),
+        "ipo": lambda: (chosen - rejected - half) ** 2,
+        "robust": lambda: (p[0] * softplus(-margin) - p[1] * softplus(margin)) / (1 - 2 * smoothing),
+        "exo_pair": lambda: mpmath.fsum(a * mpmath.log(a / b) for a, b in zip(q, p, strict=True)),
+        "nca_pair": lambda: softplus(-win) + softplus(win) / 2 + softplus(lose) / 2,
+        "bco_pair": lambda: softplus(-win) + softplus(lose),
+        "sppo_hard": lambda: (chosen - half) ** 2 + (rejected + half) ** 2,
+        "apo_zero": lambda: 1 - sigmoid(win) + sigmoid(lose),
+        "apo_down": lambda: sigmoid(win) + 1 - sigmoid(margin),
+        "discopop": lambda: (
+            sigmoid(-margin / tau) * softplus(-margin) + sigmoid(margin / tau) * mpmath.exp(-margin)
+        ),
+    }
+    return formulas[loss_type]()
+
+
+def odds_ratio_loss(log_p, log_q) -> mpmath.mpf:
+    """`-log sigmoid` of the difference of the log-odds."""
+    p, q = mpmath.exp(log_p), mpmath.exp(log_q)
+    return softplus(mpmath.log(q / (1 - q)) - mpmath.log(p / (1 - p)))
+
+
 def hessian(exact, *arrays) -> list[list[np.ndarray]]:
     """The blocks of second derivatives of `exact`, a function of lists: differences so fine that they are."""
     flat = [mpmath.mpf(float(v)) for array in arrays for v in array]
@@ -140,6 +178,18 @@ def hessian(exact, *arrays) -> list[list[np.ndarray]]:
                 whole[i, j] = whole[j, i] = (same - opposite) / (4 * step**2)
     parts = list(itertools.pairwise(ends))
     return [[whole[a:b, c:d] for c, d in parts] for a, b in parts]
+
+
+def derivatives(exact, *arrays) -> tuple[mpmath.mpf, list, np.ndarray]:
+    """The value of `exact`, a function of lists of one number each, its gradient and its Hessian."""
+    point, step = [mpmath.mpf(float(array[0])) for array in arrays], mpmath.mpf(10) ** -30
+    gradient = []
+    with mpmath.workdps(150):
+        for i in range(len(point)):
+            ends = ([[x + sign * step * (i == j)] for j, x in enumerate(point)] for sign in (1, -1))
+            gradient.append((exact(*next(ends)) - exact(*next(ends))) / (2 * step))
+        value = exact(*([x] for x in point))
+    return value, gradient, np.block(hessian(exact, *arrays))
 
 
 def error_in_ulp(actual, truth) -> np.ndarray:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from jaxloss import losses
+from jaxloss.losses._preference import SMOOTHED
 from parity_tests.cases import CASES
 from parity_tests.compare import assert_same, assert_within
 from parity_tests.losses.promises import compiled
@@ -33,6 +34,23 @@ def crossed(*columns):
 ROWS = [[-INF, 0, 1], [-INF, 1, -INF], [2, 1, 0]]
 SCORES, SIGNS, REALS = [[-INF], [0], [INF]], [[-INF], [INF]], [[0.0], [1.0]]
 VECTORS = [[0, 0], [1, 2]]
+LOGPS, BETA = [[-INF], [-1], [0]], [[0.5]]
+KINDS = np.array([[True], [False]])
+
+
+def dpo(smoothing, *loss_types):
+    """The sum of DPO's variants, as a function of all log-probabilities and beta."""
+
+    def loss(*arrays):
+        kinds = ((kind, smoothing if kind in SMOOTHED else 0.0) for kind in loss_types)
+        return sum(
+            losses.dpo_loss(*arrays[:4], beta=arrays[4][0], loss_type=kind, label_smoothing=epsilon)
+            for kind, epsilon in kinds
+        )
+
+    return loss
+
+
 # For each loss: as a function of vectors, what each argument is made by, and from which vectors.
 BOUNDARIES = {
     "cross_entropy": (lambda x, w: losses.cross_entropy(x, 1, w, reduction="sum"), "- -", ROWS, [[1, 1, 1]]),
@@ -96,6 +114,51 @@ BOUNDARIES = {
         *[VECTORS] * 3,
     ),
     "correlation_loss": (losses.correlation_loss, "- -", VECTORS, VECTORS),
+    "dpo_loss": (
+        dpo(0.0, "sigmoid", "hinge", "nca_pair", "bco_pair", "discopop", "robust"),
+        "- - - - -",
+        [[-1], [0]],
+        LOGPS,
+        [[-1]],
+        [[-2]],
+        BETA,
+    ),
+    "dpo_loss, bounded": (
+        dpo(0.25, "exo_pair", "apo_zero", "apo_down"),
+        "- - - - -",
+        LOGPS,
+        LOGPS,
+        [[-1], [-INF]],
+        [[-2]],
+        BETA,
+    ),
+    "dpo_loss, smoothed": (dpo(0.25, "sigmoid", "robust", "ipo"), "- - - - -", *[LOGPS] * 4, BETA),
+    "cpo_loss": (lambda c, r, b: losses.cpo_loss(c, r, beta=b[0]), "- - -", LOGPS, LOGPS, BETA),
+    "simpo_loss": (lambda c, r, b: losses.simpo_loss(c, r, beta=b[0]), "- - -", LOGPS, LOGPS, BETA),
+    "orpo_loss": (
+        lambda c, r, b: losses.orpo_loss(c, r, beta=b[0], nll_weight=0.5),
+        "- - -",
+        [*LOGPS, [-1e-9]],
+        [*LOGPS, [-1e-9]],
+        BETA,
+    ),
+    "kto_loss": (
+        lambda x, y, b: sum(
+            losses.kto_loss(x, y, np.array([is_good]), 0.5, beta=b[0]) for is_good in (True, False)
+        ),
+        "- - -",
+        LOGPS,
+        LOGPS,
+        BETA,
+    ),
+    "bco_loss": (
+        lambda x, y, b: losses.bco_loss(x, y, np.array([False]), 0.5, beta=b[0]),
+        "- - -",
+        LOGPS,
+        LOGPS,
+        BETA,
+    ),
+    "bradley_terry_loss": (losses.bradley_terry_loss, "- -", SCORES, SCORES),
     "group_gap_penalty": (
         lambda x, w: losses.group_gap_penalty(x, np.array([0, 1, 1]), 2, sample_weight=w),
         "- -",

@@ -38,8 +38,11 @@ KNOWN = [option for option in _options([int, float]) if option not in ARRAYS]
 
 
 def _loss(name, option, dtype="float64"):
-    """The loss as a function of this option and its first input, and that input."""
-    sample = CASES[name][-1]
+    """The loss as a function of this option and its first input, and that input.
+
+    It is the loss's last sample, but for an option that another sample is about.
+    """
+    sample = next((sample for sample in CASES[name] if option in sample.options), CASES[name][-1])
     named = dict(zip(PARAMETERS[name], sample.arguments(dtype), strict=False)) | sample.options
     first, input = next(iter(named.items()))
     return lambda value, x: getattr(jaxloss, name)(**(named | {first: x, option: value})), input

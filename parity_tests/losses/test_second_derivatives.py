@@ -14,7 +14,15 @@ import pytest
 from jaxloss import losses
 from parity_tests.cases import CASES
 from parity_tests.compare import assert_within
-from parity_tests.losses.oracle import divergence, hessian, log_sum_exp, softmax, softplus
+from parity_tests.losses.oracle import (
+    divergence,
+    hessian,
+    log_sum_exp,
+    odds_ratio_loss,
+    sigmoid,
+    softmax,
+    softplus,
+)
 from parity_tests.losses.promises import compiled
 from parity_tests.tolerances import EPS, GRADIENT_EPS_OF_MAX
 
@@ -28,6 +36,7 @@ SOFT = [[row, p] for row, p in product(LEADS[:4], ([0.75, 0.25, 0], [1, 0, 0]))]
 LOGITS = [[[x], [y]] for x, y in product((20, -20, 80, 0.5), (1, 0, 0.5))]
 VECTORS = [[[1, 2, 3], [1, 2, 3]], [[1, 0, 0], [0, 1, 0]], [[1e10, 2e10, -1e10], [1e10, 1e9, 0]]]
 LOG_PROBS = [[[-0.1, -3, -20]], [[-80, -1e-9, -5]]]
+GAPS = [[[x], [y]] for x, y in product((-20, -64, -100.5), (-20, -62, -150))]
 FRAMES = [[[0, 20, 1, 1, 0, 20, 20, 0, 1]], [[-1, -2, -9, -20, -10, -1, -3, -2, -0.5]]]
 
 
@@ -188,6 +197,37 @@ HESSIANS = {
         lambda a, b, c: losses.triplet_margin_loss(a, b, c, margin=10.0),
         lambda a, b, c: distance(a, b) - distance(a, c),
         [[[1, 2, 3], [1.5, 2.5, 3], [2, 2, 2]], [[1, 1, 1], [1e3, 0, 3], [0, 3, 5]]],
+    ),
+    "bradley_terry_loss": (
+        lambda x, y: losses.bradley_terry_loss(x, y, center_rewards_coefficient=2.0**-7),
+        lambda x, y: softplus(y[0] - x[0]) + (x[0] + y[0]) ** 2 / 128,
+        [[[x], [y]] for x, y in product((20, -20, 0.5), (1, 0))],
+    ),
+    "dpo_loss": (
+        lambda x, y: losses.dpo_loss(x, y, jnp.full_like(x, -64), jnp.full_like(x, -64), beta=0.5),
+        lambda x, y: softplus((y[0] - x[0]) / 2),
+        GAPS,
+    ),
+    "cpo_loss": (
+        lambda x, y: losses.cpo_loss(x, y, beta=0.5),
+        lambda x, y: softplus((y[0] - x[0]) / 2) - x[0],
+        GAPS,
+    ),
+    "simpo_loss": (losses.simpo_loss, lambda x, y: softplus(2 * (y[0] - x[0]) + 0.5), GAPS),
+    "orpo_loss": (
+        lambda x, y: losses.orpo_loss(x, y, beta=0.5),
+        lambda x, y: odds_ratio_loss(x[0], y[0]) / 2 - x[0],
+        [[[x], [y]] for x, y in product((-1e-9, -1e-3, -1, -40), (-1e-5, -0.7, -30))],
+    ),
+    "kto_loss": (
+        lambda x: losses.kto_loss(x, jnp.full_like(x, -64), np.array([True]), 0.5, beta=0.5),
+        lambda x: sigmoid((0.5 - 64 - x[0]) / 2),
+        [[[x]] for x in (-24, -63, -100, -180)],
+    ),
+    "bco_loss": (
+        lambda x: losses.bco_loss(x, jnp.full_like(x, -64), np.array([False]), 0.5, beta=0.5),
+        lambda x: softplus((x[0] + 63) / 2),
+        [[[x]] for x in (-24, -60, -100, -180)],
     ),
     "correlation_loss": (
         losses.correlation_loss,

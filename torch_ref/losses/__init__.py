@@ -33,6 +33,12 @@ from torch_ref.losses.penalties import previous_tokens as previous_tokens
 from torch_ref.losses.penalties import token_set_loss as token_set_loss
 from torch_ref.losses.penalties import unlikelihood_loss as unlikelihood_loss
 from torch_ref.losses.penalties import z_loss as z_loss
+from torch_ref.losses.preference import bradley_terry_loss as bradley_terry_loss
+from torch_ref.losses.preference import dpo_loss as dpo_loss
+from torch_ref.losses.preference import sequence_logps as sequence_logps
+from torch_ref.losses.reference_free import cpo_loss as cpo_loss
+from torch_ref.losses.reference_free import orpo_loss as orpo_loss
+from torch_ref.losses.reference_free import simpo_loss as simpo_loss
 from torch_ref.losses.regression import huber_loss as huber_loss
 from torch_ref.losses.regression import l1_loss as l1_loss
 from torch_ref.losses.regression import mse_loss as mse_loss
@@ -41,5 +47,7 @@ from torch_ref.losses.softmax_divergence import forward_kl_div as forward_kl_div
 from torch_ref.losses.softmax_divergence import jensen_shannon_div as jensen_shannon_div
 from torch_ref.losses.softmax_divergence import reverse_kl_div as reverse_kl_div
 from torch_ref.losses.softmax_divergence import total_variation_div as total_variation_div
+from torch_ref.losses.unpaired_preference import bco_loss as bco_loss
+from torch_ref.losses.unpaired_preference import kto_loss as kto_loss
 
 __all__ = [name for name in dir() if callable(globals()[name])]

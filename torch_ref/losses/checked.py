@@ -1,4 +1,4 @@
-"""Losses that raise on a label or length out of range, naming it; torch's own error names only the label."""
+"""Losses that raise on a value out of range, naming it; torch's own error names only the label."""
 
 import functools
 import inspect
@@ -20,6 +20,9 @@ def make_checked(loss: Callable) -> Callable:
         arguments = bound.arguments | bound.arguments.get("options", {})
         if "linear_weight" in arguments:
             arguments = {"ignore_index": None, "where": None} | arguments
+        for name in arguments:
+            if name.endswith("logps"):
+                _check_log_probabilities(name, arguments[name], arguments["where"])
         if "targets" in arguments:
             _check_sequences(**arguments)
         elif "group" in arguments:
@@ -29,6 +32,16 @@ def make_checked(loss: Callable) -> Callable:
         return loss(*args, **kwargs)
 
     return checked
+
+
+def _check_log_probabilities(name: str, logps: torch.Tensor, where: torch.Tensor | None) -> None:
+    is_wrong = logps > 0 if where is None else (logps > 0) & where
+    if is_wrong.any():
+        place = torch.nonzero(is_wrong)[0].tolist()
+        raise ValueError(
+            f"{name}{place or ''} is {float(logps[tuple(place)])}, above 0, as no log-probability is; "
+            f"{int(is_wrong.sum())} of {logps.numel()} numbers are."
+        )
 
 
 def _check_target(arguments: dict, input: torch.Tensor, loss_name: str) -> None:
