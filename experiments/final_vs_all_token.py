@@ -102,8 +102,7 @@ def train(
         return {f"{loss}{of}": mean for of, means in found.items() for loss, mean in means.items()}
 
     to_come = settings.steps * (settings.seed + config.seeds - 1 - seed)
-    counts = {"steps": settings.steps, "steps_after": to_come, "seed": seed}
-    with Recorder(folder, SHOWN, **counts, tokens_per_step=settings.crops_per_step * length) as record:
+    with Recorder(folder, SHOWN, config.model, settings, seed=seed, steps_after=to_come) as record:
         for name in OBJECTIVES:
             record.test(name, 0, test(name))
         for step in range(1, settings.steps + 1):

@@ -7,8 +7,8 @@
     python experiments/train_model5.py --resume runs/train_model5-<time>            # after whatever ended it
 
 The run folder gets the weights as Hugging Face's GPT-2 (`weights/`), the tokenizer, every metric, a plot,
-texts, and while it goes on checkpoints. A run that was killed at any instant and is resumed ends with the
-same weights and the same `metrics.jsonl`, to the last bit, as one that was not.
+texts, and while it goes on checkpoints: docs/runs.md. A run that was killed at any instant and is resumed
+ends with the same weights and the same `metrics.jsonl`, to the last bit, as one that was not.
 
 The default (0.9 M parameters, 1,600 steps, the prose that comes with Python) takes about a minute on two CPU
 cores. To expect: the test loss of all tokens falls from ln 4096 = 8.32 nats to about 5.4. Runs of one seed on
@@ -35,6 +35,7 @@ from jaxloss.model5 import Model5, Model5Config, generate, init_params
 from jaxloss.runs import resume
 from jaxloss.runs.cli import run_cli
 from jaxloss.runs.folder import METRICS, RunFolder
+from jaxloss.runs.loggers import check_loggers
 from jaxloss.runs.mesh import MeshConfig
 from jaxloss.runs.plots import plot_losses
 from jaxloss.runs.recorder import Recorder
@@ -54,7 +55,6 @@ from jaxloss.runs.stopping import EarlyStop
 from jaxloss.runs.text import decode_known, join_texts, measure_text, wrap
 from jaxloss.runs.trained import fine_tuned, load_trained, save_trained
 from jaxloss.training import evaluate, init_state, make_eval_step, make_train_step, own_crops, whole
-from jaxloss.training.checkpoint import Checkpoints
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +74,8 @@ class Config:
     init: str | None = None
     """Go on from a trained model, with its sizes and tokenizer: the folder of a run, a .safetensors file or a
     GPT-2 directory."""
+    log: tuple[str, ...] = ()
+    """Where its curves can be watched, beside the files: tensorboard, wandb."""
     out: str | None = None
     """New folder for the results; runs/train_model5-<time> if not given."""
     resume: str | None = None
@@ -84,6 +86,7 @@ PRESETS = {name: Config(**size, preset=name) for name, size in SIZES.items()}
 
 
 def main(config: Config) -> int:
+    check_loggers(config.log)
     config.mesh.join_processes(config.out or config.resume)
     folder = RunFolder.of_process(config.out, "train_model5", resume=config.resume)
     found = resume.find_checkpoint(folder, config) if config.resume else None
@@ -101,7 +104,8 @@ def main(config: Config) -> int:
     if found:
         resume.check_text(found, identity)
     mesh = config.mesh.make(config.model, config.train.batch_size)
-    start_run(folder, config, data, mesh)
+    made = found.step if found else 0
+    loggers = start_run(folder, config, data, mesh, log=config.log, step=made)
     print()
 
     settings, name, boundary = config.train, config.objective, config.data.boundary(data.tokenizer)
@@ -124,17 +128,14 @@ def main(config: Config) -> int:
     def test():
         return evaluate(state, eval_step, *held_out, batch_size=batch_size)
 
-    tokens_per_step = settings.crops_per_step * config.model.context_length
-    done = int(state.step)
-    options = dataclasses.asdict(config.checkpoint) | {"last": done if found else None}
-    checkpoints = Checkpoints(folder.shared / resume.FOLDER, identity, **options)
-    recorder = Recorder(folder, {name: name}, steps=settings.steps, tokens_per_step=tokens_per_step)
+    checkpoints = resume.open_checkpoints(folder, identity, config.checkpoint, found)
+    recorder = Recorder(folder, {name: name}, config.model, settings, mesh=mesh, loggers=loggers)
     stop = EarlyStop(guess=math.log(config.model.vocab_size), learning_rates=settings.learning_rates())
     with stop, resume.saving(checkpoints, folder), recorder as record:
         if not found:
             record.test(name, 0, test())
             checkpoints.save(0, state)
-        for step in range(done + 1, settings.steps + 1):
+        for step in range(made + 1, settings.steps + 1):
             if stop.agreed():
                 break
             batch = sample_batch(data.train, **size, step=step - 1)

@@ -24,7 +24,7 @@ except ImportError:  # Windows
 METRICS = "metrics.jsonl"
 """What was learnt, a line for each update and evaluation: equal for two runs of one seed on one machine."""
 TIMES = "times.jsonl"
-"""How long each update took."""
+"""What each update took: time, tokens a second, memory, share of the devices' peak."""
 
 
 class RunFolder:

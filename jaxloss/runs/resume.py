@@ -19,6 +19,7 @@ import jax
 from jaxloss.data import TokenData
 from jaxloss.runs.cli import describe_error
 from jaxloss.runs.folder import METRICS, TIMES, RunFolder, check_run
+from jaxloss.runs.settings import CheckpointConfig
 from jaxloss.training.checkpoint import Checkpoint, Checkpoints, newest_checkpoint, restore
 from jaxloss.training.state import TrainState
 
@@ -105,6 +106,14 @@ def restore_run(found: Checkpoint, folder: RunFolder, state: TrainState) -> Trai
     return state
 
 
+def open_checkpoints(
+    folder: RunFolder, identity: Mapping[str, Any], settings: CheckpointConfig, found: Checkpoint | None
+) -> Checkpoints:
+    """What writes a run's checkpoints from here on; `found` is the one that it goes on from."""
+    last = found.step if found else None
+    return Checkpoints(folder.shared / FOLDER, identity, **dataclasses.asdict(settings), last=last)
+
+
 def restore_newest(folder: RunFolder, state: TrainState) -> TrainState:
     """The state of before a divergence, in place of `state`."""
     found = newest_checkpoint(folder.shared / FOLDER, report=_warn)
@@ -128,7 +137,7 @@ def saving(checkpoints: Checkpoints, folder: RunFolder) -> Iterator[None]:
 def _from_json(kind: Any, value: Any) -> Any:
     """A dataclass from what `json` made of `dataclasses.asdict`; fields that it lacks have their defaults."""
     if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
-        return value
+        return tuple(value) if typing.get_origin(kind) is tuple else value
     hints = typing.get_type_hints(kind)
     unknown = value.keys() - hints.keys()
     if unknown:

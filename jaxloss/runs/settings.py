@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args
 
@@ -19,6 +20,7 @@ from jaxloss.fused import linear_final_token_loss, linear_next_token_loss
 from jaxloss.model5 import num_params
 from jaxloss.model5.config import MODEL5, Model5Config
 from jaxloss.runs.folder import RunFolder
+from jaxloss.runs.loggers import Logger, open_loggers
 from jaxloss.runs.mesh import describe_mesh
 from jaxloss.runs.text import wrap
 from jaxloss.training import make_optimizer
@@ -276,17 +278,23 @@ def fit_vocabulary(config: Model5Config, vocab_size: int) -> Model5Config:
     return config
 
 
-def start_run(folder: RunFolder, config: Any, data: TokenData, mesh: Mesh) -> None:
-    """Make the run's folder, with its config and tokenizer, and say what is trained on which devices.
+def start_run(
+    folder: RunFolder, config: Any, data: TokenData, mesh: Mesh, *, log: Sequence[str] = (), step: int = 0
+) -> list[Logger]:
+    """Make the run's folder, with its config and tokenizer, say what is trained, and open its loggers.
 
     Args:
         folder: not made yet, or that of a resumed run.
         config: the script's, whose field `model` has its final sizes.
         data: the text.
         mesh: the devices.
+        log: names of the loggers.
+        step: number of updates that were made before.
     """
     folder.create()
+    loggers = open_loggers(log, folder, dataclasses.asdict(config), step=step)
     folder.write_json("config.json", dataclasses.asdict(config))
     data.tokenizer.save(folder.file("tokenizer.json"))
     print(wrap(describe(data), indent=""))
     print(f"{num_params(config.model):,} parameters, {describe_mesh(mesh)}")
+    return loggers

@@ -39,7 +39,7 @@ def train(config):
     """What a training leaves."""
     folder = RunFolder(config.out, "train_model5").create()
     folder.write_json("config.json", load("accelerator", "benchmarks").dataclasses.asdict(config))
-    with Recorder(folder, {"all": "all"}, steps=config.train.steps, tokens_per_step=16) as record:
+    with Recorder(folder, {"all": "all"}, config.model, config.train) as record:
         record.test("all", 0, {"all": Estimate(5.5, 0.1)})
         for step in range(1, config.train.steps + 1):
             record.update("all", step, loss=6.0 - step, grad_norm=1.0, seconds=2.0 / step)

@@ -20,6 +20,7 @@ from jaxloss.data import sample_batch
 from jaxloss.runs import stopping
 from jaxloss.runs.cli import run_cli
 from parity_tests import quick_compilation
+from parity_tests.runs.events import read_scalars
 from parity_tests.scripts import load
 
 script = load("train_model5")
@@ -39,6 +40,7 @@ TINY = {
     "--sample.num-tokens": 6,
     "--sample.num-texts": 2,
     "--checkpoint.every": 2,
+    "--log": "tensorboard",
 }
 
 
@@ -112,13 +114,21 @@ def copied(stopped, tmp_path):
 def read(folder):
     """What two equal runs leave; the header of a weights file has no order."""
     weights = (folder / "weights" / "model.safetensors").read_bytes()
-    return (folder / "metrics.jsonl").read_bytes(), weights[8 + int.from_bytes(weights[:8], "little") :]
+    metrics = (folder / "metrics.jsonl").read_bytes()
+    curves = read_scalars(folder / "tensorboard").items()
+    learnt = {tag: curve for tag, curve in curves if not tag.startswith("time/")}
+    return metrics, weights[8 + int.from_bytes(weights[:8], "little") :], learnt
 
 
 def test_run_folder_holds_config_metrics_weights_and_results(folder):
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [r["step"] for r in records if r["kind"] == "train"] == [1, 2, 3, 4, 5, 6]
     assert [r["step"] for r in records if r["kind"] == "test"] == [0, 4, 6]
+    _, _, curves = read(folder)
+    for key in ("loss", "grad_norm", "learning_rate"):
+        shown = [(r["step"], np.float32(r[key])) for r in records if r["kind"] == "train"]
+        assert curves[f"train/{key}"] == shown
+    assert [step for step, _ in curves["test/all"]] == [0, 4, 6]
     results = json.loads((folder / "results.json").read_text(), parse_constant=pytest.fail)
     assert (results["objective"], results["stopped_early"], results["step"]) == ("all", "", 6)
     assert results["test_losses"]["all"]["mean"] < records[0]["losses"]["all"]["mean"]
