@@ -92,6 +92,8 @@ _logits, _labels = normal(12, 6), integers(12, high=6)
 _real = [normal(4, 6), normal(4, 6)]
 _margins = [normal(20), signs(20)]
 _class_weight = np.array([0.5, 1.1, 2.0, 1.7, 0.25, 1.3])
+_token_logps = [lambda rng: -rng.exponential(1.0, (2, 6)), lambda rng: -rng.exponential(1.0, (2, 6))]
+_policy = [*_token_logps, normal(2)]
 _terms = {"mse": 0.25, "l1": 2.0}
 _hidden, _head, _tokens = normal(2, 6, 4), normal(8, 4), integers(2, 6, high=8)
 _logps = [uniform(12, low=-6.0, high=-0.1)] * 2
@@ -132,6 +134,13 @@ CASES: dict[str, list[Sample]] = {
         Sample([normal(4, 6), uniform(4, 6), uniform(4, 6), "mean", uniform(6)], wrt=(0, 1))
     ],
     "bradley_terry_loss": [Sample([normal(12), normal(12)], {"center_rewards_coefficient": 0.01})],
+    "cispo_loss": [Sample(_policy, wrt=(0,))],
+    "clipped_policy_loss": [
+        Sample(_policy, {"dual_clip": 3.0}, wrt=(0,)),
+        Sample([*_token_logps, normal(2, 6)], {"level": "sequence_token"}, wrt=(0,), case="GSPO-token"),
+        Sample(_policy, {"level": "sequence"}, wrt=(0,), case="GSPO"),
+    ],
+    "clipped_value_loss": [Sample([normal(4, 6), normal(4, 6), normal(4, 6)], wrt=(0,))],
     "correlation_loss": [Sample(_real)],
     "cosine_embedding_loss": [Sample([normal(4, 6), normal(4, 6), signs(4)], wrt=(0, 1))],
     "cpo_loss": [Sample(_logps)],
@@ -159,6 +168,7 @@ CASES: dict[str, list[Sample]] = {
         Sample([*_logps, *_logps], {"loss_type": "discopop", "discopop_tau": 0.5}, (0, 1), "discopop"),
         Sample([*_logps, *_logps], {"label_smoothing": 0.1}, (0, 1)),
     ],
+    "entropy_loss": [Sample([_logits])],
     "final_token_loss": [Sample([normal(2, 4, 6), integers(2, 4, high=6)])],
     "focal_loss": [Sample([_logits, _labels])],
     "forward_kl_div": [Sample(_real)],
@@ -191,6 +201,8 @@ CASES: dict[str, list[Sample]] = {
     "poisson_nll_loss": [Sample([uniform(4, 6, low=0.1, high=3.0), _counts, False, True], wrt=(0,))],
     "poly_loss": [Sample([_logits, _labels])],
     "reverse_kl_div": [Sample(_real)],
+    "sampled_kl_div": [Sample(_token_logps, wrt=(0,))],
+    "sapo_loss": [Sample(_policy, wrt=(0,))],
     "sigmoid_focal_loss": [
         Sample([normal(4, 6), lambda rng: booleans(4, 6)(rng).astype(np.float64)], wrt=(0,))
     ],
@@ -221,9 +233,12 @@ CASES: dict[str, list[Sample]] = {
 
 # Public names that are not losses, with the reason.
 NOT_LOSSES = {
+    "PolicyStatistics": "what the policy losses return besides",
     "TokenStatistics": "what linear_cross_entropy returns besides",
+    "group_advantages": "constants for the policy losses",
     "init_log_variances": "starting values",
     "make_checked": "the loss itself, with errors for labels out of range",
     "previous_tokens": "labels for unlikelihood_loss",
     "sequence_logps": "what preference losses take",
+    "truncated_importance_weights": "constants for the policy losses",
 }

@@ -154,6 +154,14 @@ def _share_jvp(primals, tangents):
 _share.defjvp(_share_jvp, symbolic_zeros=True)
 
 
+def nan_of(array: jax.Array, *options: float | jax.Array) -> jax.Array:
+    """`array`; NaN, in value and every gradient, where an option is, which a comparison would not notice."""
+    for option in options:
+        if isinstance(option, jax.Array):
+            array = array + jnp.where(jnp.isnan(option), option, 0.0)
+    return array
+
+
 def zero_times(factor: float | jax.Array, value: jax.Array) -> jax.Array:
     """`factor * value` with 0 * inf = 0, as xlogy has it: a probability of 0 contributes 0, with no slope."""
     if isinstance(factor, float) and factor != 0.0:

@@ -17,12 +17,13 @@ from jaxloss._reduction import compute_dtype, select
 from jaxloss.losses import _rows
 from jaxloss.losses._elements import softplus
 from jaxloss.numerics.divergence import log_ratio, softmax_difference, softmax_kl
+from jaxloss.numerics.entropy import entropy
 from jaxloss.numerics.log_odds import label_log_odds
 from jaxloss.numerics.logsumexp import logsumexp
 from jaxloss.numerics.softmax import Classes
 from jaxloss.numerics.tangent import tangent_of
 
-__all__ = ["previous_tokens", "token_set_loss", "unlikelihood_loss", "z_loss"]
+__all__ = ["entropy_loss", "previous_tokens", "token_set_loss", "unlikelihood_loss", "z_loss"]
 
 
 def z_loss(
@@ -56,6 +57,36 @@ def z_loss(
     logits = select(where, logits.astype(compute_dtype(logits, sample_weight)), axis=axis)
     loss = jnp.square(logsumexp(logits, Classes(axis)))
     return _rows.reduce_weighted(loss, reduction, where, sample_weight)
+
+
+def entropy_loss(
+    input: Float[Array, "..."],
+    *,
+    reduction: str = "mean",
+    where: Bool[Array, "..."] | None = None,
+    sample_weight: Float[Array, "..."] | None = None,
+    axis: int = -1,
+) -> Float[Array, "..."]:
+    r"""Penalise a distribution for being sure: the entropy bonus of a policy, as a loss.
+
+    $$\ell_n = -H(p_n) = \sum_c p_{nc} \log p_{nc}, \qquad p_n = \mathrm{softmax}(x_n)$$
+
+    Args:
+        input: logits $x$, classes along `axis`; a class at $-\infty$ adds nothing.
+
+    Reference: Williams and Peng 1991, "Function Optimization Using Connectionist Reinforcement Learning
+    Algorithms" (https://doi.org/10.1080/09540099108946587); Schulman et al. 2017, "Proximal Policy
+    Optimization Algorithms", equation 9, its bonus $S$ (https://arxiv.org/abs/1707.06347).
+
+    >>> import jax.numpy as jnp
+    >>> print(entropy_loss(jnp.zeros((3, 50), jnp.float32)))  # -ln 50
+    -3.912023
+    """
+    logits = _checks.as_floats("input", input)
+    axis, where, sample_weight = _rows.check_rows(logits, reduction, where, sample_weight, axis)
+    _rows.check_classes(logits, axis)
+    logits = select(where, logits.astype(compute_dtype(logits, sample_weight)), axis=axis)
+    return _rows.reduce_weighted(-entropy(logits, Classes(axis)), reduction, where, sample_weight)
 
 
 def unlikelihood_loss(

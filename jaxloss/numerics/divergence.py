@@ -95,7 +95,7 @@ def _difference_jvp(axis, primals, tangents):
 def softmax_kl(input: jax.Array, target: jax.Array, axis: int) -> jax.Array:
     """`KL(p || q)`, summed as `p log(p / q) - p + q`, whose terms are never negative."""
     p, q, d = softmax(target, Classes(axis)), softmax(input, Classes(axis)), log_ratio(input, target, axis)
-    more = jnp.where(p == 0.0, 0.0, p * _linear_growth(jnp.abs(d)))
+    more = jnp.where(p == 0.0, 0.0, p * linear_growth(jnp.abs(d)))
     return jnp.sum(jnp.where(d > 0.0, more, q * _bounded_growth(jnp.abs(d))), axis)
 
 
@@ -202,10 +202,11 @@ def _times_centred(share: jax.Array, factor: jax.Array, axis: int) -> jax.Array:
     return share * (factor - jnp.sum(share * factor, axis, keepdims=True))
 
 
-def _linear_growth(t: jax.Array) -> jax.Array:
-    """`t - 1 + exp(-t)` for `t >= 0`."""
-    far = jnp.maximum(t, 0.5)
-    return jnp.where(t < 0.5, _series(t, lambda k: 1), far + jnp.expm1(-far))
+def linear_growth(t: jax.Array) -> jax.Array:
+    """`t - 1 + exp(-t)`, never negative; infinite at both infinities."""
+    is_near = jnp.abs(t) < 0.5
+    far = jnp.maximum(jnp.where(is_near, 0.5, t), -jnp.finfo(t.dtype).max)
+    return jnp.where(is_near, _series(t, lambda k: 1), far + jnp.expm1(-far))
 
 
 def _bounded_growth(t: jax.Array) -> jax.Array:
@@ -217,8 +218,8 @@ def _bounded_growth(t: jax.Array) -> jax.Array:
 
 
 def _series(t: jax.Array, coefficient) -> jax.Array:
-    """`sum_{k >= 2} |coefficient(k)| (-1)^k t^k / k!` for t below one half, to full precision."""
-    small, total = jnp.minimum(t, 0.5), jnp.zeros_like(t)
+    """`sum_{k >= 2} |coefficient(k)| (-1)^k t^k / k!` for t within one half of 0, to full precision."""
+    small, total = jnp.clip(t, -0.5, 0.5), jnp.zeros_like(t)
     for k in range(16 if t.dtype == jnp.float64 else 9, 1, -1):
         total = abs(coefficient(k)) / math.factorial(k) - small * total
     return small * small * total

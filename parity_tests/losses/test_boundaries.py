@@ -51,6 +51,8 @@ def dpo(smoothing, *loss_types):
     return loss
 
 
+# Of the token that was sampled, and could not be any more; it could when it was.
+POLICY = [[-INF, 0], [0, INF], [2, 0]], [[0, 1], [INF, 0]], [[1, -1], [0, 0]]
 # For each loss: as a function of vectors, what each argument is made by, and from which vectors.
 BOUNDARIES = {
     "cross_entropy": (lambda x, w: losses.cross_entropy(x, 1, w, reduction="sum"), "- -", ROWS, [[1, 1, 1]]),
@@ -66,6 +68,17 @@ BOUNDARIES = {
         for name in ("forward_kl_div", "reverse_kl_div", "jensen_shannon_div", "total_variation_div")
     },
     "distillation_loss": (lambda x, y: losses.distillation_loss(x, y, 1, hard_weight=0.5), "- -", ROWS, ROWS),
+    "entropy_loss": (losses.entropy_loss, "-", ROWS),
+    **{
+        name: (getattr(losses, name), "log_sigmoid log_sigmoid -", *POLICY)
+        for name in ("cispo_loss", "clipped_policy_loss", "sapo_loss")
+    },
+    "clipped_policy_loss, sequence": (
+        lambda x, y, a: losses.clipped_policy_loss(x, y, a, level="sequence", dual_clip=3.0),
+        "log_sigmoid log_sigmoid -",
+        *POLICY,
+    ),
+    "sampled_kl_div": (losses.sampled_kl_div, "log_sigmoid log_sigmoid", *POLICY[:2]),
     "kl_div": (lambda x, p: losses.kl_div(x, p, "sum"), "log_softmax softmax", ROWS, ROWS),
     "kl_div, log": (
         lambda x, p: losses.kl_div(x, p, "sum", log_target=True),
@@ -107,6 +120,7 @@ BOUNDARIES = {
         name: (getattr(losses, name), "- -", REALS, REALS)
         for name in ("l1_loss", "mse_loss", "huber_loss", "smooth_l1_loss")
     },
+    "clipped_value_loss": (losses.clipped_value_loss, "- - -", REALS, REALS, REALS),
     "cosine_embedding_loss": (lambda a, b: losses.cosine_embedding_loss(a, b, 1), "- -", VECTORS, VECTORS),
     "triplet_margin_loss": (
         lambda a, b, c: losses.triplet_margin_loss(a, b, c, eps=0.0),

@@ -112,6 +112,35 @@ def log_gamma(x, y):
     return total(mpmath.exp(a) - b * a for a, b in zip(x, y, strict=True)) + total(many)
 
 
+OLD_LOGPS, ADVANTAGES = [-2.0, -1.0, -0.5], [1.0, -1.0, 0.5]
+# Near the old policy, with a ratio beyond each bound, and far off.
+POLICIES = [[[-1.99, -1.001, -0.5001]], [[-1.0, -3.0, -0.75]], [[-1e-6, -0.5, -40]]]
+
+
+def policy(name, exact, **options):
+    """A loss of the policy alone; `exact` is that of one token: of its ratio and advantage."""
+
+    def loss(x):
+        return getattr(losses, name)(
+            x, np.float32(OLD_LOGPS), np.float32(ADVANTAGES), reduction="sum", **options
+        )
+
+    def summed(x):
+        ratios = (mpmath.exp(a - b) for a, b in zip(x, OLD_LOGPS, strict=True))
+        return total(exact(r, a) for r, a in zip(ratios, ADVANTAGES, strict=True))
+
+    return loss, summed, POLICIES
+
+
+def clipped_policy(r, a):
+    return -min(r * a, min(max(r, mpmath.mpf("0.8")), mpmath.mpf("1.2")) * a)
+
+
+def gated(r, a):
+    temperature = 1 if a > 0 else mpmath.mpf("1.05")
+    return -4 / temperature * a / (1 + mpmath.exp(-temperature * (r - 1)))
+
+
 # For each loss: as a function of vectors, the same in mpmath, and where.
 HESSIANS = {
     "cross_entropy": (lambda x: losses.cross_entropy(x, 0), nll, ROWS),
@@ -139,6 +168,26 @@ HESSIANS = {
         lambda x: losses.distillation_loss(x, jnp.array([2.0, 0, 1], x.dtype), 0, hard_weight=0.25),
         lambda x: 3 * divergence(softmax([1, 0, mpmath.mpf(0.5)]), softmax([a / 2 for a in x])) + nll(x) / 4,
         ROWS,
+    ),
+    "entropy_loss": (losses.entropy_loss, lambda x: total(a * mpmath.log(a) for a in softmax(x)), ROWS),
+    # Its weights of at most 1 are constants.
+    "cispo_loss": policy("cispo_loss", lambda r, a: mpmath.log(r) * -a, clip_low=0.0, clip_high=0.0),
+    "clipped_policy_loss": policy("clipped_policy_loss", clipped_policy),
+    "sapo_loss": policy("sapo_loss", gated),
+    "sampled_kl_div": (
+        lambda x: losses.sampled_kl_div(x, np.float32(OLD_LOGPS), reduction="sum"),
+        lambda x: total(mpmath.expm1(b - a) - (b - a) for a, b in zip(x, OLD_LOGPS, strict=True)),
+        POLICIES,
+    ),
+    "clipped_value_loss": (
+        lambda x: losses.clipped_value_loss(
+            x, np.float32(OLD_LOGPS), np.float32(ADVANTAGES), reduction="sum"
+        ),
+        lambda x: total(
+            max(v - y, min(max(v, o - mpmath.mpf("0.2")), o + mpmath.mpf("0.2")) - y, key=abs) ** 2 / 2
+            for v, o, y in zip(x, OLD_LOGPS, ADVANTAGES, strict=True)
+        ),
+        POLICIES,
     ),
     "z_loss": (losses.z_loss, lambda x: log_sum_exp(x) ** 2, ROWS),
     "unlikelihood_loss": (

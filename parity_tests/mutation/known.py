@@ -23,7 +23,7 @@ _REASONS = {
         "_listed_hinge_jvp call e84096f7": "a slope made by comparisons has no derivative anyway",
     },
     "numerics/divergence.py": {
-        "_linear_growth comparison 5d863560": "at one half, both ways are right to a rounding",
+        "linear_growth comparison 24e4dfa1": "at one half, both ways are right to a rounding",
         "_bounded_growth constant 09143f2a": "exp(-1000) is 0 already",
     },
     "numerics/focal.py": {

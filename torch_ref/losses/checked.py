@@ -29,6 +29,8 @@ def make_checked(loss: Callable) -> Callable:
             _check("group", arguments["group"], arguments, arguments["num_groups"], what="groups")
         elif "ignore_index" in arguments or "multi" in loss.__name__:
             _check_target(arguments, next(iter(bound.arguments.values())), loss.__name__)
+        for name in (name for name in arguments if name.endswith("logps")):
+            _check_log_probs(name, arguments[name], arguments.get("where"))
         return loss(*args, **kwargs)
 
     return checked
@@ -88,4 +90,17 @@ def _check(name: str, labels: torch.Tensor, arguments: dict, high: int, low: int
         raise ValueError(
             f"{name}{place or ''} is {int(labels[tuple(place)])}, outside [{low}, {high}); "
             f"{int(is_wrong.sum())} of {labels.numel()} {what} are."
+        )
+
+
+def _check_log_probs(name: str, log_probs: torch.Tensor, where: torch.Tensor | None) -> None:
+    # What rounding may leave of 0.
+    is_positive = log_probs > 1e-4
+    if where is not None:
+        is_positive &= where
+    if is_positive.any():
+        place = torch.nonzero(is_positive)[0].tolist()
+        raise ValueError(
+            f"{name}{place} is {float(log_probs[tuple(place)])}, but log-probabilities are at most 0; "
+            f"{int(is_positive.sum())} of {log_probs.numel()} are above. Pass the logarithms."
         )

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from torch_ref.losses._masking import kept, reduce_rows
 
-__all__ = ["previous_tokens", "token_set_loss", "unlikelihood_loss", "z_loss"]
+__all__ = ["entropy_loss", "previous_tokens", "token_set_loss", "unlikelihood_loss", "z_loss"]
 
 
 def z_loss(
@@ -20,6 +20,21 @@ def z_loss(
     rows = input.movedim(axis, -1)
     keep = torch.ones(rows.shape[:-1], dtype=torch.bool) if where is None else where
     return reduce_rows(torch.logsumexp(rows[keep], -1) ** 2, keep, reduction, *kept(keep, sample_weight))
+
+
+def entropy_loss(
+    input: Tensor,
+    *,
+    reduction: str = "mean",
+    where: Tensor | None = None,
+    sample_weight: Tensor | None = None,
+    axis: int = -1,
+) -> Tensor:
+    """The sum of `p log(p)`."""
+    rows = input.movedim(axis, -1)
+    keep = torch.ones(rows.shape[:-1], dtype=torch.bool) if where is None else where
+    log_probs = torch.log_softmax(rows[keep], -1)
+    return reduce_rows((log_probs.exp() * log_probs).sum(-1), keep, reduction, *kept(keep, sample_weight))
 
 
 def unlikelihood_loss(
