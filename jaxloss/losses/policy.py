@@ -95,7 +95,7 @@ def clipped_policy_loss(
         return_statistics: return `PolicyStatistics` too, of the shape of `logps`.
 
     Reference: Schulman et al. 2017, "Proximal Policy Optimization Algorithms", equation 7
-    (https://arxiv.org/abs/1707.06347); Ye et al. 2020, equation 5, for the dual clip
+    (https://arxiv.org/abs/1707.06347); Ye et al. 2020 for the dual clip
     (https://arxiv.org/abs/1912.09729); Shao et al. 2024, "DeepSeekMath", equation 3, GRPO
     (https://arxiv.org/abs/2402.03300); Yu et al. 2025, "DAPO", equation 8 (https://arxiv.org/abs/2503.14476);
     Zheng et al. 2025, "Group Sequence Policy Optimization", equations 5, 7, 13 and 14
@@ -156,7 +156,7 @@ def cispo_loss(
             $1 + \epsilon_\text{high}$.
         return_statistics: return `PolicyStatistics` too, of the shape of `logps`.
 
-    Reference: MiniMax 2025, "MiniMax-M1", equations 4 and 5 (https://arxiv.org/abs/2506.13585).
+    Reference: MiniMax 2025, "MiniMax-M1", the objective of CISPO (https://arxiv.org/abs/2506.13585).
 
     >>> import jax, jax.numpy as jnp
     >>> old_logps = jnp.log(jnp.array([[0.0625, 0.25]], jnp.float32))
@@ -203,7 +203,7 @@ def sapo_loss(
         negative_temperature: $\tau_\text{neg} > 0$.
         return_statistics: return `PolicyStatistics` too, of the shape of `logps`; nothing `is_clipped`.
 
-    Reference: Gao et al. 2025, "Soft Adaptive Policy Optimization", equations 5 and 6
+    Reference: Gao et al. 2025, "Soft Adaptive Policy Optimization", its objective and gate
     (https://arxiv.org/abs/2511.20347).
 
     >>> import jax, jax.numpy as jnp
