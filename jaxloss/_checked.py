@@ -30,10 +30,10 @@ def check_labels(name: str, given, valid, high: int, low: int = 0, what: str = "
     _check(name, shown, labels, is_wrong, valid, f"outside [{low}, {high})", what)
 
 
-def check_log_probabilities(name: str, given: jax.Array) -> None:
-    """Under `make_checked`, raise if one of these numbers is positive, as no log-probability is."""
+def check_log_probabilities(name: str, given: jax.Array, rounding: float = 0.0) -> None:
+    """Under `make_checked`, raise if one of these numbers is above 0, and `rounding`."""
     if checks_values.value:
-        _check(name, given, given, given > 0.0, None, "above 0, as no log-probability is", "numbers")
+        _check(name, given, given, given > rounding, None, "above 0, as no log-probability is", "numbers")
 
 
 def _check(name: str, shown, values: jax.Array, is_wrong: jax.Array, valid, wrong: str, what: str) -> None:

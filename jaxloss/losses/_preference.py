@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxloss import _checks
-from jaxloss._checked import check_log_probabilities
 from jaxloss._checks import Scalar, in_dtype, is_number
 from jaxloss._mesh import lie_as, take, whole_along
 from jaxloss.losses._elements import elementwise_arguments, hinge, sigmoid, signed, softplus, zero_times
+from jaxloss.losses._log_probs import only_log_probabilities
 from jaxloss.numerics.divergence import softmax_reverse_kl
 
 
@@ -23,13 +23,6 @@ def read_logps(reduction: str, where, sample_weight, **logps) -> tuple[list[jax.
         reduction, where, **logps, sample_weight=sample_weight
     )
     return [only_log_probabilities(*pair) for pair in zip(logps, arrays, strict=True)], where, sample_weight
-
-
-def only_log_probabilities(name: str, logps: jax.Array) -> jax.Array:
-    """The same array with NaN in place of positive numbers."""
-    check_log_probabilities(name, logps)
-    # A product, so that the NaN reaches the gradient as well.
-    return logps * jnp.where(logps <= 0.0, 1.0, jnp.nan).astype(logps.dtype)
 
 
 def scaled(beta: Scalar, score: jax.Array) -> jax.Array:

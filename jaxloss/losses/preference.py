@@ -8,7 +8,8 @@ from jaxloss import _checks
 from jaxloss._checks import Scalar, in_dtype
 from jaxloss._reduction import compute_dtype, select, weighted_mean
 from jaxloss.losses._elements import elementwise_arguments, softplus
-from jaxloss.losses._preference import VARIANTS, Pairs, check_smoothing, only_log_probabilities, read_logps
+from jaxloss.losses._log_probs import only_log_probabilities
+from jaxloss.losses._preference import VARIANTS, Pairs, check_smoothing, read_logps
 from jaxloss.losses._rows import reduce_weighted
 
 __all__ = ["bradley_terry_loss", "dpo_loss", "sequence_logps"]

@@ -184,7 +184,9 @@ def test_probabilities_in_place_of_log_probabilities(name):
 
 def test_checked_losses_name_what_is_no_log_probability():
     arrays = dict(ARRAYS, old_logps=np.where(MASK, OLD_LOGPS, 0.25))
-    message = rf"old_logps\[0, \d\] is 0\.25, but log-probabilities are at most 0; {(~MASK).sum()} of 24 are"
+    message = (
+        rf"old_logps\[0, \d\] is 0\.25, above 0, as no log-probability is; {(~MASK).sum()} of 24 numbers"
+    )
     for side, as_array in ((losses, jnp.asarray), (torch_ref.losses, torch.tensor)):
         checked, given = side.make_checked(side.sapo_loss), {k: as_array(a) for k, a in arrays.items()}
         with pytest.raises(ValueError, match=message):

@@ -22,22 +22,22 @@ def make_checked(loss: Callable) -> Callable:
             arguments = {"ignore_index": None, "where": None} | arguments
         for name in arguments:
             if name.endswith("logps"):
-                _check_log_probabilities(name, arguments[name], arguments["where"])
+                # What rounding may leave of 0.
+                rounding = 1e-4 if "policy" in loss.__module__ else 0.0
+                _check_log_probabilities(name, arguments[name], arguments["where"], rounding)
         if "targets" in arguments:
             _check_sequences(**arguments)
         elif "group" in arguments:
             _check("group", arguments["group"], arguments, arguments["num_groups"], what="groups")
         elif "ignore_index" in arguments or "multi" in loss.__name__:
             _check_target(arguments, next(iter(bound.arguments.values())), loss.__name__)
-        for name in (name for name in arguments if name.endswith("logps")):
-            _check_log_probs(name, arguments[name], arguments.get("where"))
         return loss(*args, **kwargs)
 
     return checked
 
 
-def _check_log_probabilities(name: str, logps: torch.Tensor, where: torch.Tensor | None) -> None:
-    is_wrong = logps > 0 if where is None else (logps > 0) & where
+def _check_log_probabilities(name: str, logps: torch.Tensor, where, rounding: float) -> None:
+    is_wrong = logps > rounding if where is None else (logps > rounding) & where
     if is_wrong.any():
         place = torch.nonzero(is_wrong)[0].tolist()
         raise ValueError(
@@ -90,17 +90,4 @@ def _check(name: str, labels: torch.Tensor, arguments: dict, high: int, low: int
         raise ValueError(
             f"{name}{place or ''} is {int(labels[tuple(place)])}, outside [{low}, {high}); "
             f"{int(is_wrong.sum())} of {labels.numel()} {what} are."
-        )
-
-
-def _check_log_probs(name: str, log_probs: torch.Tensor, where: torch.Tensor | None) -> None:
-    # What rounding may leave of 0.
-    is_positive = log_probs > 1e-4
-    if where is not None:
-        is_positive &= where
-    if is_positive.any():
-        place = torch.nonzero(is_positive)[0].tolist()
-        raise ValueError(
-            f"{name}{place} is {float(log_probs[tuple(place)])}, but log-probabilities are at most 0; "
-            f"{int(is_positive.sum())} of {log_probs.numel()} are above. Pass the logarithms."
         )
