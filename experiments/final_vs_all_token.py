@@ -34,7 +34,7 @@ import numpy as np
 
 from jaxloss._checks import check_integer
 from jaxloss.data import TokenData, sample_batch
-from jaxloss.model5 import Model5, Model5Config, init_params
+from jaxloss.model5 import Model5, Model5Config, init_params, num_params
 from jaxloss.runs.cli import run_cli
 from jaxloss.runs.comparison import compare, comparison_table, summarise, write_texts
 from jaxloss.runs.findings import write_results
@@ -56,6 +56,7 @@ from jaxloss.runs.stopping import EarlyStop
 from jaxloss.runs.text import join_texts, measure_text, wrap
 from jaxloss.runs.trained import save_trained
 from jaxloss.training import TrainState, evaluate, init_state, make_eval_step, make_mesh, make_train_step
+from jaxloss.training.checkpoint import check_space
 
 SHOWN = dict.fromkeys(OBJECTIVES, "all")  # the test loss that the terminal and the plot show
 
@@ -153,6 +154,7 @@ def main(config: Config) -> int:
     data = config.data.prepare(config.model.context_length)
     config = dataclasses.replace(config, model=fit_vocabulary(config.model, data.tokenizer.vocab_size))
     start_run(folder, config, data, make_mesh(batch_size=config.train.batch_size))
+    check_space(folder.path, 4 * num_params(config.model) * len(OBJECTIVES) * config.seeds)
 
     steps = {"eval": make_eval_step({name: loss for name, (loss, _) in OBJECTIVES.items()}, from_hidden=True)}
     for name, (loss, positions) in OBJECTIVES.items():

@@ -32,7 +32,9 @@ def write_weights(path: str | os.PathLike[str], arrays: Arrays, config: Model5Co
 
     Raises:
         ValueError: `path` names a PyTorch pickle, or a file where a directory should go.
+        OSError: it cannot be written.
     """
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     path = Path(path)
@@ -52,7 +54,11 @@ def write_weights(path: str | os.PathLike[str], arrays: Arrays, config: Model5Co
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     unfinished.touch()
     mode = unfinished.stat().st_mode
-    save_file(contiguous, unfinished, metadata={"format": "pt", "config": config_text})
+    try:
+        save_file(contiguous, unfinished, metadata={"format": "pt", "config": config_text})
+    except SafetensorError as error:  # what it makes of a full disk
+        unfinished.unlink()
+        raise OSError(f"cannot write {target}: {error}") from error
     # safetensors makes files that only their owner can read, whatever the umask.
     unfinished.chmod(mode)
     unfinished.replace(target)

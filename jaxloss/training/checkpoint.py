@@ -93,7 +93,8 @@ class Checkpoints:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 # What a killed process left, or what is damaged: a whole one of this step would be `last`.
                 shutil.rmtree(path, ignore_errors=True)
-                self._check_space(state)
+                # A full disk is found before the writing, which would leave a part of a checkpoint there.
+                check_space(self.folder, sum(leaf.nbytes for leaf in jax.tree.leaves(_tree(state))))
             tree: Any = _tree(state)
             if jax.process_count() == 1:
                 # Orbax thinks for 30 ms before it writes, of however little: the thread lets it do so.
@@ -131,14 +132,6 @@ class Checkpoints:
                 raise
         finally:
             self._writer.close()
-
-    def _check_space(self, state: TrainState) -> None:
-        """Find a full disk before the writing, which would leave a part of a checkpoint there."""
-        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(_tree(state))) + _SPARE_BYTES
-        free = shutil.disk_usage(self.folder).free
-        if free < needed:
-            sizes = f"{needed / 1e6:,.1f} MB are needed, {free / 1e6:,.1f} MB are free"
-            raise OSError(errno.ENOSPC, f"No space left on device: {sizes}")
 
     def _finish(self, path: Path, tree: Any, content: dict[str, Any]) -> None:
         try:
@@ -186,6 +179,14 @@ def newest_checkpoint(folder: Path, report: Callable[[str], None]) -> Checkpoint
     if step < 0:
         raise ValueError(reason)
     return _read(_path(folder, step))
+
+
+def check_space(folder: Path, num_bytes: int) -> None:
+    """Raise an `OSError` unless the disk of a folder has room for so much, and for some files beside."""
+    needed, free = num_bytes + _SPARE_BYTES, shutil.disk_usage(folder).free
+    if free < needed:
+        sizes = f"{needed / 1e6:,.1f} MB are needed, {free / 1e6:,.1f} MB are free"
+        raise OSError(errno.ENOSPC, f"No space left on device: {sizes}")
 
 
 def restore(checkpoint: Checkpoint, state: TrainState) -> TrainState:

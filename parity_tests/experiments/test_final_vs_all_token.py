@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 from functools import cache
 
@@ -236,6 +237,15 @@ def test_bad_value_is_one_line_and_exit_code_2_before_any_compilation(
     assert shown.err.count("\n") == 1
     assert message in shown.err
     assert not (tmp_path / "run").exists()
+
+
+def test_full_disk_is_told_before_any_compilation(corpus, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(script, "init_params", lambda *_: pytest.fail("got as far as the model"))
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1_100_000))
+    assert run(corpus, tmp_path / "run") == 2
+    message = "error: No space left on device: 1.4 MB are needed, 1.1 MB are free\n"
+    assert capfd.readouterr().err == message
 
 
 @pytest.mark.parametrize("text", ["", "   \n", "too short"])

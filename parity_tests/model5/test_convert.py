@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -219,6 +220,16 @@ def test_weights_that_do_not_fit_the_configuration_are_not_saved(tmp_path):
     with pytest.raises(ValueError, match="taken is a file"):
         jax_side.save_weights(tmp_path / "taken", jax_params("float32"), TINY)
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
+def test_full_disk_is_told_with_the_file_and_leaves_no_half_of_it(tmp_path, monkeypatch):
+    def fails(*arguments, **options):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("safetensors.numpy.save_file", fails)
+    with pytest.raises(OSError, match=r"cannot write .*w\.safetensors: I/O error: No space left on device"):
+        jax_side.save_weights(tmp_path / "w.safetensors", jax_params("float32"), TINY)
+    assert not list(tmp_path.iterdir())
 
 
 def test_wrong_paths_are_refused_by_name(tmp_path):
