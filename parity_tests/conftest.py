@@ -1,4 +1,4 @@
-"""Session set-up: float64 on, CPU only as four devices, one torch thread, no console noise."""
+"""Session set-up: float64 on, CPU only as eight devices, one torch thread, no console noise."""
 
 import contextlib
 import gc
@@ -19,7 +19,7 @@ from parity_tests import quick_compilation
 # float64 separates every known trap from rounding; arrays state their dtype, so float32 tests stay float32.
 jax.config.update("jax_enable_x64", True)
 # For the tests of sharding; the others use the first, and are no slower for the rest.
-jax.config.update("jax_num_cpu_devices", 4)
+jax.config.update("jax_num_cpu_devices", 8)
 # Workers of pytest-xdist share the cores; torch's own pool on top of that only costs time.
 torch.set_num_threads(1)
 # Tracing makes many small objects that live on: looking through them for cycles took a tenth of the time.

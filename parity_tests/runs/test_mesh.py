@@ -40,7 +40,7 @@ def test_processes_without_a_common_folder_are_refused():
 
 def test_the_header_says_which_devices_take_part():
     model = dataclasses.replace(MODEL5, vocab_size=50258)
-    assert describe_mesh(MeshConfig(tensor=2).make(model, 6)) == "4 of 4 x cpu: data 2, tensor 2"
+    assert describe_mesh(MeshConfig(tensor=2).make(model, 6)) == "4 of 8 x cpu: data 2, tensor 2"
 
 
 def test_a_process_that_only_takes_part_writes_elsewhere(tmp_path, monkeypatch):

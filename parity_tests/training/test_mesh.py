@@ -22,7 +22,7 @@ BATCH = TOKENS[:, :-1], np.where(TOKENS[:, 1:] % 5, TOKENS[:, 1:], -100)
 LAYOUTS = {
     "data": {"data": 4},
     "split parameters": {"data": 2, "fsdp": 2},
-    "split parameters and heads": {"fsdp": 2, "tensor": 2},
+    "split parameters and heads": {"data": 2, "fsdp": 2, "tensor": 2},
 }
 
 
@@ -50,7 +50,7 @@ def apply_fn():
     return Model5(CONFIG).apply
 
 
-def start(devices=4, **mesh):
+def start(devices=8, **mesh):
     """A state on the first devices."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jax, "local_devices", lambda: jax.devices()[:devices])
@@ -59,7 +59,7 @@ def start(devices=4, **mesh):
 
 
 @cache
-def run(devices=4, **mesh):
+def run(devices=8, **mesh):
     """A step: its program, the state before and after, loss and norm."""
     state = start(devices, **mesh)
     before = jax.tree.map(np.array, state), [leaf.sharding for leaf in jax.tree.leaves(state)]
@@ -109,7 +109,9 @@ def test_parameters_and_averages_take_their_share_of_a_device(layout):
 
 def test_held_out_loss_is_that_of_one_device():
     eval_step = training.make_eval_step({"all": linear_next_token_loss}, from_hidden=True)
-    one, many = (eval_step(start(**where), *BATCH) for where in ({"devices": 1}, {"fsdp": 2, "tensor": 2}))
+    one, many = (
+        eval_step(start(**where), *BATCH) for where in ({"devices": 1}, LAYOUTS["split parameters and heads"])
+    )
     assert_within(many["all"], one["all"], 64, "float64")
 
 
@@ -122,7 +124,7 @@ def test_a_batch_takes_as_many_devices_as_divide_it_and_says_so(monkeypatch):
 @pytest.mark.parametrize(
     ("mesh", "message"),
     [
-        ({"data": 8}, "the mesh data 8 x fsdp 1 x tensor 1 needs 8 devices; there are 4"),
+        ({"data": 16}, "the mesh data 16 x fsdp 1 x tensor 1 needs 16 devices; there are 8"),
         ({"data": 3}, "batch_size must be a multiple of data x fsdp = 3, which share it; got 16"),
         ({"tensor": 0}, "tensor must be at least 1; got 0"),
         ({"tensor": 3}, r"tensor must divide axis 0 of h_0/attn/c_proj/kernel \[20, 20\], .* got 3"),
