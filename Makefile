@@ -49,9 +49,10 @@ python:
 	@echo "installing jaxloss[train]"
 	@$(PIP) --editable '.[train]' && touch $@
 
+# Liger-Kernel needs triton on GPUs only.
 .venv/.test-$(VERSION): $(STAMPED) .venv/.python-$(VERSION)
 	@echo "installing jaxloss[train,test]"
-	@$(PIP) --editable '.[train,test]' && touch $@
+	@$(PIP) --editable '.[train,test]' && $(PIP) --no-deps liger-kernel && touch $@
 
 train: .venv/.train-$(VERSION)
 	@$(KEEP_MEMORY) $(BIN)/python experiments/final_vs_all_token.py $(ARGS)

@@ -229,6 +229,7 @@ CASES: dict[str, list[Sample]] = {
     "linear_kl_div": [Sample(_heads, wrt=(0, 1))],
     "linear_log_prob": [Sample([normal(12, 4), normal(8, 4), _labels])],
     "linear_next_token_loss": [Sample([_hidden, _head, _tokens])],
+    "linear_sequence_logps": [Sample([_hidden, _head, _tokens], {"average": True})],
 }
 
 # Public names that are not losses, with the reason.

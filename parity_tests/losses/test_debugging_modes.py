@@ -33,7 +33,7 @@ def _mask(name, loss, arguments):
         unreduced = ["none" if isinstance(a, str) else a for a in arguments]
         options = {} if "none" in unreduced else {"reduction": "none"}
         shape = jax.eval_shape(lambda: loss(*unreduced, **options)).shape
-    elif name == "linear_log_prob":
+    elif name.startswith("linear_"):
         shape = shape[:-1]
     mask = np.ones(shape, bool)
     mask.reshape(-1)[-1] = False

@@ -4,6 +4,7 @@ By `jit` on a mesh with explicit axes, which `jax.make_mesh` makes, and on one a
 likes; and by `shard_map`, summed over the devices.
 """
 
+import inspect
 from functools import partial
 
 import jax
@@ -32,7 +33,8 @@ def _summed(name, sample):
     """The loss, reduced by "sum" where it can be, as a function of its arrays; and those arrays."""
     leaves, tree = jax.tree.flatten(["sum" if isinstance(a, str) else a for a in sample.arguments()])
     loss = sample.loss(name, jaxloss)
-    if name not in (*NO_SUM, "linear_log_prob") and "sum" not in leaves:
+    is_reduced = "reduction" in inspect.signature(getattr(jaxloss, name)).parameters
+    if is_reduced and name not in NO_SUM and "sum" not in leaves:
         loss = partial(loss, reduction="sum")
 
     def of_arrays(*arrays):
