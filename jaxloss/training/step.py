@@ -4,12 +4,13 @@ Shapes: B batch, T time, K the last positions of it, D width, V vocabulary.
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
@@ -93,7 +94,7 @@ def make_train_step(
         finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
         # Decided inside the step, because by the time that the host sees the loss, the old weights are gone.
         # By a condition, because selecting leaf by leaf would copy weights and averages first.
-        kept = jax.lax.cond(finite, lambda: state.apply_gradients(grads=grads), lambda: state)
+        kept = jax.lax.cond(finite, lambda: _updated(state, grads), lambda: state)
         return of_state.lay(kept), value, grad_norm
 
     compiled_update = jit_with_barriers(update, donate_argnums=0, static_argnums=(4, 5))
@@ -115,6 +116,15 @@ def make_train_step(
 
     train_step.lower = partial(with_placed, compiled_update.lower)  # type: ignore[attr-defined]
     return train_step
+
+
+def _updated(state: TrainState, grads: Any) -> TrainState:
+    if isinstance(grads, Mapping):
+        return state.apply_gradients(grads=grads)
+    # Flax looks a name up in the gradients, which an array or a dataclass does not allow.
+    updates, opt_state = state.tx.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    return state.replace(step=state.step + 1, params=params, opt_state=opt_state)
 
 
 def _cut(batch: Any, num_parts: int, key: jax.Array) -> Any:

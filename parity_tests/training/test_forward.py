@@ -90,3 +90,15 @@ def test_hidden_states_are_asked_of_linen_models_only():
     state = training.init_state(apply_fn, params, optax.sgd(0.1), batch_size=16)
     with pytest.raises(TypeError, match="from_hidden needs the apply of a Linen model"):
         training.make_train_step(log_cosh, from_hidden=True)(state, X, Y, jax.random.key(0))
+
+
+def test_parameters_may_be_one_array():
+    train_step, trained = training.make_train_step(log_cosh), []
+    for params in (np.zeros(1), {"w": np.zeros(1)}):
+        state = training.init_state(
+            lambda p, x: jax.tree.leaves(p)[0] * x, params, optax.sgd(0.1), batch_size=16
+        )
+        state, *measured = train_step(state, X, Y, jax.random.key(0))
+        trained.append([int(state.step), *jax.tree.leaves(state.params), *measured])
+    assert trained[0] == trained[1]
+    assert trained[0][0] == 1
