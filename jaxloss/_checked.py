@@ -30,8 +30,8 @@ def check_labels(name: str, given, valid, high: int, low: int = 0, what: str = "
     _check(name, shown, labels, is_wrong, valid, f"outside [{low}, {high})", what)
 
 
-def check_log_probabilities(name: str, given: jax.Array, rounding: float = 0.0) -> None:
-    """Under `make_checked`, raise if one of these numbers is above 0, and `rounding`."""
+def check_log_probabilities(name: str, given: jax.Array, rounding: float) -> None:
+    """Under `make_checked`, raise if one of these numbers is above 0 by more than `rounding`."""
     if checks_values.value:
         _check(name, given, given, given > rounding, None, "above 0, as no log-probability is", "numbers")
 

@@ -4,18 +4,23 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jaxloss._checked import check_log_probabilities
 
 # What rounding may leave of 0: `logits - logsumexp(logits)` in float32 ends up to 1e-5 above.
-ROUNDING = 1e-4
+_ROUNDING = 1e-4
 
 
-def only_log_probabilities(name: str, logps: jax.Array, rounding: float = 0.0) -> jax.Array:
-    """The same array with NaN in place of numbers above 0, those that `rounding` may leave excepted."""
-    check_log_probabilities(name, logps, rounding)
+def only_log_probabilities(name: str, logps: jax.Array) -> jax.Array:
+    """The same array with NaN in place of numbers above 0, but for what rounding may leave: that counts as 0.
+
+    The gradient is that of the number itself.
+    """
+    check_log_probabilities(name, logps, _ROUNDING)
     # A product, so that the NaN reaches the gradient as well.
-    return logps * jnp.where(logps <= rounding, 1.0, jnp.nan).astype(logps.dtype)
+    logps = logps * jnp.where(logps <= _ROUNDING, 1.0, jnp.nan).astype(logps.dtype)
+    return logps - lax.stop_gradient(jnp.maximum(logps, 0.0))
 
 
 def bounded_exp(x: jax.Array) -> jax.Array:

@@ -17,7 +17,7 @@ from jaxloss._checks import Scalar, in_dtype
 from jaxloss._mesh import lie_as
 from jaxloss._reduction import reduce_loss, select
 from jaxloss.losses._elements import elementwise_arguments, nan_of, sigmoid, zero_times
-from jaxloss.losses._log_probs import ROUNDING, bounded_exp, largest_exponent, only_log_probabilities
+from jaxloss.losses._log_probs import bounded_exp, largest_exponent, only_log_probabilities
 from jaxloss.losses._rows import lie_along
 from jaxloss.numerics.divergence import linear_growth
 from jaxloss.numerics.two_sum import two_difference
@@ -252,8 +252,8 @@ def _read(logps, old_logps, advantages, reduction: str, where):
         advantages=lax.stop_gradient(advantages),
         broadcastable=("advantages",),
     )
-    logps = only_log_probabilities("logps", logps, ROUNDING)
-    old_logps = only_log_probabilities("old_logps", old_logps, ROUNDING)
+    logps = only_log_probabilities("logps", logps)
+    old_logps = only_log_probabilities("old_logps", old_logps)
     return logps, lie_as(old_logps, logps), lie_as(advantages, logps), where
 
 

@@ -16,7 +16,7 @@ from jaxloss._checks import Scalar, in_dtype
 from jaxloss._mesh import lie_as
 from jaxloss._reduction import compute_dtype, reduce_loss, select
 from jaxloss.losses._elements import elementwise_arguments, nan_of
-from jaxloss.losses._log_probs import ROUNDING, bounded_exp, only_log_probabilities
+from jaxloss.losses._log_probs import bounded_exp, only_log_probabilities
 from jaxloss.numerics.divergence import linear_growth
 from jaxloss.numerics.tangent import tangent_of
 from jaxloss.numerics.two_sum import two_difference
@@ -248,5 +248,5 @@ def _log_probs(reduction: str, where, **named):
     first = next(iter(named))
     constants = {name: _constant(name, value) for name, value in named.items() if name != first}
     arrays, where = elementwise_arguments(reduction, where, **{first: named[first]} | constants)
-    checked = [only_log_probabilities(*pair, ROUNDING) for pair in zip(named, arrays, strict=True)]
+    checked = [only_log_probabilities(*pair) for pair in zip(named, arrays, strict=True)]
     return checked, where

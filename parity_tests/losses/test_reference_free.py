@@ -97,6 +97,13 @@ def test_bad_arguments_are_named(name):
         loss(logps, jnp.zeros(7))
 
 
+def test_what_rounding_leaves_above_0_is_0():
+    chosen, rejected = jnp.array([1e-5, 0.0]), jnp.array([-1.0, -1.0])
+    rows = jax.vmap(jax.value_and_grad(losses.orpo_loss, (0, 1)))(chosen, rejected)
+    for above, at in np.stack(jax.tree.leaves(rows)):
+        assert above == at
+
+
 def test_a_positive_number_is_no_log_probability():
     with pytest.raises(
         ValueError, match=r"chosen_logps\[1\] is 0.5, above 0, as no log-probability is; 1 of 2"

@@ -3,6 +3,9 @@
 import torch
 from torch import Tensor
 
+# How far above 0 rounding may leave a log-probability.
+ROUNDING = 1e-4
+
 
 def kept(where: Tensor | None, *arrays: Tensor | None) -> list:
     """What the mask leaves of each array; None stays None."""

@@ -4,12 +4,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from torch_ref.losses._masking import kept
+from torch_ref.losses._masking import ROUNDING, kept
 
 
 def kept_logps(where: Tensor | None, *logps: Tensor) -> list[Tensor]:
-    """What the mask leaves; NaN in place of positive numbers, which are no log-probabilities."""
-    return [left.masked_fill(left > 0, torch.nan) for left in kept(where, *logps)]
+    """What the mask leaves; NaN in place of numbers above 0, which are no log-probabilities."""
+    return [only_log_probabilities(left) for left in kept(where, *logps)]
+
+
+def only_log_probabilities(logps: Tensor) -> Tensor:
+    """The same with NaN in place of numbers above 0, but for what rounding leaves, which is 0."""
+    logps = logps.masked_fill(logps > ROUNDING, torch.nan)
+    return logps - logps.detach().clamp(min=0)
 
 
 def rows(where: Tensor | None, like: Tensor) -> Tensor:

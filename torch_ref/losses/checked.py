@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import torch
 
+from torch_ref.losses._masking import ROUNDING
+
 __all__ = ["make_checked"]
 
 
@@ -22,9 +24,7 @@ def make_checked(loss: Callable) -> Callable:
             arguments = {"ignore_index": None, "where": None} | arguments
         for name in arguments:
             if name.endswith("logps"):
-                # What rounding may leave of 0.
-                rounding = 1e-4 if "policy" in loss.__module__ else 0.0
-                _check_log_probabilities(name, arguments[name], arguments["where"], rounding)
+                _check_log_probabilities(name, arguments[name], arguments["where"])
         if "targets" in arguments:
             _check_sequences(**arguments)
         elif "group" in arguments:
@@ -36,8 +36,8 @@ def make_checked(loss: Callable) -> Callable:
     return checked
 
 
-def _check_log_probabilities(name: str, logps: torch.Tensor, where, rounding: float) -> None:
-    is_wrong = logps > rounding if where is None else (logps > rounding) & where
+def _check_log_probabilities(name: str, logps: torch.Tensor, where: torch.Tensor | None) -> None:
+    is_wrong = logps > ROUNDING if where is None else (logps > ROUNDING) & where
     if is_wrong.any():
         place = torch.nonzero(is_wrong)[0].tolist()
         raise ValueError(

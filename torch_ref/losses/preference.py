@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from torch_ref.losses._masking import kept, reduce_rows, weighted_mean
-from torch_ref.losses._preference import kept_logps, logistic, rows
+from torch_ref.losses._preference import kept_logps, logistic, only_log_probabilities, rows
 
 __all__ = ["bradley_terry_loss", "dpo_loss", "sequence_logps"]
 
@@ -13,8 +13,7 @@ __all__ = ["bradley_terry_loss", "dpo_loss", "sequence_logps"]
 def sequence_logps(token_logps: Tensor, *, where: Tensor | None = None, average: bool = False) -> Tensor:
     """The sum or the mean of the tokens' log-probabilities, of those where the mask is True."""
     where = rows(where, token_logps)
-    logps = torch.where(where, token_logps, 0.0)
-    total = logps.masked_fill(logps > 0, torch.nan).sum(-1)
+    total = only_log_probabilities(torch.where(where, token_logps, 0.0)).sum(-1)
     return weighted_mean(total, where.sum(-1)) if average else total
 
 
