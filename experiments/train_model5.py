@@ -53,7 +53,7 @@ from jaxloss.runs.settings import (
 )
 from jaxloss.runs.stopping import EarlyStop
 from jaxloss.runs.text import decode_known, join_texts, measure_text, wrap
-from jaxloss.runs.trained import fine_tuned, load_trained, save_trained
+from jaxloss.runs.trained import check_tokenizer, fine_tuned, load_trained, save_trained
 from jaxloss.training import evaluate, init_state, make_eval_step, make_train_step, own_crops, whole
 
 
@@ -90,14 +90,16 @@ def main(config: Config) -> int:
     config.mesh.join_processes(config.out or config.resume)
     folder = RunFolder.of_process(config.out, "train_model5", resume=config.resume)
     found = resume.find_checkpoint(folder, config) if config.resume else None
-    start = load_trained(config.init) if config.init and not found else None
+    start, default = None, PRESETS[config.preset]
+    if config.init and not found:
+        start = fine_tuned(load_trained(config.init), config.model, default.model)
+        check_tokenizer(start.tokenizer, config.data, default.data)
     if config.init is None:
         data = config.data.prepare(config.model.context_length, isolates=True)
         model = fit_vocabulary(config.model, data.tokenizer.vocab_size)
     else:
-        model, tokenizer = config.model, load_tokenizer(folder.shared) if found else start.tokenizer
-        if start:
-            model = fine_tuned(start.config, model, PRESETS[config.preset].model)
+        model = start.config if start else config.model
+        tokenizer = start.tokenizer if start else load_tokenizer(folder.shared)
         data = config.data.encode(tokenizer, model.context_length)
     config = dataclasses.replace(config, model=model, resume=None, out=None)
     identity = resume.run_identity(config, data)

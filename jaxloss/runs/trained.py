@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxloss.data import Tokenizer, load_tokenizer, make_tokenizer
 from jaxloss.model5 import GPT2, Model5Config, fold_logit_scale, load_weights, save_weights
+from jaxloss.runs.settings import DataConfig
 
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 
@@ -78,28 +80,42 @@ def load_trained(path: str | os.PathLike[str], *, tokenizer: str | None = None) 
     return TrainedModel(params, config, found, weights)
 
 
-def fine_tuned(start: Model5Config, asked: Model5Config, default: Model5Config) -> Model5Config:
+def fine_tuned(start: TrainedModel, asked: Model5Config, default: Model5Config) -> TrainedModel:
     """The model that goes on from a trained one: all but the dropout is the trained one's.
 
+    A larger vocabulary than the trained one's is filled up with tokens whose embedding is the mean of all:
+    with the mean logit, n more beside V take at most n / (n + V) of the probability (Hewitt 2021,
+    https://nlp.stanford.edu/~johnhew/vocab-expansion.html).
+
     Args:
-        start: the trained model's sizes and options.
+        start: the trained model.
         asked: the model as it was asked for.
         default: the model that is meant where nothing is asked for.
 
     Raises:
         ValueError: a size or option is asked for that the trained model does not have.
-
-    >>> fine_tuned(GPT2, Model5Config(num_heads=8), Model5Config())
-    Traceback (most recent call last):
-        ...
-    ValueError: --model.num-heads is 8, but the model of --init has 12: leave it out
     """
+    own, vocab_size = start.config, start.config.vocab_size
     for field in dataclasses.fields(Model5Config):
-        own, wanted = getattr(start, field.name), getattr(asked, field.name)
-        if field.name != "dropout" and wanted not in (own, getattr(default, field.name)):
-            flag = field.name.replace("_", "-")
-            raise ValueError(f"--model.{flag} is {wanted}, but the model of --init has {own}: leave it out")
-    return dataclasses.replace(start, dropout=asked.dropout)
+        name, value, wanted = field.name, getattr(own, field.name), getattr(asked, field.name)
+        if name == "dropout" or wanted in (value, getattr(default, name)):
+            continue
+        if name != "vocab_size" or wanted < vocab_size:
+            raise ValueError(f"model.{name} is {wanted}, but the model of --init has {value}: leave it out")
+        vocab_size = wanted
+    config = dataclasses.replace(own, dropout=asked.dropout, vocab_size=vocab_size)
+    table_VD = jnp.asarray(start.params["wte"]["embedding"])
+    added_VD = jnp.tile(table_VD.mean(0), (vocab_size - own.vocab_size, 1))
+    params = start.params | {"wte": {"embedding": jnp.concatenate([table_VD, added_VD])}}
+    return start._replace(params=params, config=config)
+
+
+def check_tokenizer(own: Tokenizer, asked: DataConfig, default: DataConfig) -> None:
+    """Raise if another tokenizer is asked for than the trained model's own."""
+    for name, value in (("tokenizer", own.name), ("vocab_size", own.vocab_size)):
+        wanted = getattr(asked, name)
+        if wanted not in (value, getattr(default, name)):
+            raise ValueError(f"data.{name} is {wanted}, but that of --init is {value}: leave it out")
 
 
 def _find_weights(path: Path) -> Path:

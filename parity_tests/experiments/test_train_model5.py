@@ -268,9 +268,9 @@ def test_full_disk_stops_the_run_with_the_last_checkpoint_whole(folder, copied, 
 def test_fine_tuning_starts_from_the_trained_weights_and_tokenizer(
     folder, corpus, tmp_path, monkeypatch, capsys
 ):
-    assert run(corpus, tmp_path / "run", **{"--init": folder, "--model.embed-dim": 32}) == 2
-    assert capsys.readouterr().err == (
-        "error: --model.embed-dim is 32, but the model of --init has 16: leave it out\n"
+    assert run(corpus, tmp_path / "run", **{"--init": folder, "--tokenizer": "gpt2"}) == 2
+    assert (
+        capsys.readouterr().err == "error: --tokenizer is gpt2, but that of --init is bytes: leave it out\n"
     )
 
     def stop_here(_, params, *__, **___):
