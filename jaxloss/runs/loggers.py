@@ -41,7 +41,9 @@ def check_loggers(names: Sequence[str]) -> None:
     """
     for name in names:
         check_choice("--log", name, tuple(_PACKAGES))
-        if importlib.util.find_spec(_PACKAGES[name]) is None:
+        found = importlib.util.find_spec(_PACKAGES[name])
+        # wandb leaves folders of its name, which Python takes for packages without a file.
+        if found is None or found.origin is None:
             raise ValueError(f"--log {name} needs a package: pip install {_PACKAGES[name]}")
 
 
