@@ -117,7 +117,7 @@ def open_checkpoints(
 def restore_newest(folder: RunFolder, state: TrainState) -> TrainState:
     """The state of before a divergence, in place of `state`."""
     found = newest_checkpoint(folder.shared / FOLDER, report=_warn)
-    _warn(f"what follows is of step {found.step}, before: train on from it with --init {folder.path}")
+    _warn(f"what follows is of step {found.step}, before: train on from it with --init {folder.shared}")
     return restore(found, state)
 
 
@@ -130,7 +130,7 @@ def saving(checkpoints: Checkpoints, folder: RunFolder) -> Iterator[None]:
     except OSError as error:
         left = "no checkpoint is whole"
         if checkpoints.last is not None:
-            left = f"the checkpoint of step {checkpoints.last} is whole: go on with --resume {folder.path}"
+            left = f"the checkpoint of step {checkpoints.last} is whole: go on with --resume {folder.shared}"
         raise OSError(f"the run stopped: {describe_error(error)}; {left}") from error
 
 
