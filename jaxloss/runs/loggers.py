@@ -99,7 +99,7 @@ class TensorBoard:
         self._write(step=step, summary=Summary(value=values))
 
     def _write(self, **content: Any) -> None:
-        # SummaryWriter has a queue, which a killed run loses; a flush of EventsWriter waits 2 ms for the disk.
+        # SummaryWriter has a queue, which a killed run loses; EventsWriter waits 2 ms for the disk.
         from tensorboardX.proto.event_pb2 import Event
         from tensorboardX.record_writer import masked_crc32c
 
