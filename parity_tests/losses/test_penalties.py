@@ -1,4 +1,4 @@
-"""z_loss, unlikelihood_loss and token_set_loss against torch, and where torch does not reach."""
+"""Penalties on logits against torch, and where torch does not reach."""
 
 import jax
 import jax.numpy as jnp
@@ -21,9 +21,10 @@ from parity_tests.losses.promises import (
     assert_transforms,
     exact_softmax,
 )
-from parity_tests.tolerances import VALUE_EPS_OF_MAX
+from parity_tests.tolerances import ACCURATE_VALUE_ULP, VALUE_EPS_OF_MAX
 from torch_ref.losses import penalties as torch_side
 
+entropy_loss = as_a_whole(sources.entropy_loss)
 z_loss = as_a_whole(sources.z_loss)
 unlikelihood_loss = as_a_whole(sources.unlikelihood_loss)
 token_set_loss = as_a_whole(sources.token_set_loss)
@@ -45,6 +46,7 @@ def test_penalties_match_torch():
     arrays = {"input": LOGITS, "sample_weight": SAMPLE_WEIGHT}
     wrt = ("input", "sample_weight")
     assert_matches_torch(z_loss, torch_side.z_loss, arrays, EACH_REDUCTION, wrt=wrt)
+    assert_matches_torch(entropy_loss, torch_side.entropy_loss, arrays, EACH_REDUCTION, wrt=wrt)
     arrays |= {"input": GRID, "target": AVOID}
     assert_matches_torch(unlikelihood_loss, torch_side.unlikelihood_loss, arrays, EACH_REDUCTION, wrt=wrt)
 
@@ -63,11 +65,25 @@ def test_previous_tokens_match_torch():
     assert_same(jax.jit(previous_tokens)(jnp.asarray(tokens)), expected)
 
 
-def test_z_loss_takes_any_class_axis():
-    assert_class_axis_is_free(z_loss, LOGITS)
+@pytest.mark.parametrize("loss", [entropy_loss, z_loss])
+def test_penalties_without_labels_take_any_class_axis(loss):
+    assert_class_axis_is_free(loss, LOGITS)
 
 
-@pytest.mark.parametrize("loss", [z_loss, unlikelihood_loss, token_set_loss])
+def test_entropy_loss_is_accurate_from_near_uniform_to_confident():
+    """Its gradient is `p (log p + H)`, of which the bracket cancels near-uniform, and `H` where confident."""
+    logits = rng.standard_normal((6, 5)) * [[1e-3], [0.02], [1.0], [5.0], [1.0], [1.0]]
+    logits[3:, 2] += [20.0, 60.0, 85.0]
+    logits[4] += 1000.0
+
+    def exact(z):
+        return mpmath.fsum(p * mpmath.log(p) for p in exact_softmax(z) if p)
+
+    arrays = [np.float32(logits)]
+    assert_accurate(entropy_loss, exact, arrays, value_ulp=ACCURATE_VALUE_ULP, gradient_eps_of_max=64)
+
+
+@pytest.mark.parametrize("loss", [entropy_loss, z_loss, unlikelihood_loss, token_set_loss])
 def test_where_equals_deletion_and_keeps_nan_out(loss):
     arrays = {"input": LOGITS, "sample_weight": SAMPLE_WEIGHT}
     arrays |= {"target": AVOID} if loss is unlikelihood_loss else {}
