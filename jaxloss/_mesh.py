@@ -103,6 +103,18 @@ def take_along(array: jax.Array, index: jax.Array, axis: int) -> jax.Array:
     return jnp.sum(jnp.where(is_taken, array, jnp.zeros((), array.dtype)), axis, dtype=array.dtype)
 
 
+def are_among(array: jax.Array, index: jax.Array) -> jax.Array:
+    """Whether each entry's place along the last axis is among the indices `[..., K]` of its row."""
+    if not any(split_axes(array)):
+        rows = math.prod(array.shape[:-1])
+        nowhere = jnp.zeros((rows, array.shape[-1]), bool)
+        listed = index.reshape(rows, index.shape[-1])
+        return nowhere.at[jnp.arange(rows)[:, None], listed].set(True).reshape(array.shape)
+    # Not a scatter, whose result would have to be told how to lie.
+    places = jnp.expand_dims(indices_along(array, -1, index.dtype), -1)
+    return jnp.any(places == jnp.expand_dims(index, -2), -1)
+
+
 def last_along(array: jax.Array, axis: int) -> jax.Array:
     """The last entry along `axis`, which may be split, without that axis."""
     if split_axes(array)[axis] is None:

@@ -92,6 +92,10 @@ _logits, _labels = normal(12, 6), integers(12, high=6)
 _real = [normal(4, 6), normal(4, 6)]
 _margins = [normal(20), signs(20)]
 _class_weight = np.array([0.5, 1.1, 2.0, 1.7, 0.25, 1.3])
+_top_k = [
+    lambda rng: np.log(rng.dirichlet(np.ones(5), 12)[:, :4]),
+    lambda rng: np.argsort(rng.random((12, 6)), 1)[:, :4],
+]
 _token_logps = [lambda rng: -rng.exponential(1.0, (2, 6)), lambda rng: -rng.exponential(1.0, (2, 6))]
 _policy = [*_token_logps, normal(2)]
 _terms = {"mse": 0.25, "l1": 2.0}
@@ -212,6 +216,16 @@ CASES: dict[str, list[Sample]] = {
     "token_set_loss": [
         Sample([_logits, np.array([True, False, True, False, False, False])]),
         Sample([_logits, _sets], case="a set for each row"),
+    ],
+    "top_k_distillation_loss": [
+        Sample([_logits, *_top_k], wrt=(0,)),
+        Sample([_logits, *_top_k], {"tail": "drop"}, wrt=(0,), case="drop"),
+        Sample(
+            [_logits, *_top_k],
+            {"tail": "renormalise", "divergence": "reverse_kl"},
+            wrt=(0,),
+            case="renormalise",
+        ),
     ],
     "total_variation_div": [Sample(_real)],
     "triplet_margin_loss": [Sample([normal(4, 6), normal(4, 6), normal(4, 6)])],

@@ -17,6 +17,7 @@ from jaxloss.losses.compose import make_uncertainty_weighted_loss as make_uncert
 from jaxloss.losses.correlation import correlation_loss as correlation_loss
 from jaxloss.losses.ctc import ctc_loss as ctc_loss
 from jaxloss.losses.distillation import distillation_loss as distillation_loss
+from jaxloss.losses.distillation import top_k_distillation_loss as top_k_distillation_loss
 from jaxloss.losses.divergence import kl_div as kl_div
 from jaxloss.losses.embedding import cosine_embedding_loss as cosine_embedding_loss
 from jaxloss.losses.embedding import triplet_margin_loss as triplet_margin_loss

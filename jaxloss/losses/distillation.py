@@ -1,18 +1,27 @@
-"""Training a student on a teacher's logits."""
+"""Training a student on a teacher's logits, or on what was kept of them."""
 
+from functools import partial
+
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxloss import _checks
+from jaxloss._checked import check_labels
 from jaxloss._checks import Scalar, in_dtype, is_number
+from jaxloss._mesh import are_among, indices_along, take_along
 from jaxloss._reduction import compute_dtype, select
 from jaxloss.losses import _rows
 from jaxloss.losses._elements import zero_times
+from jaxloss.losses._log_probs import only_log_probabilities
 from jaxloss.numerics.divergence import DIVERGENCES
-from jaxloss.numerics.softmax import Classes, label_cross_entropy
+from jaxloss.numerics.logsumexp import logsumexp
+from jaxloss.numerics.softmax import Classes, label_cross_entropy, log_softmax
 
-__all__ = ["distillation_loss"]
+__all__ = ["distillation_loss", "top_k_distillation_loss"]
+
+_TAILS = ("bin", "drop", "renormalise")
 
 
 def distillation_loss(
@@ -87,3 +96,120 @@ def distillation_loss(
         hard = label_cross_entropy(student, rows.labels, rows.valid, Classes(class_axis))
         loss += zero_times(hard_weight, hard)
     return _rows.reduce_weighted(loss, reduction, where, sample_weight)
+
+
+def top_k_distillation_loss(
+    input: Float[Array, "*B V"],
+    teacher_top_logps: Float[Array, "*B K"],
+    teacher_top_ids: Int[Array, "*B K"],
+    *,
+    tail: str = "bin",
+    divergence: str = "forward_kl",
+    reduction: str = "mean",
+    where: Bool[Array, "*B"] | None = None,
+    sample_weight: Float[Array, "*B"] | None = None,
+) -> Float[Array, "..."]:
+    r"""Pull a student towards the most probable classes of a teacher, which are all that was kept of it.
+
+    $$\ell_n = D\!\left(\tilde p_n, \tilde q_n\right), \qquad q_n = \mathrm{softmax}(x_n)$$
+
+    With $p_1, \dots, p_K$ the teacher's probabilities and $q_1, \dots, q_K$ the student's of the same
+    classes, $\tilde p$ and $\tilde q$ are, by `tail`:
+
+    - "bin": these, and all other classes as one more, $1 - \sum_k p_k$ and $1 - \sum_k q_k$.
+    - "renormalise": these, each divided by its sum: the others play no part.
+    - "drop": these alone, $\sum_k p_k \log (p_k / q_k)$, which may be negative; for "forward_kl" only. Its
+      gradient is that of the cross entropy: the student's other classes are to have the rest.
+
+    With K = V they are all the loss of whole distributions. The teacher is a constant.
+
+    Args:
+        input: the student's logits $x$, classes along the last axis.
+        teacher_top_logps: $\log p_k$ under the whole softmax, in any order; $-\infty$ fills rows up. For
+            temperature T, they are taken at T, the logits divided by T, and the loss times T squared.
+        teacher_top_ids: the classes in `[0, V)` that they belong to, different ones in each row.
+        tail: "bin", "renormalise" or "drop".
+        divergence: $D$, as for `distillation_loss`.
+
+    Reference: Hinton et al. 2015, "Distilling the Knowledge in a Neural Network"
+    (https://arxiv.org/abs/1503.02531), for the whole; TRL's `loss_add_tail` is "bin", and without it
+    "renormalise".
+
+    >>> import jax.numpy as jnp
+    >>> student, teacher = jnp.zeros((1, 4), jnp.float32), jnp.log(jnp.array([[0.5, 0.25]], jnp.float32))
+    >>> ids = jnp.array([[2, 0]])
+    >>> for tail in ("bin", "renormalise", "drop"):
+    ...     print(tail, top_k_distillation_loss(student, teacher, ids, tail=tail).round(4))
+    bin 0.1733
+    renormalise 0.0566
+    drop 0.3466
+    """
+    student, logps = (
+        _checks.as_floats("input", input),
+        _checks.as_floats("teacher_top_logps", teacher_top_logps),
+    )
+    ids = _checks.as_labels("teacher_top_ids", teacher_top_ids)
+    if student.ndim == 0 or logps.ndim != student.ndim or logps.shape[:-1] != student.shape[:-1]:
+        raise ValueError(
+            f"teacher_top_logps must have shape {[*student.shape[:-1], 'K']}, K classes for each row of "
+            f"input; got {_checks.describe(logps)}."
+        )
+    num_classes, num_kept = student.shape[-1], logps.shape[-1]
+    if not 0 < num_kept <= num_classes:
+        raise ValueError(f"teacher_top_logps must hold 1 to {num_classes} classes a row; got {num_kept}.")
+    _checks.check_shape("teacher_top_ids", ids, logps.shape, "that of teacher_top_logps")
+    _checks.check_choice("tail", tail, _TAILS)
+    _checks.check_choice("divergence", divergence, tuple(DIVERGENCES))
+    if tail == "drop" and divergence != "forward_kl":
+        raise ValueError(f"divergence must be 'forward_kl' with tail='drop'; got {divergence!r}.")
+    _, where, sample_weight = _rows.check_rows(student, reduction, where, sample_weight, -1)
+    dtype = compute_dtype(student, logps, sample_weight)
+    logps, ids = _rows.lie_along(student, -1, lax.stop_gradient(logps).astype(dtype), ids)
+    student, logps = (select(where, array, axis=-1) for array in (student.astype(dtype), logps))
+    given = logps > -jnp.inf
+    counts = given if where is None else given & where[..., None]
+    check_labels("teacher_top_ids", teacher_top_ids, counts, num_classes)
+    logps = only_log_probabilities("teacher_top_logps", logps)
+    in_range = (ids >= 0) & (ids < num_classes)
+    # A product, so that the NaN of a class out of range reaches the gradient as well.
+    poison = jnp.where(jnp.any(counts & ~in_range, -1, keepdims=True), jnp.nan, 1.0).astype(dtype)
+    loss = _of_kept(student * poison, logps, jnp.where(in_range, ids, 0), given, tail, divergence)
+    return _rows.reduce_weighted(loss, reduction, where, sample_weight)
+
+
+# Jitted for JAX's debug_infs too, which looks at every step outside `jit`.
+@partial(jax.jit, static_argnums=(4, 5))
+def _of_kept(student, logps, ids, given, tail: str, divergence: str) -> jax.Array:
+    if tail == "drop":
+        own = take_along(log_softmax(student, Classes(-1)), ids, -1)
+        terms = zero_times(jnp.exp(logps), jnp.where(given, logps, 0.0) - jnp.where(given, own, 0.0))
+        return jnp.sum(terms, -1)
+    # Logits for the classes kept, of which those not given have no share in either distribution.
+    kept = jnp.where(given, take_along(student, ids, -1), -jnp.inf)
+    if tail == "bin" and logps.shape[-1] < student.shape[-1]:
+        others, mass = _others(student, ids, given), _mass_left(logps)
+        # Where the student has no other class, a mass that rounding may have left is none.
+        is_none = (others == -jnp.inf) & (mass < logps.shape[-1] * jnp.finfo(mass.dtype).eps)
+        kept = jnp.concatenate([kept, others], -1)
+        logps = jnp.concatenate([logps, jnp.where(is_none, -jnp.inf, jnp.log(mass))], -1)
+    return DIVERGENCES[divergence](kept, logps, -1)
+
+
+def _others(student, ids, given) -> jax.Array:
+    """The log-sum-exp of the student's logits that are not among those given."""
+    # An id that is not given stands for none, so it is replaced by the first, which is.
+    first = take_along(ids, jnp.argmax(given, -1, keepdims=True), -1)
+    is_other = ~are_among(student, jnp.where(given, ids, first)) & (student > -jnp.inf)
+    has_any = jnp.any(is_other, -1, keepdims=True)
+    total = logsumexp(jnp.where(is_other | ~has_any, student, -jnp.inf), Classes(-1))
+    return jnp.where(has_any, total[..., None], -jnp.inf)
+
+
+def _mass_left(logps) -> jax.Array:
+    """`1 - sum(exp(logps))`, at least what its rounding leaves open."""
+    largest = jnp.max(logps, -1, keepdims=True)
+    is_largest = indices_along(logps, -1, jnp.int32) == jnp.argmax(logps, -1, keepdims=True).astype(jnp.int32)
+    without = -jnp.expm1(largest)
+    mass = without - jnp.sum(jnp.where(is_largest, 0.0, jnp.exp(logps)), -1, keepdims=True)
+    info = jnp.finfo(logps.dtype)
+    return jnp.maximum(mass, jnp.maximum(info.eps * without, info.tiny))

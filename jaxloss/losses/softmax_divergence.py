@@ -9,12 +9,13 @@ import jax
 from jaxtyping import Array, Bool, Float
 
 from jaxloss import _checks
+from jaxloss._checks import Scalar, in_dtype
 from jaxloss._reduction import compute_dtype, select
 from jaxloss.losses import _rows
 from jaxloss.numerics.divergence import (
-    softmax_jensen_shannon,
     softmax_kl,
     softmax_reverse_kl,
+    softmax_skewed_jensen_shannon,
     softmax_total_variation,
 )
 
@@ -61,6 +62,7 @@ def jensen_shannon_div(
     input: Float[Array, "..."],
     target: Float[Array, "..."],
     *,
+    beta: Scalar = 0.5,
     reduction: str = "mean",
     where: Bool[Array, "..."] | None = None,
     sample_weight: Float[Array, "..."] | None = None,
@@ -68,25 +70,34 @@ def jensen_shannon_div(
 ) -> Float[Array, "..."]:
     r"""Jensen-Shannon divergence: symmetric, and at most $\log 2$, so that no row can explode.
 
-    $$\ell_n = \tfrac12 \mathrm{KL}(p_n \,\|\, m_n) + \tfrac12 \mathrm{KL}(q_n \,\|\, m_n), \qquad
-    m_n = \tfrac12 (p_n + q_n)$$
+    $$\ell_n = \beta\, \mathrm{KL}(p_n \,\|\, m_n) + (1 - \beta)\, \mathrm{KL}(q_n \,\|\, m_n), \qquad
+    m_n = \beta p_n + (1 - \beta) q_n$$
 
-    with $p_n = \mathrm{softmax}(y_n)$ and $q_n = \mathrm{softmax}(x_n)$.
+    with $p_n = \mathrm{softmax}(y_n)$ and $q_n = \mathrm{softmax}(x_n)$. GKD's generalised one has
+    a `beta` other than one half.
 
     Args:
         input: logits $x$ of the model, classes along `axis`.
         target: logits $y$ of the reference, of the same shape.
+        beta: $\beta$ in [0, 1]. At its ends, where the formula is 0, it is what that is in proportion to near
+            them: at 0 `forward_kl_div`, $\mathrm{KL}(p \| q)$; at 1 `reverse_kl_div`. So TRL has it.
 
     Reference: Lin 1991, "Divergence Measures Based on the Shannon Entropy"
     (https://doi.org/10.1109/18.61115), with equal weights; restated in section II of Raj and Wiggins 2008
-    (https://arxiv.org/abs/0810.5117), who treat its cancellation too.
+    (https://arxiv.org/abs/0810.5117), who treat its cancellation too. Agarwal et al. 2024, "On-Policy
+    Distillation of Language Models", equation 1 (https://arxiv.org/abs/2306.13649), for `beta`.
 
     >>> import jax.numpy as jnp
     >>> x, y = jnp.array([[100.0, 0.0]], jnp.float32), jnp.array([[0.0, 100.0]], jnp.float32)
     >>> print(jensen_shannon_div(x, y))
     0.6931472
     """
-    return _divergence(softmax_jensen_shannon, input, target, reduction, where, sample_weight, axis)
+    beta = _checks.as_scalar("beta", beta, low=0.0, high=1.0)
+
+    def skewed(input, target, axis):
+        return softmax_skewed_jensen_shannon(input, target, axis, in_dtype(beta, input.dtype))
+
+    return _divergence(skewed, input, target, reduction, where, sample_weight, axis)
 
 
 def reverse_kl_div(

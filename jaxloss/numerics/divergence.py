@@ -141,6 +141,58 @@ def _jensen_shannon_jvp(axis, primals, tangents):
     return softmax_jensen_shannon(input, target, axis), jnp.sum(dot, axis) / 2
 
 
+def softmax_skewed_jensen_shannon(
+    input: jax.Array, target: jax.Array, axis: int, beta: float | jax.Array
+) -> jax.Array:
+    """`b KL(p || m) + (1 - b) KL(q || m)`, `m = b p + (1 - b) q`; `KL(p || q)` at 0, `KL(q || p)` at 1."""
+    ends: dict[float, Callable[..., jax.Array]] = {0.0: softmax_kl, 1.0: softmax_reverse_kl}
+    if not isinstance(beta, jax.Array):
+        at_number = ends | {0.5: softmax_jensen_shannon}
+        if beta in at_number:
+            return at_number[beta](input, target, axis)
+        # The rest of a number such as 0.99 is taken before it is rounded.
+        return _skewed_jensen_shannon(input, target, *jnp.asarray([beta, 1 - beta], input.dtype), axis)
+    inside = jnp.where((beta <= 0.0) | (beta >= 1.0), 0.5, beta)
+    divergence = _skewed_jensen_shannon(input, target, inside, 1 - inside, axis)
+    for end, limit in ends.items():
+        divergence = jnp.where(beta == end, limit(input, target, axis), divergence)
+    return divergence
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(4,))
+def _skewed_jensen_shannon(input, target, beta: jax.Array, rest: jax.Array, axis: int) -> jax.Array:
+    """The same, for a `beta` in (0, 1), whose `rest` is `1 - beta`."""
+    of_p, of_q = _parts_to_mixture(input, target, beta, rest, axis)
+    return beta * of_p + rest * of_q
+
+
+@_skewed_jensen_shannon.defjvp
+def _skewed_jensen_shannon_jvp(axis, primals, tangents):
+    input, target, beta, rest = primals
+    p, q, d = softmax(target, Classes(axis)), softmax(input, Classes(axis)), log_ratio(input, target, axis)
+    by_input = -rest * _times_centred(q, _log_mixture(d, beta, rest), axis)
+    by_target = -beta * _times_centred(p, _log_mixture(-d, rest, beta), axis)
+    of_p, of_q = _parts_to_mixture(input, target, beta, rest, axis)
+    dot = jnp.sum(by_input * tangents[0] + by_target * tangents[1], axis)
+    return _skewed_jensen_shannon(*primals, axis), dot + of_p * tangents[2] + of_q * tangents[3]
+
+
+def _parts_to_mixture(input, target, beta, rest, axis: int) -> list[jax.Array]:
+    """`KL(p || m)` and `KL(q || m)` with `m = beta p + rest q`, of terms that are never negative."""
+    p, q, d = softmax(target, Classes(axis)), softmax(input, Classes(axis)), log_ratio(input, target, axis)
+    middle, parts = beta * p + rest * q, []
+    for own, ratio in ((p, -_log_mixture(-d, rest, beta)), (q, -_log_mixture(d, beta, rest))):
+        more = own * linear_growth(jnp.maximum(ratio, 0.0))
+        parts.append(jnp.sum(jnp.where(ratio > 0.0, more, middle * _bounded_growth(-ratio)), axis))
+    return parts
+
+
+def _log_mixture(d: jax.Array, share: jax.Array, rest: jax.Array) -> jax.Array:
+    """`log(rest + share * exp(d))`, the two adding up to 1."""
+    far = d + jnp.log1p(rest * jnp.expm1(-jnp.maximum(d, 1.0)))
+    return jnp.where(d > 1.0, far, jnp.log1p(share * jnp.expm1(jnp.minimum(d, 1.0))))
+
+
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
 def softmax_total_variation(input: jax.Array, target: jax.Array, axis: int) -> jax.Array:
     """`sum |p - q| / 2`."""

@@ -79,6 +79,11 @@ BOUNDARIES = {
         *POLICY,
     ),
     "sampled_kl_div": (losses.sampled_kl_div, "log_sigmoid log_sigmoid", *POLICY[:2]),
+    "top_k_distillation_loss": (
+        lambda x: losses.top_k_distillation_loss(x, np.log([0.25, 0.5]), np.array([2, 1])),
+        "-",
+        [[0.0, 1.0, 2.0], [-INF, 0.0, 1.0]],
+    ),
     "kl_div": (lambda x, p: losses.kl_div(x, p, "sum"), "log_softmax softmax", ROWS, ROWS),
     "kl_div, log": (
         lambda x, p: losses.kl_div(x, p, "sum", log_target=True),

@@ -1,4 +1,4 @@
-"""The policy losses against Liger-Kernel's and TRL's, on the CPU: the same objectives, written by others.
+"""The policy losses and GKD's divergence against Liger-Kernel's and TRL's: the same, written by others.
 
 TRL's is a method of its trainer, of which a stand-in has what that method reads.
 """
@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from jaxloss.fused import linear_log_prob
-from jaxloss.losses import cispo_loss, clipped_policy_loss, sampled_kl_div, sapo_loss
+from jaxloss.losses import cispo_loss, clipped_policy_loss, jensen_shannon_div, sampled_kl_div, sapo_loss
 from parity_tests.compare import assert_within
 from parity_tests.losses.promises import compiled
 from parity_tests.tolerances import GRADIENT_EPS_OF_MAX, VALUE_EPS_OF_MAX
@@ -155,3 +155,16 @@ def test_from_hidden_states_to_gradients_is_as_ligers():
     assert_within(value, expected.detach(), VALUE_EPS_OF_MAX, "float32")
     for found, wanted in zip(gradients, torch.autograd.grad(expected, (hidden, head)), strict=True):
         assert_within(found, wanted, GRADIENT_EPS_OF_MAX, "float32")
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.1, 0.5, 1.0])
+def test_generalised_jensen_shannon_is_trls(beta):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trl = pytest.importorskip("trl.experimental.gkd.gkd_trainer", reason="trl is not installed")
+    student, teacher = torch.tensor(HIDDEN, requires_grad=True), torch.tensor(HIDDEN[::-1].copy())
+    expected = trl.GKDTrainer.generalized_jsd_loss(student, teacher, beta=beta, reduction="sum")
+    loss = partial(jensen_shannon_div, beta=beta, reduction="sum")
+    value, gradient = compiled(jax.value_and_grad(loss))(HIDDEN, HIDDEN[::-1])
+    assert_within(value, expected.detach(), VALUE_EPS_OF_MAX)
+    assert_within(gradient, torch.autograd.grad(expected, student)[0], GRADIENT_EPS_OF_MAX)

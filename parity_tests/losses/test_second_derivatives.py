@@ -189,6 +189,11 @@ HESSIANS = {
         ),
         POLICIES,
     ),
+    "top_k_distillation_loss": (
+        lambda x: losses.top_k_distillation_loss(x, np.log(np.float32([0.5, 0.25])), np.array([2, 0])),
+        lambda x: divergence([0.25, 0.25, 0.5], softmax(x)),
+        ROWS,
+    ),
     "z_loss": (losses.z_loss, lambda x: log_sum_exp(x) ** 2, ROWS),
     "unlikelihood_loss": (
         lambda x: losses.unlikelihood_loss(x, np.array([0])),

@@ -71,6 +71,26 @@ def test_divergences_match_torch(loss):
     assert_matches_torch(loss, theirs, arrays, cases, wrt=("input", "target", "sample_weight"))
 
 
+@pytest.mark.parametrize("beta", [0.0, 0.1, 0.5, 0.99, 1.0])
+def test_generalised_jensen_shannon_matches_torch_and_is_accurate(beta):
+    arrays = dict(zip(("input", "target"), PAIRS["spread"], strict=True))
+    loss = functools.partial(jensen_shannon_div, beta=beta)
+    cases, theirs = [{"reduction": "none"}], functools.partial(torch_side.jensen_shannon_div, beta=beta)
+    assert_matches_torch(loss, theirs, arrays, cases, wrt=("input", "target"))
+    if beta != 0.99:
+        return
+
+    def exact(x, y):
+        q, p = exact_softmax(x), exact_softmax(y)
+        share = mpmath.mpf(beta)
+        m = [share * a + (1 - share) * b for a, b in zip(p, q, strict=True)]
+        return share * _exact_kl(p, m) + (1 - share) * _exact_kl(q, m)
+
+    assert_accurate(
+        loss, exact, list(nearly_equal_and_confident()[:, :5]), value_ulp=8, gradient_eps_of_max=32
+    )
+
+
 @pytest.mark.parametrize("loss", LOSSES)
 def test_class_axis_may_be_any(loss):
     assert_class_axis_is_free(loss, *PAIRS["spread"])
@@ -130,16 +150,21 @@ def test_pinskers_inequality():
     assert (symmetric <= np.log(2)).all()
 
 
-@pytest.mark.parametrize("loss", LOSSES)
-def test_nearly_equal_and_confident_distributions_are_accurate(loss):
+def nearly_equal_and_confident() -> np.ndarray:
+    """Logits of both."""
     # How spread the logits are, how far the target's are from them, and a constant that changes nothing.
     cases = [(3.0, 3.0, 0.0), (1.0, 1e-3, 7.0), (3.0, 1e-6, 0.0), (0.02, 0.02, 0.0)]
     cases += [(20.0, 20.0, 0.0), (20.0, 1e-2, -5.0), (200.0, 200.0, 1e4)]
     random = np.random.default_rng(11)
     input = np.stack([random.standard_normal(6) * spread for spread, _, _ in cases]).astype(np.float32)
     apart = np.stack([random.standard_normal(6) * apart + shift for _, apart, shift in cases])
-    target = (input + apart).astype(np.float32)
-    assert_accurate(loss, EXACT[loss], [input, target], value_ulp=8, gradient_eps_of_max=32)
+    return np.stack([input, (input + apart).astype(np.float32)])
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_nearly_equal_and_confident_distributions_are_accurate(loss):
+    arrays = list(nearly_equal_and_confident())
+    assert_accurate(loss, EXACT[loss], arrays, value_ulp=8, gradient_eps_of_max=32)
 
 
 NONE = -np.inf

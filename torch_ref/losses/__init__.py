@@ -13,6 +13,7 @@ from torch_ref.losses.compose import make_uncertainty_weighted_loss as make_unce
 from torch_ref.losses.correlation import correlation_loss as correlation_loss
 from torch_ref.losses.ctc import ctc_loss as ctc_loss
 from torch_ref.losses.distillation import distillation_loss as distillation_loss
+from torch_ref.losses.distillation import top_k_distillation_loss as top_k_distillation_loss
 from torch_ref.losses.divergence import kl_div as kl_div
 from torch_ref.losses.embedding import cosine_embedding_loss as cosine_embedding_loss
 from torch_ref.losses.embedding import triplet_margin_loss as triplet_margin_loss

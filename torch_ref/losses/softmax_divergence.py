@@ -1,6 +1,8 @@
 """Divergences between two softmax distributions, as their definitions write them, on torch.log_softmax."""
 
+import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -28,13 +30,15 @@ def jensen_shannon_div(
     input: Tensor,
     target: Tensor,
     *,
+    beta: float = 0.5,
     reduction: str = "mean",
     where: Tensor | None = None,
     sample_weight: Tensor | None = None,
     axis: int = -1,
 ) -> Tensor:
-    """Half the sum of two `torch.nn.functional.kl_div` from the mixture."""
-    return _divergence(_jensen_shannon, input, target, reduction, where, sample_weight, axis)
+    """Two `torch.nn.functional.kl_div` from the mixture, as it mixes; at the ends one from the other."""
+    skewed = partial(_jensen_shannon, beta=beta)
+    return _divergence(skewed, input, target, reduction, where, sample_weight, axis)
 
 
 def reverse_kl_div(
@@ -67,9 +71,11 @@ def _kl(log_q: Tensor, log_p: Tensor) -> Tensor:
     return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1)
 
 
-def _jensen_shannon(log_q: Tensor, log_p: Tensor) -> Tensor:
-    log_m = torch.logaddexp(log_q, log_p) - torch.log(torch.tensor(2.0, dtype=log_q.dtype))
-    return (_kl(log_m, log_q) + _kl(log_m, log_p)) / 2
+def _jensen_shannon(log_q: Tensor, log_p: Tensor, beta: float) -> Tensor:
+    if beta in (0, 1):
+        return _kl(log_p, log_q) if beta else _kl(log_q, log_p)
+    log_m = torch.logaddexp(log_q + math.log1p(-beta), log_p + math.log(beta))
+    return beta * _kl(log_m, log_p) + (1 - beta) * _kl(log_m, log_q)
 
 
 def _total_variation(log_q: Tensor, log_p: Tensor) -> Tensor:
