@@ -29,7 +29,11 @@ def test_two_processes_have_the_losses_of_one_stop_together_and_one_resumes_thei
         subprocess.Popen([*command, str(i), port, str(tmp_path)], stdout=subprocess.PIPE, **options)
         for i in range(2)
     ]
-    printed = [run.communicate(timeout=300)[0].splitlines()[-1] for run in both]
+    try:
+        printed = [run.communicate(timeout=120)[0].splitlines()[-1] for run in both]
+    finally:
+        for run in both:
+            run.kill()
     assert [run.returncode for run in both] == [143, 143]  # SIGTERM came to process 1 only
     assert printed[0] == printed[1]  # the loss of the whole batch, and the whole weights
     reason, step, measured, (weights, restored) = json.loads(printed[0])
