@@ -84,6 +84,11 @@ def test_a_certain_answer_still_has_the_gradient_of_its_odds():
     np.testing.assert_allclose(slope, -3.0, rtol=1e-6)
 
 
+@pytest.mark.parametrize("log_p", [0.0, -np.inf])
+def test_answers_that_are_both_certain_or_both_impossible_have_no_odds_ratio(log_p):
+    assert np.isnan(odds_ratio_loss(jnp.float32(log_p), jnp.float32(log_p)))
+
+
 def test_transforms():
     assert_transforms(losses.orpo_loss, *LOGPS.values())
 

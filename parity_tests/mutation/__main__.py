@@ -29,6 +29,7 @@ ROOMS = ("losses", "numerics", "fused")
 NEAREST = {
     "_reduction.py": ["losses/test_regression.py", "losses/test_divergence.py"],
     "losses/_elements.py": ["losses/test_regression.py", "losses/test_binary.py", "losses/test_options.py"],
+    "losses/_log_probs.py": ["losses/test_reference_free.py", "losses/test_policy.py"],
     "losses/_rows.py": [
         "losses/test_rows.py",
         "losses/test_classification.py",
@@ -43,7 +44,11 @@ NEAREST = {
     "numerics/focal.py": ["losses/test_focal.py", "losses/test_focal_derivatives.py"],
     "numerics/tangent.py": ["losses/test_options.py", "losses/test_regression.py"],
     "numerics/two_sum.py": ["losses/test_two_sum.py", "losses/test_divergence.py"],
-    "numerics/log_odds.py": ["losses/test_penalties.py"],
+    "numerics/log_odds.py": [
+        "losses/test_penalties.py",
+        "losses/test_reference_free.py",
+        "losses/test_second_derivatives.py",
+    ],
     "fused/_arguments.py": ["fused/test_api.py"],
     "fused/_evaluate.py": ["fused/test_api.py"],
     "fused/_opaque.py": ["fused/test_api.py"],
