@@ -31,7 +31,7 @@ def has_dtype(value, kind) -> bool:
     return isinstance(dtype, np.dtype) and bool(jnp.issubdtype(dtype, kind))
 
 
-def _check_is_array(name: str, value, expected: str) -> None:
+def check_is_array(name: str, value, expected: str) -> None:
     if value is None or isinstance(value, _SEQUENCES):
         raise TypeError(f"{name} must be {expected}; got {type(value).__name__}. Pass a jax or numpy array.")
     if type(value).__module__.partition(".")[0] == "torch":
@@ -42,7 +42,7 @@ def _check_is_array(name: str, value, expected: str) -> None:
 
 def as_floats(name: str, value) -> jax.Array:
     """`value` as an array of real floating-point numbers; a single int counts as one, traced or not."""
-    _check_is_array(name, value, "an array of floating-point numbers")
+    check_is_array(name, value, "an array of floating-point numbers")
     is_int = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
     array = jnp.asarray(float(value) if is_int else value)
     if array.weak_type and jnp.issubdtype(array.dtype, jnp.integer):
@@ -68,7 +68,7 @@ def as_labels(name: str, value) -> jax.Array:
 
     Indices beyond that dtype become its largest or smallest number, which is no class either.
     """
-    _check_is_array(name, value, "an array of class indices")
+    check_is_array(name, value, "an array of class indices")
     array = labels_as_given(value)
     if not jnp.issubdtype(array.dtype, jnp.integer):
         raise TypeError(f"{name} must hold class indices of an integer dtype; got {describe(array)}.")
@@ -110,7 +110,7 @@ def as_mask(name: str, value, shape: Sequence[int], of: str) -> jax.Array | None
     """`value` as a boolean array of exactly `shape`, or None."""
     if value is None:
         return None
-    _check_is_array(name, value, "a boolean array")
+    check_is_array(name, value, "a boolean array")
     array = jnp.asarray(value)
     if array.dtype != jnp.bool_:
         raise TypeError(f"{name} must be boolean; got {describe(array)}. Write e.g. {name}=mask > 0.")

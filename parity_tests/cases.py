@@ -115,6 +115,10 @@ def _uncertainty_weighted(losses):
     return lambda y_hat, y, log_variances: loss(y_hat, y, log_variances)
 
 
+def _squared_error(losses):
+    return losses.make_linear_loss(lambda z, target, scale=1.0: scale * ((z - target) ** 2).mean(-1))
+
+
 def _ctc_of_logits(losses):
     """From logits: torch's gradient to log-probabilities is right only after a log-softmax."""
     is_jax = losses.__name__.startswith("jaxloss")
@@ -244,6 +248,9 @@ CASES: dict[str, list[Sample]] = {
     "linear_log_prob": [Sample([normal(12, 4), normal(8, 4), _labels])],
     "linear_next_token_loss": [Sample([_hidden, _head, _tokens])],
     "linear_sequence_logps": [Sample([_hidden, _head, _tokens], {"average": True})],
+    "make_linear_loss": [
+        Sample([normal(12, 4), normal(8, 4), normal(12, 8)], {"scale": 0.3}, make=_squared_error)
+    ],
 }
 
 # Public names that are not losses, with the reason.

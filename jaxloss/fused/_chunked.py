@@ -11,17 +11,26 @@ Shapes: N tokens, S steps of the loop, C = N / S tokens of a chunk, D width, V v
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.custom_derivatives import SymbolicZero
+from jax.custom_derivatives import SymbolicZero, zero_from_primal
 
 from jaxloss._mesh import differ_along, varying_axes
-from jaxloss._reduction import compute_dtype, select
+from jaxloss._reduction import compute_dtype
 from jaxloss.fused._opaque import opaque_call
-from jaxloss.fused._token_loss import Arrays, TokenLoss, losses_of_product, product, token_losses, wider
+from jaxloss.fused._token_loss import (
+    Arrays,
+    TokenLoss,
+    filled,
+    kept,
+    losses_of_product,
+    product,
+    stand_in,
+    wider,
+)
 
 
 class Chunks(NamedTuple):
@@ -44,7 +53,7 @@ class Wanted(NamedTuple):
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def chunked_sum(loss: TokenLoss, chunks: Chunks, shared: Arrays, rows: Arrays) -> tuple[jax.Array, Arrays]:
+def chunked_sum(loss: TokenLoss, chunks: Chunks, shared: Arrays, rows: Arrays) -> tuple[jax.Array, Any]:
     """`sum(rows["factor"] * losses)` over the valid tokens, and the statistics.
 
     Operands as in `token_losses`; `num_chunks` divides N.
@@ -53,22 +62,24 @@ def chunked_sum(loss: TokenLoss, chunks: Chunks, shared: Arrays, rows: Arrays) -
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def chunked_losses(loss: TokenLoss, chunks: Chunks, shared: Arrays, rows: Arrays) -> tuple[jax.Array, Arrays]:
+def chunked_losses(loss: TokenLoss, chunks: Chunks, shared: Arrays, rows: Arrays) -> tuple[jax.Array, Any]:
     """`token_losses`, a chunk at a time; operands as in `chunked_sum`."""
     weight, dtype = shared["linear_weight"], wider(shared["linear_weight"], rows["input"])
     # The loop's transpose sums these cotangents over the chunks: in the dtype that the weight has here, and
     # on each device by itself if the operand differs between devices here.
     shared = shared | {"linear_weight": weight.astype(compute_dtype(weight))}
-    shared = differ_along(shared, varying_axes(rows["input"], rows["factor"]) - {loss.classes.axis_name})
+    shared = differ_along(shared, varying_axes(rows["input"], rows["factor"]) - {loss.axis_name})
 
     @partial(jax.checkpoint, prevent_cse=False)
     def step(shared, chunk):
-        narrow = shared | {"linear_weight": shared["linear_weight"].astype(dtype)}
-        return token_losses(loss, narrow, chunk | {"input": chunk["input"].astype(dtype)})
+        chunk = filled(chunk, substitute)
+        raw_CV = product(chunk["input"].astype(dtype), shared["linear_weight"].astype(dtype), 1, 1)
+        return losses_of_product(loss, raw_CV, shared, chunk)
 
+    substitute = stand_in(rows)
     rows_SC = {k: jnp.moveaxis(a, 1, 0) for k, a in _split(rows, chunks).items()}
     _, per_token = lax.scan(lambda _, chunk: (None, step(shared, chunk)), None, rows_SC)
-    return jax.tree.map(lambda a: jnp.moveaxis(a, 0, 1).reshape(-1), per_token)
+    return jax.tree.map(lambda a: _joined(jnp.moveaxis(a, 0, 1)), per_token)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
@@ -86,8 +97,9 @@ def _sum_jvp(loss, chunks, primals, tangents):
     )
     pairs = [(shared_grads[k], shared_dots[k]) for k in shared_dots]
     pairs += [(rows_grads[k], rows_dots[k]) for k in rows_dots]
-    total_dot = _contract(pairs, total, loss.classes.axis_name)
-    return (total, statistics), (total_dot, jax.tree.map(jnp.zeros_like, statistics))
+    total_dot = _contract(pairs, total, loss.axis_name)
+    no_tangent = partial(zero_from_primal, symbolic_zeros=True)
+    return (total, statistics), (total_dot, jax.tree.map(no_tangent, statistics))
 
 
 def _contract(pairs, total: jax.Array, axis_name: str | None) -> jax.Array:
@@ -118,7 +130,7 @@ def _sum_and_gradients(loss, chunks: Chunks, wanted: Wanted, shared, rows):
         put = partial(lax.dynamic_update_index_in_dim, index=i, axis=1)
         return (total, sums, jax.tree.map(put, per_token, of_chunk)), None
 
-    add_chunk = partial(_add_chunk, loss, chunks, wanted, shared)
+    add_chunk = partial(_add_chunk, loss, chunks, wanted, shared, stand_in(rows))
     first = {k: a[:, 0] for k, a in rows_CS.items()}
     total = jnp.zeros((), compute_dtype(rows["factor"]))
     sums = {k: jnp.zeros(shared[k].shape, compute_dtype(shared[k])) for k in wanted.shared}
@@ -131,17 +143,18 @@ def _sum_and_gradients(loss, chunks: Chunks, wanted: Wanted, shared, rows):
         per_token = jax.tree.map(lambda a: _zeros(a, (a.shape[0], chunks.num_chunks, *a.shape[1:])), of_chunk)
         carry = *sums_of_none, per_token
         (total, sums, per_token), _ = lax.scan(step, carry, jnp.arange(chunks.num_chunks))
-        per_token = jax.tree.map(lambda a: a.reshape(a.shape[0] * a.shape[1], *a.shape[2:]), per_token)
+        per_token = jax.tree.map(_joined, per_token)
     statistics, rows_grads = per_token
     return total, statistics, sums, rows_grads
 
 
-def _add_chunk(loss, chunks: Chunks, wanted: Wanted, shared, total, sums, rows):
+def _add_chunk(loss, chunks: Chunks, wanted: Wanted, shared, substitute, total, sums, rows):
     """The total and the gradients' sums with one chunk's added; its tokens' statistics and gradients."""
-    weight, input_CD = shared["linear_weight"], select(rows["valid"][:, None], rows["input"])
+    rows = filled(rows, substitute)
+    weight, input_CD = shared["linear_weight"], rows["input"]
     raw_CV = product(input_CD, weight, 1, 1)
     # The gradient of an operand that the devices share would be summed over them, which the caller does.
-    others = varying_axes(raw_CV, rows["factor"]) - {loss.classes.axis_name}
+    others = varying_axes(raw_CV, rows["factor"]) - {loss.axis_name}
     shared, rows = differ_along((shared, rows), others)
 
     def chunk_total(raw_CV, some_shared, some_rows):
@@ -163,11 +176,11 @@ def _add_chunk(loss, chunks: Chunks, wanted: Wanted, shared, total, sums, rows):
         # The two products run at the speed of bfloat16; float16 would overflow and underflow.
         d_raw_CV = d_raw_CV.astype(jnp.bfloat16)
     if "input" in wanted.rows:
-        d_rows["input"] = select(rows["valid"][:, None], product(d_raw_CV, weight, 1, 0))
+        d_rows["input"] = product(d_raw_CV, weight, 1, 0)
     if "linear_weight" in wanted.shared:
         added = _add_product(sums["linear_weight"], d_raw_CV, input_CD, chunks.weight_rows)
         sums["linear_weight"] = added
-    return total + more, sums, (statistics, d_rows)
+    return total + more, sums, (statistics, {k: kept(rows["valid"], d) for k, d in d_rows.items()})
 
 
 def _add_product(sum_VD: jax.Array, d_raw_CV: jax.Array, input_CD: jax.Array, block: int) -> jax.Array:
@@ -193,6 +206,11 @@ def _split(rows: Arrays, chunks: Chunks) -> Arrays:
     # Not -1, which a width of 0 leaves undetermined.
     shape = rows["valid"].shape[0] // chunks.num_chunks, chunks.num_chunks
     return {k: a.reshape(*shape, *a.shape[1:]) for k, a in rows.items()}
+
+
+def _joined(chunks: jax.Array) -> jax.Array:
+    """`[C, S, ...]` as `[N, ...]`."""
+    return chunks.reshape(chunks.shape[0] * chunks.shape[1], *chunks.shape[2:])
 
 
 def _zeros(like: jax.ShapeDtypeStruct, shape: tuple[int, ...]) -> jax.Array:

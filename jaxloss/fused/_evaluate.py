@@ -17,10 +17,10 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from jaxloss._reduction import select, weighted_mean
+from jaxloss._reduction import weighted_mean
 from jaxloss.fused._arguments import Operands, Options
 from jaxloss.fused._chunked import Chunks, chunked_losses, chunked_sum
-from jaxloss.fused._token_loss import Arrays, TokenLoss, token_losses
+from jaxloss.fused._token_loss import Arrays, TokenLoss, closed_over, kept, token_losses
 
 
 class Layout(NamedTuple):
@@ -30,19 +30,23 @@ class Layout(NamedTuple):
     axes: list[tuple[str, ...]]
 
 
-def evaluate(loss: TokenLoss, operands: Operands, options: Options) -> tuple[Any, Arrays]:
+def evaluate(loss: TokenLoss, operands: Operands, options: Options) -> tuple[Any, Any]:
     """The reduced loss, and each token's statistics in the shape of the tokens, wherever the arrays lie."""
     meshes = [mesh for mesh, axes in map(_layout, jax.tree.leaves(operands)) if any(axes)]
+    whole = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), operands) if meshes else operands
+    reference = options._replace(reduction="sum", implementation="reference")
+    closed = closed_over(loss.fn, lambda operands: _evaluate_here(loss, operands, reference), whole)
+    operands.others.update((str(i), array) for i, array in enumerate(closed))
     if not meshes:
         return _evaluate_here(loss, operands, options)
 
-    mesh, tokens = meshes[0], _layout(operands.inputs["input"]).axes[:-1]
+    mesh, tokens = meshes[0], _layout(operands.input).axes[:-1]
     token_axes = tuple(name for axes in tokens for name in axes)
     of_weight = _layout(operands.classes["linear_weight"]).axes[0]
     class_axes = [name for name in of_weight if name not in token_axes]
-    splits = loss.splits_classes and loss.classes.axis_name is None and len(class_axes) == 1
+    splits = loss.splits_classes and loss.axis_name is None and len(class_axes) == 1
     if splits:
-        loss = replace(loss, classes=replace(loss.classes, axis_name=class_axes[0]))
+        loss = replace(loss, axis_name=class_axes[0])
     specs = _specs(operands, tokens, class_axes[0] if splits else None)
     shardings = jax.tree.map(partial(NamedSharding, mesh), specs)
     operands = jax.tree.map(jax.sharding.reshard, operands, shardings)
@@ -66,64 +70,63 @@ def _layout(array: jax.Array) -> Layout:
     return Layout(sharding.mesh, axes + [()] * (array.ndim - len(axes)))
 
 
-def _specs(operands: Operands, tokens: list[tuple[str, ...]], of_classes: str | None) -> Operands:
+def _specs(operands: Operands, tokens: list[tuple[str, ...]], of_classes: str | None) -> Any:
     """How each operand is to lie: tokens over their mesh axes, classes over theirs, if any."""
-    of_tokens = PartitionSpec(*(axes or None for axes in tokens))
-    specs = Operands(
-        dict.fromkeys(operands.inputs, of_tokens),
-        dict.fromkeys(operands.tokens, of_tokens),
+    of_tokens, shape = PartitionSpec(*(axes or None for axes in tokens)), operands.tokens["valid"].shape
+    of_each_class = PartitionSpec(*of_tokens, *[None] * (len(shape) - len(of_tokens)), of_classes)
+    per_class = (*shape, operands.classes["linear_weight"].shape[0])
+    make: Any = Operands
+    return make(
+        of_tokens,
+        {k: of_each_class if a.shape == per_class else of_tokens for k, a in operands.tokens.items()},
         dict.fromkeys(operands.classes, PartitionSpec(of_classes)),
-        dict.fromkeys(operands.scalars, PartitionSpec()),
+        dict.fromkeys(operands.others, PartitionSpec()),
+        None if operands.denominator is None else PartitionSpec(),
     )
-    if "probabilities" in operands.tokens:
-        of_heads = [None] * (operands.tokens["valid"].ndim - len(of_tokens))
-        specs.tokens["probabilities"] = PartitionSpec(*of_tokens, *of_heads, of_classes)
-    return specs
+
+
+def _shared_and_rows(operands: Operands) -> tuple[Arrays, Arrays]:
+    """What all tokens share, and what they have each, along one axis of tokens before those of heads."""
+    token_shape = operands.input.shape[:-1]
+    rows = {
+        name: array.reshape(math.prod(token_shape), *array.shape[len(token_shape) :])
+        for name, array in ({"input": operands.input} | operands.tokens).items()
+    }
+    rows["factor"] = kept(rows["valid"], rows.pop("sample_weight"))
+    return operands.classes | operands.others, rows
 
 
 def _evaluate_here(
     loss: TokenLoss, operands: Operands, options: Options, batch_axes: tuple[str, ...] = ()
-) -> tuple[Any, Arrays]:
+) -> tuple[Any, Any]:
     """As `evaluate`, of this device's operands; the tokens are split over the mesh axes `batch_axes`."""
-    shared = operands.classes | operands.scalars
-    shape, token_shape = operands.tokens["valid"].shape, operands.inputs["input"].shape[:-1]
+    shared, rows = _shared_and_rows(operands)
+    shape, token_shape = operands.tokens["valid"].shape, operands.input.shape[:-1]
     num_tokens, heads = math.prod(token_shape), shape[len(token_shape) :]
-    rows = {
-        name: array.reshape(num_tokens, *array.shape[len(token_shape) :])
-        for name, array in (operands.inputs | operands.tokens).items()
-    }
-    valid = rows["valid"] & rows.pop("where", True)
-    sample_weight = select(valid, rows.pop("sample_weight"))
-    rows |= {"valid": valid, "factor": sample_weight}
-    if "labels" in rows:
-        # A label that is no class would make NaN of a token that takes no part, and NaN times 0 is NaN.
-        rows["labels"] = select(valid, rows["labels"])
+    sample_weight = rows["factor"]
 
     def total_of(values: jax.Array) -> jax.Array:
         total = jnp.sum(values)
         return lax.psum(total, batch_axes) if batch_axes else total
 
     if options.reduction in ("mean", "parts"):
-        weight = loss.mean_weight(sample_weight, shared, rows)
-        denominator = total_of(weight)
-        if weight is not sample_weight and options.reduction == "parts":
-            loss.check_one_denominator(shared)
-        elif weight is not sample_weight:
-            shared = loss.for_mean(shared, weighted_mean(denominator, total_of(sample_weight)))
+        given = operands.denominator
+        denominator = total_of(sample_weight) if given is None else given
     if options.reduction == "mean":
         # Inside the sum, so that no gradient needs a second pass to be divided.
-        rows["factor"] = select(valid, weighted_mean(sample_weight, denominator))
+        rows["factor"] = kept(rows["valid"], weighted_mean(sample_weight, denominator))
 
     chunks = _choose_chunks(token_shape, math.prod(heads), shared["linear_weight"].shape[0], options)
     run = partial(_one_head, loss, options, chunks)
     for _ in heads:
         axes = (
-            {name: 1 if array.ndim > 1 else None for name, array in shared.items()},
-            {name: None if name in operands.inputs else 1 for name in rows},
+            {name: 1 if name in ("linear_weight", "linear_bias") else None for name in shared},
+            {name: None if name == "input" else 1 for name in rows},
         )
         run = jax.vmap(run, axes, (1 if options.reduction == "none" else 0, 1))
     result, statistics = run(shared, rows)
-    statistics = {k: select(valid, a[:num_tokens]).reshape(shape) for k, a in statistics.items()}
+    num_axes = 1 + len(heads)
+    statistics = jax.tree.map(lambda a: a[:num_tokens].reshape(*shape, *a.shape[num_axes:]), statistics)
     if options.reduction == "none":
         return (result[:num_tokens] * sample_weight).reshape(shape), statistics
     total = total_of(result)
@@ -138,7 +141,7 @@ def _evaluate_here(
 def _one_head(loss: TokenLoss, options: Options, chunks: Chunks, shared: Arrays, rows: Arrays):
     """Each token's loss with "none"; else the sum of the losses, each times its factor."""
     whole = options.implementation == "reference" or (
-        options.implementation == "auto" and chunks.num_chunks == 1 and loss.classes.axis_name is None
+        options.implementation == "auto" and chunks.num_chunks == 1 and loss.axis_name is None
     )
     if whole:
         losses, statistics = token_losses(loss, shared, rows)

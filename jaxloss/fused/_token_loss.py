@@ -3,90 +3,159 @@
 Shapes: N tokens, or the C of a chunk, D width, V vocabulary (a device's slice of it, where devices share it).
 """
 
+import types
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxloss._reduction import compute_dtype, select
-from jaxloss.losses._elements import zero_times
-from jaxloss.numerics.divergence import DIVERGENCES
-from jaxloss.numerics.logsumexp import logsumexp
-from jaxloss.numerics.softmax import (
-    Classes,
-    label_cross_entropy,
-    log_softmax,
-    soft_cross_entropy,
-)
+from jaxloss import _checks
+from jaxloss._mesh import varying_axes
+from jaxloss._reduction import compute_dtype
 
 Arrays = dict[str, Any]
 
-_HERE = Classes(axis=1)
+_HEAD = ("linear_weight", "linear_bias", "logit_scale", "logit_softcap")
+_ALWAYS = ("input", "valid", "factor")
 
 
 @dataclass(frozen=True)
 class TokenLoss:
-    """A function of the product [C, V], the shared operands, and the tokens' own: losses [C], statistics.
-
-    A subclass is a frozen dataclass whose fields, hashable and with defaults, are what a compiled program
-    depends on. Numbers are operands, so that another one is no other program; a program depends on which are
-    given, as on which arrays. It is called with the chunk of one head:
-
-    - `product_CV`: `input @ linear_weight.T`, in the dtype of the computation. Bias, scale and softcap are
-      the loss's own to apply, by `LogitMap`.
-    - `shared`: the operands of classes [V, ...] and the scalars; `rows`: those of tokens [C, ...] and the
-      mask "valid" [C]; each under its name in `Operands`, but for hidden states and head.
-
-    One token's loss may not depend on another token. The caller masks, weighs and sums the losses. Tokens
-    that are not valid have hidden states of zeros and label 0, so that their logits need no mask (on CPU, XLA
-    would write a masked copy of them to memory); their other operands are as given, and what the loss makes
-    of them must be finite. Statistics are a dict of floating-point arrays [C], without derivatives.
+    """What `make_linear_loss` was given, and how one call uses it: all that a compiled program depends on.
 
     Attributes:
-        classes: where the classes lie; sums over them go through it, or a split vocabulary is summed in part.
-        splits_classes: the loss can have its vocabulary split; if not, the head is gathered.
+        fn: from logits [C, V], the tokens' arrays [C, ...] and keywords to losses [C], or losses and
+            statistics.
+        splits_classes: `fn` takes `axis_name`, and may have its vocabulary split; if not, the head is
+            gathered.
+        axis_name: the mesh axis that the vocabulary is split over, if any.
     """
 
-    classes: Classes = _HERE
-    splits_classes: ClassVar[bool] = True
+    fn: Callable
+    splits_classes: bool = False
+    axis_name: str | None = None
 
-    def __call__(self, product_CV: jax.Array, shared: Arrays, rows: Arrays) -> tuple[jax.Array, Arrays]:
-        """Each token's loss, and its statistics."""
-        raise NotImplementedError
-
-    def mean_weight(self, sample_weight: jax.Array, shared: Arrays, rows: Arrays) -> jax.Array:
-        """What each token counts for in the denominator of a mean: of all tokens and heads at once."""
-        return sample_weight
-
-    def for_mean(self, shared: Arrays, ratio: jax.Array) -> Arrays:
-        """The shared operands, with the factors of terms whose mean is over `sample_weight` times `ratio`.
-
-        That is the sum of `mean_weight`, by which the whole loss is divided, over the sum of `sample_weight`.
-        """
-        return shared
-
-    def check_one_denominator(self, shared: Arrays) -> None:
-        """Raise if a term of the loss has another denominator than `mean_weight`, which then differs."""
+    @property
+    def name(self) -> str:
+        """How messages call the function."""
+        return getattr(self.fn, "__qualname__", None) or repr(self.fn)
 
 
-def token_losses(loss: TokenLoss, shared: Arrays, rows: Arrays) -> tuple[jax.Array, Arrays]:
+def token_losses(loss: TokenLoss, shared: Arrays, rows: Arrays) -> tuple[jax.Array, Any]:
     """Each token's loss, 0 for tokens that are not valid, and the statistics, with the logits whole.
 
-    `shared` holds "linear_weight" [V, D]; `rows` holds "input" [N, D], "factor" [N], which is in the dtype of
-    the computation, and "valid" [N]. Both hold whatever else the loss takes.
+    `shared` holds "linear_weight" [V, D], the rest of the head if given, the function's keywords by name, and
+    what it closes over, numbered. `rows` holds "input" [N, D], "factor" [N], which is in the dtype of the
+    computation, "valid" [N], and the function's arrays [N, ...], numbered.
     """
-    input_ND = select(rows["valid"][:, None], rows["input"])
-    return losses_of_product(loss, product(input_ND, shared["linear_weight"], 1, 1), shared, rows)
+    rows = filled(rows, stand_in(rows))
+    return losses_of_product(loss, product(rows["input"], shared["linear_weight"], 1, 1), shared, rows)
+
+
+def stand_in(rows: Arrays) -> Arrays:
+    """The first valid token; zeros if there is none.
+
+    The loss is evaluated on it in place of tokens that are not valid. What is finite on zeros is not known of
+    a function, and 0 times the derivative of an infinite loss is NaN.
+    """
+    own = {k: lax.stop_gradient(a) for k, a in rows.items() if k not in _ALWAYS[1:]}
+    num_tokens = rows["valid"].shape[0]
+    if num_tokens == 0:
+        return {k: jnp.zeros(a.shape[1:], a.dtype) for k, a in own.items()}
+    # Neither `argmax` nor a slice at an index, for which the tokens of a sharded batch would be gathered.
+    first = jnp.min(jnp.where(rows["valid"], jnp.arange(num_tokens), num_tokens), keepdims=True)
+    found = {k: a.at[first].get(mode="clip")[0] for k, a in own.items()}
+    return {k: jnp.where(first[0] < num_tokens, a, jnp.zeros((), a.dtype)) for k, a in found.items()}
+
+
+def filled(rows: Arrays, stand_in: Arrays) -> Arrays:
+    """The rows, with the stand-in's operands for those of tokens that are not valid."""
+    return rows | {k: kept(rows["valid"], rows[k], a) for k, a in stand_in.items()}
+
+
+def kept(valid: jax.Array, rows: jax.Array, other: jax.Array | float = 0) -> jax.Array:
+    """Rows [N, ...] where tokens are valid, `other` [...] elsewhere."""
+    mask = valid.reshape(valid.shape + (1,) * (rows.ndim - valid.ndim))
+    return jnp.where(mask, rows, jnp.asarray(other, rows.dtype))
 
 
 def losses_of_product(loss: TokenLoss, product_NV: jax.Array, shared: Arrays, rows: Arrays):
-    """`token_losses`, given the product."""
-    shared = {k: a for k, a in shared.items() if k != "linear_weight"}
-    own = {k: a for k, a in rows.items() if k not in ("input", "factor")}
-    losses, statistics = loss(product_NV.astype(rows["factor"].dtype), shared, own)
-    return select(rows["valid"], losses), lax.stop_gradient(statistics)
+    """`token_losses`, given the product and filled rows."""
+    logits = logits_of(product_NV.astype(rows["factor"].dtype), shared)
+    options = {k: a for k, a in shared.items() if k not in _HEAD and not k.isdigit()}
+    fn, arrays = _with(loss, numbered(shared)), numbered(rows)
+    losses, statistics = _checked(loss, fn(logits, *arrays, **options), logits.shape[0])
+    losses = kept(rows["valid"], losses.astype(logits.dtype))
+    return losses, jax.tree.map(lambda a: kept(rows["valid"], lax.stop_gradient(a)), statistics)
+
+
+def numbered(operands: Arrays) -> list:
+    """The operands that have no name, in their order."""
+    return [operands[name] for name in sorted(filter(str.isdigit, operands), key=int)]
+
+
+def closed_over(fn: Callable, run: Callable, *operands) -> list:
+    """The traced arrays that `fn`, which `run` calls, closes over: derivative rules need them as operands."""
+    return _tracers(jax.make_jaxpr(run)(*operands).consts) if _may_close_over(fn) else []
+
+
+def _may_close_over(fn) -> bool:
+    if isinstance(fn, partial):
+        return any(map(_may_close_over, (fn.func, *fn.args, *fn.keywords.values())))
+    if isinstance(fn, types.FunctionType):
+        return bool(fn.__closure__ or fn.__defaults__ or fn.__kwdefaults__)
+    return callable(fn) or bool(_tracers(jax.tree.leaves(fn)))
+
+
+def _tracers(values) -> list:
+    return [value for value in values if isinstance(value, jax.core.Tracer)]
+
+
+def _with(loss: TokenLoss, closed: list) -> Callable:
+    """The function, with these values for the traced arrays that it closes over, in their order."""
+    fn = partial(loss.fn, axis_name=loss.axis_name) if loss.splits_classes else loss.fn
+    if not closed:
+        return fn
+
+    def call(*arrays, **options):
+        jaxpr, shapes = jax.make_jaxpr(fn, return_shape=True)(*arrays, **options)
+        values = iter(closed)
+        consts = [_same(loss, c, next(values)) if isinstance(c, jax.core.Tracer) else c for c in jaxpr.consts]
+        results = jax.core.eval_jaxpr(jaxpr.jaxpr, consts, *jax.tree.leaves((arrays, options)))
+        return jax.tree.unflatten(jax.tree.structure(shapes), results)
+
+    return call
+
+
+def _same(loss: TokenLoss, const: jax.Array, value: jax.Array) -> jax.Array:
+    # Where devices share what the function closes over, its gradient would be summed over them twice.
+    if varying_axes(const) != varying_axes(value):
+        raise ValueError(
+            f"{loss.name} closes over the traced array {_checks.describe(const)}, which devices with other "
+            f"tokens share; pass it to the loss instead, by a name of its own."
+        )
+    return value
+
+
+def _checked(loss: TokenLoss, result, num_tokens: int) -> tuple[jax.Array, Any]:
+    losses, statistics = result if isinstance(result, tuple) and len(result) == 2 else (result, None)
+    wanted = f"{loss.name} must return one floating-point value for each token, [{num_tokens}]"
+    if not isinstance(losses, jax.Array):
+        raise TypeError(f"{wanted}, or (values, statistics); got {type(losses).__name__}.")
+    if losses.shape != (num_tokens,) or not jnp.issubdtype(losses.dtype, jnp.floating):
+        raise ValueError(f"{wanted}; got {_checks.describe(losses)}.")
+    statistics = jax.tree.map(jnp.asarray, statistics)
+    for array in jax.tree.leaves(statistics):
+        if array.shape[:1] != (num_tokens,):
+            shape = f"[{num_tokens}, ...]"
+            raise ValueError(
+                f"{loss.name} must return statistics of shape {shape}; got {_checks.describe(array)}."
+            )
+    return losses, statistics
 
 
 def wider(a: jax.Array, b: jax.Array) -> jnp.dtype:
@@ -121,126 +190,3 @@ def logits_of(product_CV: jax.Array, shared: Arrays) -> jax.Array:
     if "logit_softcap" in shared:
         logits = shared["logit_softcap"] * jnp.tanh(logits / shared["logit_softcap"])
     return logits
-
-
-@dataclass(frozen=True)
-class CrossEntropy(TokenLoss):
-    """Cross entropy with "labels" [C] or "probabilities" [C, V].
-
-    `shared` may hold "class_weight" [V], "label_smoothing" [] and "z_loss" [].
-    """
-
-    with_statistics: bool = False
-
-    def __call__(self, product_CV, shared, rows):
-        """A loss for each token, and the statistics that were asked for."""
-        logits = logits_of(product_CV, shared)
-        if "labels" in rows:
-            losses = self._label_losses(logits, shared, rows["labels"], rows["valid"])
-        else:
-            probabilities = select(rows["valid"][:, None], rows["probabilities"].astype(logits.dtype))
-            losses = self._probability_losses(logits, shared, probabilities)
-        if "z_loss" in shared:
-            losses = losses + shared["z_loss"] * jnp.square(logsumexp(logits, self.classes))
-        return losses, self._statistics(logits, rows) if self.with_statistics else {}
-
-    def mean_weight(self, sample_weight, shared, rows):
-        """The token's weight, times that of its label's class."""
-        if "labels" not in rows or "class_weight" not in shared:
-            return sample_weight
-        return sample_weight * select(
-            rows["valid"], self._class_weight(shared["class_weight"], rows["labels"])
-        )
-
-    def for_mean(self, shared, ratio):
-        """The z-loss is a mean over the tokens, whatever their classes weigh."""
-        return shared | {"z_loss": shared["z_loss"] * ratio} if "z_loss" in shared else shared
-
-    def check_one_denominator(self, shared):
-        """The z-loss has its own beside class weights."""
-        if "z_loss" in shared:
-            raise ValueError("reduction='parts' has one denominator, but z_loss with weight needs two.")
-
-    def _class_weight(self, class_weight, labels):
-        vector = Classes(0, self.classes.axis_name)
-        return vector.pick(class_weight, labels.reshape(-1)).reshape(labels.shape)
-
-    def _label_losses(self, logits, shared, labels, valid):
-        losses = label_cross_entropy(logits, labels, jnp.ones(labels.shape, bool), self.classes)
-        # Before any factor, whose gradient a token that is not valid must not reach, infinite or not.
-        losses = select(valid, losses)
-        if "class_weight" in shared:
-            losses = self._class_weight(shared["class_weight"].astype(logits.dtype), labels) * losses
-        if "label_smoothing" not in shared:
-            return losses
-        return _mix(shared["label_smoothing"], losses, self._uniform_losses(logits, shared))
-
-    def _uniform_losses(self, logits, shared):
-        """The cross entropy with the uniform distribution, each class with its weight."""
-        nll = -log_softmax(logits, self.classes)
-        if "class_weight" in shared:
-            nll = zero_times(shared["class_weight"].astype(logits.dtype)[None], nll)
-        return self.classes.sum(nll)[:, 0] / self.classes.count(logits)
-
-    def _probability_losses(self, logits, shared, probabilities):
-        if "label_smoothing" in shared:
-            uniform = shared["label_smoothing"] / self.classes.count(logits)
-            probabilities = probabilities * (1 - shared["label_smoothing"]) + uniform
-        if "class_weight" in shared:
-            probabilities = probabilities * shared["class_weight"].astype(logits.dtype)[None]
-        return soft_cross_entropy(logits, probabilities, self.classes)
-
-    def _statistics(self, logits, rows):
-        """Log-sum-exp, whether no class beats the target's, and the entropy of the prediction."""
-        if "labels" in rows:
-            own = self.classes.pick(logits, rows["labels"][:, None])
-        else:
-            is_target = rows["probabilities"] == self.classes.max(rows["probabilities"])
-            own = self.classes.max(jnp.where(is_target, logits, -jnp.inf))
-        log_probs = log_softmax(logits, self.classes)
-        terms = jnp.where(logits == -jnp.inf, 0.0, jnp.exp(log_probs) * log_probs)
-        return {
-            "logsumexp": logsumexp(logits, self.classes),
-            # A number, since a derivative rule gives every result a tangent, which a boolean cannot have.
-            "is_correct": (own >= self.classes.max(logits))[:, 0].astype(logits.dtype),
-            "entropy": -self.classes.sum(terms)[:, 0],
-        }
-
-
-@dataclass(frozen=True)
-class Distillation(TokenLoss):
-    """A divergence from the teacher, mixed with the cross entropy with "labels" [C].
-
-    The teacher's operands are those of a head, with "teacher_" before their names. `shared` may hold
-    "temperature" [] and "hard_weight" [].
-    """
-
-    divergence: str = "forward_kl"
-    splits_classes: ClassVar[bool] = False
-
-    def __call__(self, product_CV, shared, rows):
-        """A loss for each token, and no statistics."""
-        student = logits_of(product_CV, shared)
-        teacher_input = select(rows["valid"][:, None], rows["teacher_input"])
-        teacher = product(teacher_input, shared["teacher_linear_weight"], 1, 1).astype(student.dtype)
-        of_teacher = {k.removeprefix("teacher_"): a for k, a in shared.items() if k.startswith("teacher_")}
-        both = [student, logits_of(teacher, of_teacher)]
-        if "temperature" in shared:
-            both = [logits / shared["temperature"] for logits in both]
-        if "hard_weight" in shared:
-            # 0 times the derivative of an infinite divergence would be NaN.
-            has_share = shared["hard_weight"] < 1.0
-            both = [jnp.where(has_share, logits, lax.stop_gradient(logits)) for logits in both]
-        losses = DIVERGENCES[self.divergence](both[0], both[1], 1)
-        if "temperature" in shared:
-            losses = jnp.square(shared["temperature"]) * losses
-        if "hard_weight" in shared:
-            everyone = jnp.ones(rows["labels"].shape, bool)
-            hard = label_cross_entropy(student, rows["labels"], everyone, self.classes)
-            losses = _mix(shared["hard_weight"], losses, hard)
-        return losses, {}
-
-
-def _mix(share: jax.Array, first: jax.Array, second: jax.Array) -> jax.Array:
-    """`(1 - share) * first + share * second`; one without a share takes no part, infinite or not."""
-    return zero_times(1 - share, first) + zero_times(share, second)

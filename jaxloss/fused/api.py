@@ -2,20 +2,15 @@
 
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxloss import _checks
 from jaxloss._mesh import last_along
-from jaxloss.fused._arguments import (
-    check_operands,
-    check_options,
-    check_softcap,
-    unless,
-    with_scalars,
-)
-from jaxloss.fused._evaluate import evaluate
-from jaxloss.fused._token_loss import CrossEntropy
-from jaxloss.numerics.softmax import Classes
+from jaxloss._reduction import weighted_mean
+from jaxloss.fused._arguments import check_head, check_options, token_labels, token_probabilities, unless
+from jaxloss.fused._cross_entropy import count_labels, token_cross_entropy, token_cross_entropy_and_statistics
+from jaxloss.fused.linear_loss import make_linear_loss
 
 __all__ = [
     "TokenStatistics",
@@ -24,6 +19,10 @@ __all__ = [
     "linear_log_prob",
     "linear_next_token_loss",
 ]
+
+
+_LOSS = make_linear_loss(token_cross_entropy, splits_classes=True)
+_LOSS_AND_STATISTICS = make_linear_loss(token_cross_entropy_and_statistics, splits_classes=True)
 
 
 class TokenStatistics(NamedTuple):
@@ -111,32 +110,51 @@ def linear_cross_entropy(
     >>> jax.grad(linear_cross_entropy, 1)(hidden, head, jnp.arange(4)).shape
     (50, 8)
     """
-    options = check_options(reduction, implementation, chunk_size)
+    check_options(reduction, implementation, chunk_size)
     _checks.check_flag("return_statistics", return_statistics)
-    loss = CrossEntropy(classes=Classes(1, axis_name), with_statistics=return_statistics)
     scalars = {
         "label_smoothing": unless(
             0, _checks.as_scalar("label_smoothing", label_smoothing, low=0.0, high=1.0)
         ),
         "z_loss": unless(0, _checks.as_scalar("z_loss", z_loss, low=0.0)),
-        "logit_softcap": check_softcap("logit_softcap", logit_softcap),
     }
-    operands = check_operands(
+    input, linear_weight, linear_bias = check_head(input, linear_weight, linear_bias, axis_name=axis_name)
+    num_classes, shape = linear_weight.shape[0], input.shape[:-1] + linear_weight.shape[1:-1]
+    weight = _checks.as_class_weight(weight, num_classes)
+    where = _checks.as_mask("where", where, shape, "one value for each token")
+    denominator = None
+    if _checks.has_dtype(target, jnp.floating):
+        target = token_probabilities(target, (*shape, num_classes), ignore_index)
+    else:
+        target, where = token_labels(target, shape, num_classes, ignore_index, where, axis_name)
+        if weight is not None and reduction in ("mean", "parts"):
+            sample_weight = _checks.as_sample_weight(sample_weight, shape, "one number for each token")
+            denominator, num_tokens = count_labels(target, where, weight, sample_weight, axis_name)
+            if scalars["z_loss"] is not None:
+                if reduction == "parts":
+                    both = "z_loss with weight needs two"
+                    raise ValueError(f"reduction='parts' has one denominator, but {both}.")
+                # Its mean is over the tokens, whatever their classes weigh.
+                scalars["z_loss"] *= weighted_mean(denominator, num_tokens)
+    loss = _LOSS_AND_STATISTICS if return_statistics else _LOSS
+    result = loss(
         input,
         linear_weight,
-        linear_bias,
         target,
-        weight=weight,
-        ignore_index=ignore_index,
+        linear_bias=linear_bias,
+        reduction=reduction,
         where=where,
         sample_weight=sample_weight,
+        denominator=denominator,
+        logit_softcap=logit_softcap,
         logit_scale=logit_scale,
+        implementation=implementation,
+        chunk_size=chunk_size,
         axis_name=axis_name,
+        class_weight=weight,
+        **scalars,
     )
-    value, statistics = evaluate(loss, with_scalars(operands, **scalars), options)
-    if not return_statistics:
-        return value
-    return value, TokenStatistics(**statistics | {"is_correct": statistics["is_correct"] == 1.0})
+    return (result[0], TokenStatistics(**result[1])) if return_statistics else result
 
 
 def linear_log_prob(

@@ -1,21 +1,18 @@
 """Distillation between two linear heads, without the logits of either in memory."""
 
+from functools import partial
+
+import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxloss import _checks
-from jaxloss.fused._arguments import (
-    check_head,
-    check_logit_scale,
-    check_operands,
-    check_options,
-    check_softcap,
-    unless,
-    with_scalars,
-)
-from jaxloss.fused._evaluate import evaluate
-from jaxloss.fused._token_loss import Distillation
+from jaxloss.fused._arguments import check_head, check_logit_scale, check_softcap, token_labels, unless
+from jaxloss.fused._cross_entropy import mix
+from jaxloss.fused._token_loss import logits_of, product
+from jaxloss.fused.linear_loss import make_linear_loss
 from jaxloss.numerics.divergence import DIVERGENCES
+from jaxloss.numerics.softmax import Classes, label_cross_entropy
 
 __all__ = ["linear_distillation_loss", "linear_kl_div"]
 
@@ -78,44 +75,71 @@ def linear_distillation_loss(
     >>> print(linear_distillation_loss(hidden, head, hidden, teacher_head, temperature=1.0))
     0.32781333
     """
-    options = check_options(reduction, implementation, chunk_size)
     _checks.check_choice("divergence", divergence, tuple(DIVERGENCES))
     scalars = {
         "temperature": unless(1, _checks.as_scalar("temperature", temperature, low=0.0, open_low=True)),
         "hard_weight": unless(0, _checks.as_scalar("hard_weight", hard_weight, low=0.0, high=1.0)),
-        "logit_softcap": check_softcap("logit_softcap", logit_softcap),
-    }
-    teacher_scalars = {
-        "teacher_logit_softcap": check_softcap("teacher_logit_softcap", teacher_logit_softcap),
-        "teacher_logit_scale": check_logit_scale("teacher_logit_scale", teacher_logit_scale),
     }
     if target is None and scalars["hard_weight"] is not None:
         raise ValueError("target must hold labels when hard_weight is above 0, or an array; got None.")
-    if target is not None:
-        _checks.as_labels("target", target)
-    operands = check_operands(
-        input,
-        linear_weight,
-        linear_bias,
-        target,
-        ignore_index=ignore_index,
-        where=where,
-        sample_weight=sample_weight,
-        logit_scale=logit_scale,
-    )
-    student_weight, tokens = operands.classes["linear_weight"], operands.tokens["valid"].shape
-    if student_weight.ndim != 2:
-        raise ValueError(f"linear_weight must have shape [V, D]; got {_checks.describe(student_weight)}.")
+    input, linear_weight, linear_bias = check_head(input, linear_weight, linear_bias)
+    if linear_weight.ndim != 2:
+        raise ValueError(f"linear_weight must have shape [V, D]; got {_checks.describe(linear_weight)}.")
+    num_classes, tokens = linear_weight.shape[0], input.shape[:-1]
     hidden, weight, bias = check_head(teacher_input, teacher_linear_weight, teacher_linear_bias, "teacher_")
-    shape = student_weight.shape[0], weight.shape[-1]
+    shape = num_classes, weight.shape[-1]
     _checks.check_shape("teacher_linear_weight", weight, shape, "the student's classes")
     _checks.check_shape("teacher_input", hidden, (*tokens, hidden.shape[-1]), "the student's tokens")
-    operands.inputs["teacher_input"] = lax.stop_gradient(hidden)
-    operands.classes["teacher_linear_weight"] = lax.stop_gradient(weight)
-    if bias is not None:
-        operands.classes["teacher_linear_bias"] = lax.stop_gradient(bias)
-    operands = with_scalars(operands, **scalars, **lax.stop_gradient(teacher_scalars))
-    return evaluate(Distillation(divergence=divergence), operands, options)[0]
+    teacher = {
+        "teacher_linear_weight": weight,
+        "teacher_linear_bias": bias,
+        "teacher_logit_softcap": check_softcap("teacher_logit_softcap", teacher_logit_softcap),
+        "teacher_logit_scale": check_logit_scale("teacher_logit_scale", teacher_logit_scale),
+    }
+    where = _checks.as_mask("where", where, tokens, "one value for each token")
+    own = [lax.stop_gradient(hidden)]
+    if target is not None:
+        target, where = token_labels(target, tokens, num_classes, ignore_index, where)
+        own.append(target)
+    return _LOSSES[divergence](
+        input,
+        linear_weight,
+        *own,
+        linear_bias=linear_bias,
+        reduction=reduction,
+        where=where,
+        sample_weight=sample_weight,
+        logit_softcap=logit_softcap,
+        logit_scale=logit_scale,
+        implementation=implementation,
+        chunk_size=chunk_size,
+        **scalars,
+        **lax.stop_gradient(teacher),
+    )
+
+
+def _token_loss(
+    divergence: str, logits, teacher_input, labels=None, *, temperature=None, hard_weight=None, **teacher
+):
+    """The losses [C] of logits [C, V], from the teacher's hidden states [C, E]; labels are [C]."""
+    teacher = {k.removeprefix("teacher_"): a for k, a in teacher.items()}
+    raw = product(teacher_input, teacher["linear_weight"], 1, 1).astype(logits.dtype)
+    both = [logits, logits_of(raw, teacher)]
+    if temperature is not None:
+        both = [logits / temperature for logits in both]
+    if hard_weight is not None:
+        # 0 times the derivative of an infinite divergence would be NaN.
+        both = [jnp.where(hard_weight < 1.0, logits, lax.stop_gradient(logits)) for logits in both]
+    losses = DIVERGENCES[divergence](both[0], both[1], 1)
+    if temperature is not None:
+        losses = jnp.square(temperature) * losses
+    if hard_weight is None:
+        return losses
+    hard = label_cross_entropy(logits, labels, jnp.ones(labels.shape, bool), Classes(1))
+    return mix(hard_weight, losses, hard)
+
+
+_LOSSES = {name: make_linear_loss(partial(_token_loss, name)) for name in DIVERGENCES}
 
 
 def linear_kl_div(

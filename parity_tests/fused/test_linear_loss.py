@@ -1,0 +1,163 @@
+"""Any loss of logits, made one of hidden states and head, equals that loss of the whole logits."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+import jaxloss.fused
+import torch_ref.fused
+from jaxloss.fused import make_linear_loss
+from parity_tests.compare import assert_same, assert_within
+from parity_tests.fused.token_losses import (
+    CHUNKED,
+    HEAD,
+    INTEGERS,
+    LOSSES,
+    NUM_TOKENS,
+    OPERANDS,
+    POLICY,
+    TEACHER,
+    WHERE,
+    called,
+    derivatives,
+    entropy,
+    kl,
+    log_prob,
+    policy,
+    problem,
+    whole,
+)
+from parity_tests.quick_compilation import jit
+from parity_tests.tolerances import GRADIENT_EPS_OF_MAX
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_equals_the_loss_of_whole_logits(name):
+    fn, kept = LOSSES[name][0], np.flatnonzero(WHERE)
+    rng = np.random.default_rng(1)
+    cotangents = {"none": jnp.asarray(rng.standard_normal(NUM_TOKENS)), "mean": jnp.asarray(-1.7)}
+    of_kept = cotangents | {"none": cotangents["none"][kept]}
+    expected = jit(partial(derivatives, whole(fn)))(*problem(name, kept), of_kept)
+    loss = jit(partial(derivatives, make_linear_loss(fn), where=WHERE, **CHUNKED))
+    for hole in (jnp.inf, jnp.nan):
+        actual = loss(*problem(name, hole=hole), cotangents)
+        for (reduction, results), wanted in zip(actual.items(), expected.values(), strict=True):
+            results, wanted = gathered(*results), gathered(*wanted)
+            for operand, result in results.items():
+                if result.shape[:1] == (NUM_TOKENS,):
+                    assert not jnp.any(result[~WHERE]), operand
+                    result = result[kept]
+                assert_within(result, wanted[operand], GRADIENT_EPS_OF_MAX, what=f"{reduction} {operand}")
+
+
+def gathered(value, gradients):
+    """Value and gradients by name; scalars', sums that may cancel to next to nothing, in one array."""
+    scalars = [a for _, a in sorted(gradients.items()) if a.ndim == 0]
+    arrays = {k: a for k, a in gradients.items() if a.ndim > 0}
+    return arrays | {"value": value, "scalars": jnp.stack(scalars)}
+
+
+def test_statistics_of_any_dtype_have_the_tokens_shape():
+    def loss(operands):
+        return called(POLICY, INTEGERS | operands, where=WHERE, **CHUNKED)
+
+    (_, found), _ = jit(jax.value_and_grad(loss, has_aux=True))(OPERANDS)
+    _, expected = called(whole(policy), INTEGERS | OPERANDS, reduction="none")
+    for name, statistic in expected.items():
+        assert found[name].dtype == statistic.dtype
+        assert_same(found[name][WHERE], statistic[WHERE])
+        assert not jnp.any(found[name][~WHERE])
+
+
+def test_temporary_memory_is_below_a_tenth_of_the_logits():
+    # Compiled only; a chunk of 128 tokens is a thirty-second of the logits.
+    shapes = (4096, 768), (50257, 768), (4096,), (4096,), (4096,)
+    kinds = jnp.float32, jnp.float32, jnp.int32, jnp.float32, jnp.float32
+    arrays = [jax.ShapeDtypeStruct(*pair) for pair in zip(shapes, kinds, strict=True)]
+    step = jax.value_and_grad(partial(POLICY, chunk_size=128), (0, 1, 3, 4), has_aux=True)
+    memory = jax.jit(step).lower(*arrays).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < 4096 * 50257 * 4 / 10
+
+
+def squared_error(logits, target, *, scale, axis_name=None):
+    error = ((logits - target) ** 2).mean(-1)
+    return scale * error, {"error": error, "is_large": error > 1.0}
+
+
+@pytest.mark.parametrize("implementation", ["chunked", "reference"])
+def test_equals_torchs(implementation):
+    named = {k: HEAD[k] for k in ("linear_bias", "sample_weight")} | {"scale": 0.3, "logit_softcap": 2.0}
+    how = {"implementation": implementation, "chunk_size": 4}
+    for reduction in ("none", "mean", "sum", "parts"):
+        results = []
+        for package, asarray in ((jaxloss, jnp.asarray), (torch_ref, torch.asarray)):
+            arrays = [asarray(a) for a in (HEAD["input"], HEAD["linear_weight"], TEACHER)]
+            options = {k: asarray(a) if np.ndim(a) else a for k, a in (named | {"where": WHERE}).items()}
+            loss = package.fused.make_linear_loss(squared_error, splits_classes=True)
+            results.append(loss(*arrays, **options, reduction=reduction, **how))
+        for a, b in zip(*map(jax.tree.leaves, results), strict=True):
+            assert_within(a, b, GRADIENT_EPS_OF_MAX, what=reduction)
+
+
+def test_denominator_and_parts():
+    value = partial(called, POLICY, INTEGERS | OPERANDS, where=WHERE, **CHUNKED)
+    numerator, count = value(reduction="parts")[0]
+    assert_within(value(reduction="mean")[0], numerator / count, GRADIENT_EPS_OF_MAX)
+    assert_within(value(reduction="mean", denominator=7)[0], numerator / 7, GRADIENT_EPS_OF_MAX)
+    assert value(reduction="parts", denominator=7)[0][1] == 7.0
+    nobody = called(POLICY, INTEGERS | OPERANDS, where=jnp.zeros_like(WHERE), reduction="sum", **CHUNKED)[0]
+    assert nobody == 0.0
+
+
+HIDDEN, WEIGHT = jnp.ones((6, 2)), jnp.ones((5, 2))
+
+
+@pytest.mark.parametrize(
+    ("fn", "arrays", "options", "message"),
+    [
+        (lambda z: jnp.sum(z), (), {}, r"<lambda> must return one .* for each token, \[6\]; got float64\[\]"),
+        (lambda z: z, (), {}, r"for each token, \[6\]; got float64\[6, 5\]"),
+        (lambda z: jnp.argmax(z, 1), (), {}, r"floating-point value .* got int64\[6\]"),
+        (lambda z: [z[:, 0]], (), {}, r"or \(values, statistics\); got list"),
+        (lambda z: (z[:, 0], {"a": z[0]}), (), {}, r"statistics of shape \[6, ...\]; got float64\[5\]"),
+        (
+            log_prob,
+            (jnp.ones(5, int),),
+            {},
+            r"argument 3, labels, must have shape \[6, ...\].* got int64\[5\]",
+        ),
+        (log_prob, ([1] * 6,), {}, r"argument 3, labels, must be an array .* got list"),
+        (kl, (HIDDEN[:3],), {}, r"argument 3, teacher, must have shape \[6, ...\]"),
+        (entropy, (), {"reduction": "men"}, r"reduction must be one of .* Did you mean 'mean'"),
+        (
+            entropy,
+            (),
+            {"table": jnp.ones(6)},
+            r"table must be a number or have shape \[5, ...\].* by position",
+        ),
+        (
+            entropy,
+            (),
+            {"axis_name": "model"},
+            r"axis_name must be None unless entropy is made with splits_classes",
+        ),
+        (entropy, (), {"temperature": True}, r"temperature must be a number; got True"),
+        (entropy, (), {"temperature": 1.0}, r"unexpected keyword argument 'temperature'"),
+    ],
+)
+def test_bad_arguments_are_named(fn, arrays, options, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        make_linear_loss(fn)(HIDDEN, WEIGHT, *arrays, **options)
+
+
+def test_bad_functions_are_named():
+    with pytest.raises(TypeError, match="fn must be a function of logits; got 'entropy'"):
+        make_linear_loss("entropy")
+    with pytest.raises(TypeError, match="splits_classes must be True or False; got 'model'"):
+        make_linear_loss(entropy, splits_classes="model")
+    with pytest.raises(TypeError, match="fn must be hashable"):
+        make_linear_loss(type("Unhashable", (), {"__call__": entropy, "__hash__": None})())
