@@ -17,9 +17,8 @@ from jaxloss._checks import Scalar, in_dtype
 from jaxloss._mesh import lie_as
 from jaxloss._reduction import reduce_loss, select
 from jaxloss.losses._elements import elementwise_arguments, nan_of, sigmoid, zero_times
-from jaxloss.losses._log_probs import bounded_exp, largest_exponent, only_log_probabilities
+from jaxloss.losses._log_probs import bounded_exp, k3, largest_exponent, only_log_probabilities
 from jaxloss.losses._rows import lie_along
-from jaxloss.numerics.divergence import linear_growth
 from jaxloss.numerics.two_sum import two_difference
 
 __all__ = ["PolicyStatistics", "cispo_loss", "clipped_policy_loss", "sapo_loss"]
@@ -264,7 +263,7 @@ def _log_ratio(logps, old_logps, where, level: str):
         return log_ratio, lax.stop_gradient(error)
     is_token = jnp.ones(logps.shape, bool) if where is None else where
     count = jnp.maximum(jnp.sum(is_token, -1, keepdims=True), 1).astype(logps.dtype)
-    mean = jnp.sum(select(where, log_ratio), -1, keepdims=True) / count
+    mean = jnp.sum(log_ratio, -1, keepdims=True) / count
     mean = lie_as(jnp.broadcast_to(mean, logps.shape), logps)
     if level == "sequence":
         return mean, jnp.zeros_like(mean)
@@ -274,5 +273,5 @@ def _log_ratio(logps, old_logps, where, level: str):
 
 def _statistics(logps, old_logps, log_ratio, error, is_clipped, where) -> PolicyStatistics:
     ratio = jnp.exp(log_ratio) * (1 + error)
-    statistics = ratio, is_clipped, linear_growth(old_logps - logps)
+    statistics = ratio, is_clipped, k3(old_logps, logps)
     return PolicyStatistics(*(select(where, lax.stop_gradient(array)) for array in statistics))

@@ -16,10 +16,7 @@ from jaxloss._checks import Scalar, in_dtype
 from jaxloss._mesh import lie_as
 from jaxloss._reduction import compute_dtype, reduce_loss, select
 from jaxloss.losses._elements import elementwise_arguments, nan_of
-from jaxloss.losses._log_probs import bounded_exp, only_log_probabilities
-from jaxloss.numerics.divergence import linear_growth
-from jaxloss.numerics.tangent import tangent_of
-from jaxloss.numerics.two_sum import two_difference
+from jaxloss.losses._log_probs import bounded_exp, k3, only_log_probabilities
 
 __all__ = ["clipped_value_loss", "group_advantages", "sampled_kl_div", "truncated_importance_weights"]
 
@@ -130,23 +127,8 @@ def sampled_kl_div(
     (logps, ref_logps), where = _log_probs(reduction, where, logps=logps, ref_logps=ref_logps)
     if estimator == "k1":
         return reduce_loss(logps - ref_logps, reduction, where)
-    loss = jnp.square(logps - ref_logps) / 2 if estimator == "k2" else _k3(logps, ref_logps)
+    loss = jnp.square(logps - ref_logps) / 2 if estimator == "k2" else k3(logps, ref_logps)
     return reduce_loss(loss, reduction, where)
-
-
-@jax.custom_jvp
-def _k3(logps: jax.Array, ref_logps: jax.Array) -> jax.Array:
-    log_ratio, error = two_difference(logps, ref_logps)
-    # Of a difference of 10, half a unit in the last place is 8 of its exponential.
-    return linear_growth(log_ratio) + (1 - bounded_exp(-log_ratio)) * error
-
-
-def _k3_jvp(primals, tangents):
-    slope = -jnp.expm1(primals[1] - primals[0])
-    return _k3(*primals), tangent_of((lambda: slope, lambda: -slope), tangents)
-
-
-_k3.defjvp(_k3_jvp, symbolic_zeros=True)
 
 
 def truncated_importance_weights(

@@ -31,9 +31,11 @@ LOGPS = -rng.exponential(1.0, (4, 6))
 OLD_LOGPS = np.concatenate([LOGPS[:, :2], LOGPS[:, 2:] + rng.uniform(-1.0, 0.0, (4, 4)).round(3)], 1)
 OLD_LOGPS[1::2, 2:] = np.minimum(LOGPS[1::2, 2:] + rng.uniform(0.0, 1.0, (2, 4)).round(3), 0.0)
 ADVANTAGES = np.array([1.5, -0.5, -2.0, 0.0])[:, None] * np.array([1, 1, 1, 1, -1, -1])
+# Clipped or not, by ratios alone.
+ADVANTAGES[:2, 3] = 0.0
 ARRAYS = {"logps": LOGPS, "old_logps": OLD_LOGPS, "advantages": ADVANTAGES}
 MASK = rng.random((4, 6)) > 0.4
-MASK[2], MASK[0, 0] = False, True
+MASK[2], MASK[0, 0], MASK[:2, 3] = False, True, True
 AT_1 = {"clip_low": 0.0, "clip_high": 0.0}
 CASES = {
     "clipped_policy_loss": [
@@ -114,12 +116,15 @@ def test_the_levels_of_gspo_agree_where_a_sequence_has_one_advantage():
 def test_ratios_are_accurate_however_far_off_policy():
     logps = np.float32(-rng.exponential(1.0, (1, 64)))
     old_logps = np.float32(logps - np.geomspace(1e-6, 10.0, 64))
-    value = losses.clipped_policy_loss(logps, old_logps, jnp.float32([-1.0]), reduction="none")
+    options = {"reduction": "none", "return_statistics": True}
+    value, statistics = losses.clipped_policy_loss(logps, old_logps, jnp.float32([-1.0]), **options)
     exact = [
         mpmath.exp(mpmath.mpf(float(a)) - mpmath.mpf(float(b)))
         for a, b in zip(logps[0], old_logps[0], strict=True)
     ]
     assert error_in_ulp(value[0], exact).max() <= ACCURATE_VALUE_ULP
+    assert error_in_ulp(statistics.ratio[0], exact).max() <= ACCURATE_VALUE_ULP
+    assert error_in_ulp(statistics.kl[0], [r - 1 - mpmath.log(r) for r in exact]).max() <= ACCURATE_VALUE_ULP
 
 
 # A ratio of exp(200), beyond float32, and one of exp(-200): the value, and what the gradient is.
