@@ -17,7 +17,7 @@ from jaxloss.losses._elements import zero_times
 from jaxloss.losses._log_probs import only_log_probabilities
 from jaxloss.numerics.divergence import DIVERGENCES
 from jaxloss.numerics.logsumexp import logsumexp
-from jaxloss.numerics.softmax import Classes, label_cross_entropy, log_softmax
+from jaxloss.numerics.softmax import Classes, label_cross_entropy
 
 __all__ = ["distillation_loss", "top_k_distillation_loss"]
 
@@ -181,7 +181,7 @@ def top_k_distillation_loss(
 @partial(jax.jit, static_argnums=(4, 5))
 def _of_kept(student, logps, ids, given, tail: str, divergence: str) -> jax.Array:
     if tail == "drop":
-        own = take_along(log_softmax(student, Classes(-1)), ids, -1)
+        own = take_along(student, ids, -1) - logsumexp(student, Classes(-1))[..., None]
         terms = zero_times(jnp.exp(logps), jnp.where(given, logps, 0.0) - jnp.where(given, own, 0.0))
         return jnp.sum(terms, -1)
     # Logits for the classes kept, of which those not given have no share in either distribution.

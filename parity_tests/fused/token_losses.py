@@ -38,21 +38,9 @@ def kl(logits, teacher):
     return jnp.sum(jnp.exp(log_p) * (log_p - log_q), 1)
 
 
-def jensen_shannon(logits, teacher):
-    p, q = jax.nn.softmax(teacher), jax.nn.softmax(logits)
-    middle = jnp.log((p + q) / 2)
-    return (jnp.sum(p * (jnp.log(p) - middle), 1) + jnp.sum(q * (jnp.log(q) - middle), 1)) / 2
-
-
 def entropy(logits):
     log_p = jax.nn.log_softmax(logits)
     return -jnp.sum(jnp.exp(log_p) * log_p, 1)
-
-
-def top_k_kl(logits, best, log_p):
-    log_q = jnp.take_along_axis(jax.nn.log_softmax(logits), best, 1)
-    rest_p, rest_q = (jnp.log1p(-jnp.sum(jnp.exp(a), 1)) for a in (log_p, log_q))
-    return jnp.sum(jnp.exp(log_p) * (log_p - log_q), 1) + jnp.exp(rest_p) * (rest_p - rest_q)
 
 
 def policy(logits, action, old, advantage, *, clip=0.2, temperature=1.0):
@@ -78,12 +66,14 @@ LOSSES = {
     "focal": (unreduced(losses.focal_loss), [LABELS], {"gamma": np.array(1.5)}),
     "poly": (unreduced(losses.poly_loss), [LABELS], {"weight": RNG.uniform(0.5, 2.0, CLASSES)}),
     "KL": (kl, [TEACHER], {}),
-    "Jensen-Shannon": (jensen_shannon, [TEACHER], {}),
-    "entropy": (entropy, [], {}),
+    "Jensen-Shannon": (unreduced(losses.jensen_shannon_div), [TEACHER], {"beta": np.array(0.3)}),
+    "entropy": (unreduced(losses.entropy_loss), [], {}),
     "unlikelihood": (unreduced(losses.unlikelihood_loss), [BEST], {}),
     "z-loss": (unreduced(losses.z_loss), [], {}),
     "margin": (unreduced(losses.multi_margin_loss), [LABELS], {"margin": np.array(0.7)}),
-    "top-k KL": (top_k_kl, [BEST, np.sort(TEACHER, 1)[:, -3:] - 5.0], {}),
+    "top-k KL": (
+        unreduced(losses.top_k_distillation_loss), [np.sort(TEACHER, 1)[:, -3:] - 5.0, BEST], {},
+    ),
     "policy gradient": (
         policy, [LABELS, OLD_LOG_PROBS, ADVANTAGES], {"temperature": np.array(1.3), "clip": np.array(0.2)},
     ),
