@@ -108,6 +108,13 @@ def _hybrid(losses):
     return losses.make_hybrid_loss({"mse": losses.mse_loss, "l1": losses.l1_loss}, _terms)
 
 
+def _packed(losses):
+    def mean_of_sequences(loss, where, ids, **options):
+        return losses.aggregate(loss, where, mode="seq-mean-token-mean", segment_ids=ids, **options)
+
+    return mean_of_sequences
+
+
 def _uncertainty_weighted(losses):
     loss = losses.make_uncertainty_weighted_loss(
         {"mse": losses.mse_loss, "l1": losses.l1_loss}, {"mse": "gaussian", "l1": "softmax"}
@@ -134,6 +141,12 @@ def _ctc_of_logits(losses):
 _NO_BFLOAT16 = ("float64", "float32")
 
 CASES: dict[str, list[Sample]] = {
+    "aggregate": [
+        Sample([normal(4, 6)]),
+        # Of odd length: the sum over sequences that are cut is no sum.
+        Sample([normal(4, 5), booleans(4, 5), integers(4, 5, high=2)], case="packed", make=_packed),
+        Sample([normal(4, 5)], {"mode": "seq-mean-token-sum-norm", "max_length": 8}, case="fixed length"),
+    ],
     "bco_loss": [Sample([*_logps, booleans(12), np.array(0.3)], wrt=(0,))],
     "binary_cross_entropy": [
         Sample([uniform(4, 6, low=0.05, high=0.95), uniform(4, 6), uniform(6)], wrt=(0,))
@@ -257,6 +270,7 @@ CASES: dict[str, list[Sample]] = {
 NOT_LOSSES = {
     "PolicyStatistics": "what the policy losses return besides",
     "TokenStatistics": "what linear_cross_entropy returns besides",
+    "accumulated_value_and_grad": "sums over the parts of a batch",
     "group_advantages": "constants for the policy losses",
     "init_log_variances": "starting values",
     "make_checked": "the loss itself, with errors for labels out of range",

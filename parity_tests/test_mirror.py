@@ -17,7 +17,7 @@ COUNTERPARTS = {"key": "generator", "params": "model"}
 ONLY_IN_JAX = {
     "deterministic", "apply_fn",  # torch keeps them in the module: `training` and `forward`
     "decay", "Decay", "accumulate", "remat", "mesh",  # equal to one batch on one device, which is compared
-    "make_mesh", "own_crops", "whole", "mesh_of", "restored_on_devices",
+    "lay_out", "make_mesh", "own_crops", "whole", "mesh_of", "restored_on_devices",
 }  # fmt: skip
 FILES_ONLY_IN_JAX = {"training/checkpoint.py"}  # states on JAX's devices
 

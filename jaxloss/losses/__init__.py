@@ -4,6 +4,8 @@ What holds for all of them (`reduction`, `where`, `sample_weight`, `axis`, empty
 range, errors, units) is in docs/conventions.md; a docstring says what is special about its loss.
 """
 
+from jaxloss.losses.aggregate import accumulated_value_and_grad as accumulated_value_and_grad
+from jaxloss.losses.aggregate import aggregate as aggregate
 from jaxloss.losses.binary import binary_cross_entropy as binary_cross_entropy
 from jaxloss.losses.binary import binary_cross_entropy_with_logits as binary_cross_entropy_with_logits
 from jaxloss.losses.binary import multilabel_soft_margin_loss as multilabel_soft_margin_loss

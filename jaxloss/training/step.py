@@ -17,7 +17,8 @@ from jaxtyping import Array, Float
 from jaxloss._barriers import jit_with_barriers
 from jaxloss._checks import check_choice, check_integer, describe
 from jaxloss._mesh import BATCH_AXES, TENSOR_AXIS, num_devices
-from jaxloss._reduction import value_of, weighted_mean
+from jaxloss._reduction import value_of
+from jaxloss.losses.aggregate import accumulated_value_and_grad
 from jaxloss.training._forward import forward
 from jaxloss.training._layout import ONE_DEVICE, Layout, on_mesh_of
 from jaxloss.training.placement import place_batch, restored_on_devices
@@ -89,7 +90,7 @@ def make_train_step(
             grads = of_params.lay(grads)
         else:
             parts = _cut((inputs, targets), accumulate, step_key)
-            value, grads = _accumulated(of_batch, state.params, parts, of_params)
+            value, grads = accumulated_value_and_grad(of_batch, state.params, parts, lay_out=of_params.lay)
         grad_norm = _norm(jax.tree.leaves(grads))
         finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
         # Decided inside the step, because by the time that the host sees the loss, the old weights are gone.
@@ -136,26 +137,6 @@ def _cut(batch: Any, num_parts: int, key: jax.Array) -> Any:
 
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(num_parts))
     return *jax.tree.map(cut, batch), keys
-
-
-def _accumulated(
-    batch_loss: Callable[..., Any], params: Any, parts: Any, layout: Layout
-) -> tuple[Float[Array, ""], Any]:
-    """The loss and gradient of the whole batch, from sums over its parts."""
-
-    def sum_and_count(params: Any, *part: Any) -> tuple[jax.Array, jax.Array]:
-        value = batch_loss(params, *part)
-        total, count = value if isinstance(value, tuple) else (value, 1.0)
-        return total, jnp.asarray(count, total.dtype)
-
-    def add(grads: Any, part: Any) -> tuple[Any, tuple[jax.Array, jax.Array]]:
-        value, of_part = jax.value_and_grad(sum_and_count, has_aux=True)(params, *part)
-        return jax.tree.map(jnp.add, grads, layout.lay(of_part)), value
-
-    grads, (totals, counts) = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), parts)
-    count = jnp.sum(counts)
-    grads = jax.tree.map(lambda leaf: leaf / count.astype(leaf.dtype), grads)
-    return weighted_mean(jnp.sum(totals), count), grads
 
 
 def _norm(leaves: list[jax.Array]) -> Float[Array, ""]:

@@ -186,6 +186,7 @@ BOUNDARIES = {
     ),
 }
 COMPOSED = {name for name in CASES if name.startswith(("make_", "linear_"))} | {
+    "aggregate",
     "final_token_loss",
     "next_token_loss",
     "triplet_margin_with_distance_loss",

@@ -301,7 +301,14 @@ HESSIANS = {
     ),
 }
 # These have no second derivative, or are made of the others.
-LINEAR = {"hinge_embedding_loss", "l1_loss", "margin_ranking_loss", "multilabel_margin_loss", "nll_loss"}
+LINEAR = {
+    "aggregate",
+    "hinge_embedding_loss",
+    "l1_loss",
+    "margin_ranking_loss",
+    "multilabel_margin_loss",
+    "nll_loss",
+}
 COMPOSED = {name for name in CASES if name.startswith(("make_", "linear_"))} | {
     "final_token_loss",
     "next_token_loss",

@@ -1,5 +1,7 @@
 """The losses in plain PyTorch, through torch.nn.functional's own operations."""
 
+from torch_ref.losses.aggregate import accumulated_value_and_grad as accumulated_value_and_grad
+from torch_ref.losses.aggregate import aggregate as aggregate
 from torch_ref.losses.binary import binary_cross_entropy as binary_cross_entropy
 from torch_ref.losses.binary import binary_cross_entropy_with_logits as binary_cross_entropy_with_logits
 from torch_ref.losses.binary import multilabel_soft_margin_loss as multilabel_soft_margin_loss
