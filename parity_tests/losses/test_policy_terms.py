@@ -75,6 +75,13 @@ def test_equal_rewards_have_no_advantage(scale):
         assert_same(compiled(advantages)(rewards), np.zeros(7))
 
 
+def test_half_precision_rewards_have_advantages_in_float32():
+    rewards = jnp.asarray(REWARDS, jnp.bfloat16)
+    advantages = compiled(partial(losses.group_advantages, group_size=3))(rewards)
+    assert advantages.dtype == jnp.float32
+    assert_within(advantages, losses.group_advantages(rewards.astype(jnp.float64), 3), VALUE_EPS_OF_MAX)
+
+
 def test_advantages_and_weights_are_constants():
     def total(x):
         weights = losses.truncated_importance_weights(x, x - 1.0)
