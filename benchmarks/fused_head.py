@@ -11,17 +11,13 @@ the resident set in a process of its own.
 """
 
 import argparse
-import statistics
-import subprocess
-import sys
-import time
 from collections.abc import Sequence
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from _resident import peak_growth, plain_environment
+from _contenders import ask_own_process, jax_step, middle_half, take_turns, torch_megabytes, torch_step
 from jax import lax
 
 from jaxloss.fused import linear_cross_entropy
@@ -71,41 +67,20 @@ def checkpointed_scan(hidden, head, labels, chunk_size=256):
     return jax.value_and_grad(loss, (0, 1))(hidden, head)
 
 
-def torch_peer(loss):
-    """From arrays to a function that makes one step of a loss(hidden, head, labels), and waits."""
-    import torch
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-
-    def make(arrays, dtype):
-        hidden, head, labels = (torch.from_numpy(array).to(device) for array in arrays)
-        hidden, head = (x.to(getattr(torch, dtype)).requires_grad_() for x in (hidden, head))
-
-        def step():
-            hidden.grad = head.grad = None
-            loss(hidden, head, labels).backward()
-            if device == "cuda":
-                torch.cuda.synchronize()
-
-        return step
-
-    return make
-
-
 def torch_eager(compiled=False):
     import torch
 
     def loss(hidden, head, labels):
         return torch.nn.functional.cross_entropy(hidden @ head.T, labels)
 
-    return torch_peer(torch.compile(loss) if compiled else loss)
+    return torch.compile(loss) if compiled else loss
 
 
 def torch_linear(chunked=False):
     import torch
 
     options = torch.nn.LinearCrossEntropyOptions() if chunked else None
-    return torch_peer(partial(torch.nn.functional.linear_cross_entropy, options=options))
+    return partial(torch.nn.functional.linear_cross_entropy, options=options)
 
 
 JAX_PEERS = {
@@ -127,65 +102,40 @@ TORCH_PEERS = {
 }
 
 
-def jax_runner(function, arrays, dtype):
-    """A function that runs one step and waits, and the megabytes that the step holds meanwhile."""
-    hidden, head, labels = map(jnp.asarray, arrays)
-    arrays = hidden.astype(dtype), head.astype(dtype), labels
-    compiled = jax.jit(function).lower(*arrays).compile()
-    memory = compiled.memory_analysis().temp_size_in_bytes / 1e6
-    return lambda: jax.block_until_ready(compiled(*arrays)), memory
-
-
-def torch_memory(name: str, shape: str, dtype: str) -> float:
-    """The megabytes beyond inputs and gradients, from the peak of a process that does nothing else."""
-    command = [sys.executable, __file__, "--memory-of", name, "--shapes", shape, "--dtypes", dtype]
-    run = subprocess.run(command, capture_output=True, text=True, check=True, env=plain_environment())
-    return float(run.stdout)
-
-
-def print_torch_memory(name: str, shape: str, dtype: str) -> None:
-    import torch
-
-    step = TORCH_PEERS[name]()(problem(shape), dtype)
-    # The gradients of the run before are counted as held, and given back when the next one begins.
-    if not torch.cuda.is_available():
-        print(peak_growth(step) / 1e6)
-        return
-    step()
-    before = torch.cuda.memory_allocated()
-    torch.cuda.reset_peak_memory_stats()
-    step()
-    print((torch.cuda.max_memory_allocated() - before) / 1e6)
+def torch_head(name: str, shape: str, dtype: str):
+    return torch_step(TORCH_PEERS[name](), *problem(shape), dtype=dtype)
 
 
 def measure(
     shape: str, dtype: str, peers: list[str], chunk_sizes: Sequence[int], rounds: int
 ) -> dict[str, tuple[list[float], float]]:
-    arrays, chunked = problem(shape), partial(jaxloss_head, implementation="chunked")
+    hidden, head, labels = map(jnp.asarray, problem(shape))
+    arrays, chunked = (hidden.astype(dtype), head.astype(dtype), labels), {"implementation": "chunked"}
     in_jax = {name: function for name, function in JAX_PEERS.items() if name in peers}
-    in_jax |= {f"jaxloss, chunks of {size}": partial(chunked, chunk_size=size) for size in chunk_sizes}
-    runners = {name: jax_runner(function, arrays, dtype) for name, function in in_jax.items()}
+    in_jax |= {
+        f"jaxloss, chunks of {size}": partial(jaxloss_head, **chunked, chunk_size=size)
+        for size in chunk_sizes
+    }
+    steps, megabytes = {}, {}
+    for name, function in in_jax.items():
+        steps[name], megabytes[name] = jax_step(function, *arrays)
     for name in (name for name in peers if name in TORCH_PEERS):
-        runners[name] = TORCH_PEERS[name]()(arrays, dtype), torch_memory(name, shape, dtype)
-    times: dict[str, list[float]] = {name: [] for name in runners}
-    for i in range(rounds + 1):
-        for name, (run, _) in runners.items():
-            start = time.perf_counter()
-            run()
-            if i > 0:  # the first warms up
-                times[name].append(time.perf_counter() - start)
-    return {name: (times[name], runners[name][1]) for name in runners}
+        steps[name] = torch_head(name, shape, dtype)
+        own = ("--memory-of", name, "--shapes", shape, "--dtypes", dtype)
+        megabytes[name] = ask_own_process(__file__, *own)
+    seconds = take_turns(steps, rounds)
+    return {name: (seconds[name], megabytes[name]) for name in steps}
 
 
 def print_table(shape: str, dtype: str, results) -> None:
     num_tokens, width, vocabulary = map(int, shape.split("x"))
     operations = 6 * num_tokens * width * vocabulary / 1e9
-    bare = statistics.median(results["bare products"][0]) if "bare products" in results else None
+    bare = middle_half(results["bare products"][0])[1] if "bare products" in results else None
     print(f"\nN = {num_tokens}, D = {width}, V = {vocabulary}, {dtype}\n")
     print("| | ms | middle half | MB | GFLOP/s | of bare products |")
     print("|---|---:|---:|---:|---:|---:|")
     for name, (times, memory) in results.items():
-        low, middle, high = (1e3 * t for t in statistics.quantiles(times, n=4, method="inclusive"))
+        low, middle, high = (1e3 * t for t in middle_half(times))
         share = f"{bare * 1e3 / middle:.0%}" if bare else ""
         print(
             f"| {JAX_NAMES.get(name, name)} | {middle:,.0f} | {low:,.0f} - {high:,.0f} | {memory:,.0f} "
@@ -207,7 +157,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--memory-of", choices=list(TORCH_PEERS), help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     if arguments.memory_of:
-        print_torch_memory(arguments.memory_of, arguments.shapes[0], arguments.dtypes[0])
+        step = torch_head(arguments.memory_of, arguments.shapes[0], arguments.dtypes[0])
+        print(torch_megabytes(step))
         return
     print(f"jax {jax.__version__} on {jax.devices()[0].device_kind}; {arguments.rounds} rounds")
     for shape in arguments.shapes:

@@ -13,12 +13,10 @@ CPU cores both sizes take about two minutes.
 
 import argparse
 import statistics
-import subprocess
-import sys
-import time
 
 import numpy as np
-from _resident import peak_growth, plain_environment
+from _contenders import ask_own_process, ratios, take_turns
+from _resident import peak_growth
 
 CONTENDERS = ["jaxloss", "optax", "torch"]
 
@@ -74,31 +72,18 @@ def print_peak(name: str, num_rows: int, num_classes: int) -> None:
 
 def measure(num_rows: int, num_classes: int, rounds: int) -> None:
     steps = {name: make_step(name, num_rows, num_classes) for name in CONTENDERS}
-    seconds: dict[str, list[float]] = {name: [] for name in CONTENDERS}
-    for turn in range(rounds + 1):
-        for name in CONTENDERS[:: 1 if turn % 2 else -1]:
-            start = time.perf_counter()
-            steps[name]()
-            if turn:  # the first round warms caches and allocators
-                seconds[name].append(time.perf_counter() - start)
+    seconds = take_turns(steps, rounds)
     steps.clear()
     best_peer = min(CONTENDERS[1:], key=lambda name: statistics.median(seconds[name]))
     print(f"\ncross entropy, value and gradient, float32 [{num_rows}, {num_classes}], {rounds} rounds")
     print(f"{'':8}  {'seconds':>8}  {'range':>15}  {'of the better peer':>24}  {'peak beyond logits':>18}")
     for name, times in seconds.items():
-        peak = subprocess.run(
-            [sys.executable, __file__, "--peak", name, "--sizes", f"{num_rows}x{num_classes}"],
-            check=True,
-            capture_output=True,
-            text=True,
-            env=plain_environment(),
-        ).stdout
-        ratios = [own / peer for own, peer in zip(times, seconds[best_peer], strict=True)]
-        low, middle, high = statistics.quantiles(ratios, n=4) if rounds > 1 else ratios * 3
+        peak = ask_own_process(__file__, "--peak", name, "--sizes", f"{num_rows}x{num_classes}")
+        low, middle, high = ratios(times, seconds[best_peer])
         spread = f"{min(times):.3f} - {max(times):.3f}"
         print(
             f"{name:8}  {statistics.median(times):8.3f}  {spread:>15}  "
-            f"{f'{middle:.2f} ({low:.2f} to {high:.2f})':>24}  {float(peak):17.2f}x",
+            f"{f'{middle:.2f} ({low:.2f} to {high:.2f})':>24}  {peak:17.2f}x",
             flush=True,
         )
 
