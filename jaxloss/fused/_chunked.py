@@ -189,17 +189,22 @@ def _add_product(sum_VD: jax.Array, d_raw_CV: jax.Array, input_CD: jax.Array, bl
     if num_rows <= block:
         return sum_VD + product(d_raw_CV, input_CD, 0, 0)
 
-    def add(start, size, sum_VD):
-        part = product(lax.dynamic_slice_in_dim(d_raw_CV, start, size, 1), input_CD, 0, 0)
-        part = lax.dynamic_slice_in_dim(sum_VD, start, size, 0) + part
-        return lax.dynamic_update_slice_in_dim(sum_VD, part, start, 0)
+    num_blocks = -(-num_rows // block)
+    block = -(-num_rows // num_blocks)
 
-    num_blocks, rest = divmod(num_rows, block)
+    def add(sum_VD, i):
+        # The last block begins early enough to be whole, and leaves out what the one before it has. A shorter
+        # one would stand outside the loop, where XLA for CPU makes these columns of the gradient anew, and
+        # keeps what they are made of: a second array of the chunk's logits.
+        start = jnp.minimum(i * block, num_rows - block)
+        columns = lax.dynamic_slice_in_dim(d_raw_CV, start, block, 1)
+        is_new = start + jnp.arange(block) >= i * block
+        part = product(jnp.where(is_new[None], columns, jnp.zeros((), columns.dtype)), input_CD, 0, 0)
+        part = lax.dynamic_slice_in_dim(sum_VD, start, block, 0) + part
+        return lax.dynamic_update_slice_in_dim(sum_VD, part, start, 0), None
+
     sum_VD = differ_along(sum_VD, varying_axes(d_raw_CV, input_CD))
-    sum_VD, _ = lax.scan(
-        lambda total, i: (add(i * block, block, total), None), sum_VD, jnp.arange(num_blocks)
-    )
-    return add(num_rows - rest, rest, sum_VD) if rest else sum_VD
+    return lax.scan(add, sum_VD, jnp.arange(num_blocks))[0]
 
 
 def _split(rows: Arrays, chunks: Chunks) -> Arrays:

@@ -155,11 +155,11 @@ def _one_head(loss: TokenLoss, options: Options, chunks: Chunks, shared: Arrays,
     return run(loss, chunks, shared, rows)
 
 
-# CPU: sixteen chunks or more, and chunks of 128 tokens or more, so that matrix products stay near their
-# full rate; 2^24 logits (64 MB) at most. Accelerators want larger products.
-_MIN_TOKENS, _MIN_CHUNKS, _MAX_LOGITS = {"cpu": 128}, {"cpu": 16}, {"cpu": 2**24}
+# CPU: chunks of 256 tokens, more where those are sixteen chunks too, so that the weight's gradient is seldom
+# added to; 2^23 logits (32 MB) at most, but for 128 tokens. Accelerators want larger products.
+_TOKENS, _MIN_TOKENS, _MIN_CHUNKS, _MAX_LOGITS = {"cpu": 256}, {"cpu": 128}, {"cpu": 16}, {"cpu": 2**23}
 # A product that fills a block of the weight's gradient; an accelerator's matrix product adds in place.
-_WEIGHT_ROWS = {"cpu": 4096}
+_WEIGHT_ROWS = {"cpu": 1024}
 
 
 def _choose_chunks(shape: tuple[int, ...], num_heads: int, vocabulary: int, options: Options) -> Chunks:
@@ -173,7 +173,7 @@ def _choose_chunks(shape: tuple[int, ...], num_heads: int, vocabulary: int, opti
         fewest_tokens = _MIN_TOKENS.get(backend, 1024)
         largest = max(fewest_tokens, _MAX_LOGITS.get(backend, 2**27) // vocabulary)
         of_each = num_tokens * num_heads // _MIN_CHUNKS.get(backend, 1)
-        chunk_size = 2 ** math.floor(math.log2(min(largest, max(fewest_tokens, of_each))))
+        chunk_size = 2 ** math.floor(math.log2(min(largest, max(_TOKENS.get(backend, 1024), of_each))))
     num_chunks = fewest = max(1, math.ceil(num_tokens / max(1, chunk_size // max(1, num_heads))))
     for unit in (num_tokens // shape[0] if len(shape) > 1 and num_tokens else 1, num_tokens):
         divisors = [n for n in range(fewest, min(2 * fewest, unit) + 1) if unit % n == 0]

@@ -89,7 +89,8 @@ def linear_cross_entropy(
         logit_scale: the factor $s$ of the logits.
         implementation: "chunked"; "reference", with the logits whole; or "auto", which is chunked where
             that saves memory.
-        chunk_size: the most tokens whose logits are in memory at once; by default measured for the backend.
+        chunk_size: the most tokens whose logits are in memory at once, by default measured for the backend:
+            each chunk adds to the head's gradient, which is as large as the logits of D tokens.
         axis_name: inside `shard_map`, the mesh axis that the vocabulary is split over, in order:
             `linear_weight`, `linear_bias`, `weight` and probabilities are this device's slice, and labels
             count the whole.
@@ -132,8 +133,7 @@ def linear_cross_entropy(
             denominator, num_tokens = count_labels(target, where, weight, sample_weight, axis_name)
             if scalars["z_loss"] is not None:
                 if reduction == "parts":
-                    both = "z_loss with weight needs two"
-                    raise ValueError(f"reduction='parts' has one denominator, but {both}.")
+                    raise ValueError("reduction='parts' has one denominator; z_loss with weight needs two.")
                 # Its mean is over the tokens, whatever their classes weigh.
                 scalars["z_loss"] *= weighted_mean(denominator, num_tokens)
     loss = _LOSS_AND_STATISTICS if return_statistics else _LOSS
