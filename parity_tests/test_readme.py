@@ -1,5 +1,6 @@
 """What the README and the pages in docs/ say can be run, runs; what the README points to exists."""
 
+import os
 import re
 import subprocess
 import sys
@@ -7,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from parity_tests import readme
+from parity_tests import quick_compilation, readme
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 PROGRAMS = [
     program
-    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
     for program in re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
 ]
 SHOWN = re.compile(r"print\(.*\)  # (.*)$", re.MULTILINE)
@@ -21,7 +22,10 @@ SHOWN = re.compile(r"print\(.*\)  # (.*)$", re.MULTILINE)
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=range(len(PROGRAMS)))
 def test_programs_print_what_the_page_says(program):
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
+    env = os.environ | {"XLA_FLAGS": quick_compilation.XLA_FLAGS}
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, env=env
+    )
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines() == SHOWN.findall(program)
 
