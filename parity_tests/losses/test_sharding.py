@@ -33,7 +33,8 @@ def _summed(name, sample):
     """The loss, reduced by "sum" where it can be, as a function of its arrays; and those arrays."""
     leaves, tree = jax.tree.flatten(["sum" if isinstance(a, str) else a for a in sample.arguments()])
     loss = sample.loss(name, jaxloss)
-    is_reduced = "reduction" in inspect.signature(getattr(jaxloss, name)).parameters
+    takes = [inspect.signature(function).parameters for function in (getattr(jaxloss, name), loss)]
+    is_reduced = any("reduction" in parameters for parameters in takes)
     if is_reduced and name not in NO_SUM and "sum" not in leaves:
         loss = partial(loss, reduction="sum")
 
