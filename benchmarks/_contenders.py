@@ -8,12 +8,13 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from _resident import peak_growth, plain_environment
+from tqdm import tqdm
 
 
 def take_turns(steps: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
     """Seconds of each step in each round; forwards and backwards, so that what is slow falls on all alike."""
     seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for turn in range(rounds + 1):
+    for turn in tqdm(range(rounds + 1), desc="rounds", leave=False, disable=None):  # None: off in a file
         for name in list(steps)[:: 1 if turn % 2 else -1]:
             start = time.perf_counter()
             steps[name]()
