@@ -61,6 +61,7 @@ class Training:
         self.run(1)
 
     def run(self, num_steps: int) -> None:
+        """So many steps, each waited for."""
         for _ in range(num_steps):
             batch = self._tokens[:, :-1], self._tokens[:, 1:]
             self.state, loss, _ = self._step(self.state, *batch, jax.random.key(1))
