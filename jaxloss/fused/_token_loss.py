@@ -103,12 +103,17 @@ def closed_over(fn: Callable, run: Callable, *operands) -> list:
     return _tracers(jax.make_jaxpr(run)(*operands).consts) if _may_close_over(fn) else []
 
 
-def _may_close_over(fn) -> bool:
-    if isinstance(fn, partial):
-        return any(map(_may_close_over, (fn.func, *fn.args, *fn.keywords.values())))
-    if isinstance(fn, types.FunctionType):
-        return bool(fn.__closure__ or fn.__defaults__ or fn.__kwdefaults__)
-    return callable(fn) or bool(_tracers(jax.tree.leaves(fn)))
+def _may_close_over(value, within: tuple = ()) -> bool:
+    """Whether a function may hold traced arrays; to look for them traces it once more."""
+    if isinstance(value, partial):
+        return any(_may_close_over(v, within) for v in (value.func, *value.args, *value.keywords.values()))
+    if isinstance(value, types.FunctionType) and value not in within:
+        cells = [cell.cell_contents for cell in value.__closure__ or ()]
+        held = [*cells, *(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
+        return any(_may_close_over(v, (*within, value)) for v in held)
+    if isinstance(value, jax.Array):
+        return isinstance(value, jax.core.Tracer)
+    return not (value is None or value in within or isinstance(value, (bool, int, float, str)))
 
 
 def _tracers(values) -> list:

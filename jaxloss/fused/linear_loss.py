@@ -28,7 +28,7 @@ def make_linear_loss(fn: Callable, *, splits_classes: bool = False) -> Callable:
             where statistics are a pytree of arrays `[C, ...]`, without derivatives. The value of one token
             may not depend on another. Logits have the dtype of the computation, arrays their own. Compiled
             programs are kept by `fn`, so make it once. It may close over traced arrays, but for those that
-            devices with other tokens share.
+            devices with other tokens share; whatever else it closes over stays as the first call finds it.
         splits_classes: `fn` also takes `axis_name`: None, or the mesh axis that the classes of its logits are
             split over, in order, over which its sums are then to be taken, by `jax.lax.psum`.
 
@@ -38,7 +38,8 @@ def make_linear_loss(fn: Callable, *, splits_classes: bool = False) -> Callable:
         chunk_size=None, axis_name=None, **options)`, whose named arguments are those of
         `linear_cross_entropy`; `denominator` is what the mean divides by, if not by the sum of the weights.
         What comes by position has an entry for each token, `[*N, ...]`. What comes by a name of its own is
-        shared by the tokens: a number or an array without axes, which may change without a new compilation,
+        shared by the tokens: a number or an array without axes, which may change without a new compilation
+        and comes to `fn` in the dtype of the computation,
         or an array with an entry for each class, `[V, ...]`; None counts as not given. What is floating point
         has a gradient. Where `fn` returns statistics, so does `loss`, `(value, statistics)`, of the shape of
         the tokens and 0 for those that `where` leaves out. With a split vocabulary, arrays `[V, ...]` and

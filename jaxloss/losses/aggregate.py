@@ -146,11 +146,16 @@ def accumulated_value_and_grad(
 
     def add(grads: Any, part: Any) -> tuple[Any, tuple[jax.Array, jax.Array]]:
         value, of_part = jax.value_and_grad(sum_and_count, has_aux=True)(params, *part)
-        return jax.tree.map(jnp.add, grads, lay_out(of_part)), value
+        return jax.tree.map(
+            lambda total, leaf: total + leaf.astype(total.dtype), grads, lay_out(of_part)
+        ), value
 
-    grads, (totals, counts) = lax.scan(add, jax.tree.map(jnp.zeros_like, params), parts)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros_like(leaf, compute_dtype(jnp.asarray(leaf))), params)
+    grads, (totals, counts) = lax.scan(add, zeros, parts)
     count = jnp.sum(counts)
-    grads = jax.tree.map(lambda leaf: leaf / count.astype(leaf.dtype), grads)
+    grads = jax.tree.map(
+        lambda total, leaf: (total / count.astype(total.dtype)).astype(jnp.asarray(leaf).dtype), grads, params
+    )
     return weighted_mean(jnp.sum(totals), count), grads
 
 

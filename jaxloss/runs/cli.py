@@ -169,7 +169,7 @@ def _in_one_line(box: str, of_another: tuple[str, ...]) -> str:
     message = " ".join(line.strip() for line in lines[:first]) or " ".join(box.split())
     if message.startswith("Unrecognized"):
         for word in message.split():
-            if word.startswith(of_another):
+            if word.startswith(of_another) or (of_another and word.rstrip(",") == "--log"):
                 return f"{message}: train_model5.py takes {word.rstrip(',')}"
         options = [line.split()[0].rstrip(",") for line in lines[first:] if line.startswith("    --")]
         if options:

@@ -59,9 +59,8 @@ class Recorder:
         self._folder, self._test_losses = folder, test_losses
         self._steps, self._steps_after, self._loggers = settings.steps, steps_after, loggers
         self._seed = settings.seed if seed is None else seed
-        # All at once: a schedule asked at each step would have the device compute one number.
-        rates = settings.learning_rates()(np.arange(settings.steps))
-        self._rates = np.broadcast_to(rates, settings.steps).tolist()
+        self._schedule = settings.learning_rates()
+        self._rates: dict[int, float] = {}
         crops = settings.crops_per_step
         self._tokens = crops * model.context_length
         self._flops = {name: training_flops(model, crops, OBJECTIVES[name][1]) for name in test_losses}
@@ -100,7 +99,7 @@ class Recorder:
             grad_norm: Euclidean norm of the whole gradient.
             seconds: time that it took.
         """
-        learnt = {"loss": loss, "grad_norm": grad_norm, "learning_rate": self._rates[step - 1]}
+        learnt = {"loss": loss, "grad_norm": grad_norm, "learning_rate": self._learning_rate(step - 1)}
         record = self._append(METRICS, name, step, kind="train", **learnt)
         self._log(record, self._append(TIMES, name, step, **self._what_it_took(name, seconds)))
         self._losses[name].append(loss)
@@ -127,6 +126,15 @@ class Recorder:
         self._bar.clear()
         print(self._line(name, step, losses[self._test_losses[name]]), flush=True)
         self._bar.refresh()
+
+    def _learning_rate(self, update: int) -> float:
+        """Learning rates a thousand at a time: asked at each step, the device would compute one number."""
+        if update not in self._rates:
+            # The same thousand wherever a run is resumed, or vectors' ends might round otherwise.
+            updates = np.arange(1000) + update // 1000 * 1000
+            rates = np.broadcast_to(self._schedule(updates), updates.shape).tolist()
+            self._rates = dict(zip(updates.tolist(), rates, strict=True))
+        return self._rates[update]
 
     def _take_up(self) -> int:
         """Take up what a resumed run has recorded, and tell the loggers what they lack; its last step."""

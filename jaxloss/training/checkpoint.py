@@ -61,6 +61,7 @@ class Checkpoints:
         self._thread: threading.Thread | None = None
         self._failure: Exception | None = None
         self._started = last
+        self._is_open = False
 
     def save_if_due(self, step: int, state: TrainState) -> None:
         """After each step: begin a checkpoint every so many.
@@ -82,7 +83,12 @@ class Checkpoints:
 
         Raises:
             OSError: the checkpoint before could not be written.
+            RuntimeError: not within a `with`, at whose end the last one is waited for.
         """
+        if not self._is_open:
+            raise RuntimeError(
+                "Checkpoints are written meanwhile: use `with Checkpoints(...) as checkpoints:`."
+            )
         self.wait()
         if step == self._started:
             return
@@ -122,6 +128,7 @@ class Checkpoints:
             raise OSError(f"step {self._started} could not be saved: {_reason(failure)}") from failure
 
     def __enter__(self) -> "Checkpoints":
+        self._is_open = True
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
@@ -148,7 +155,7 @@ class Checkpoints:
     def _remove_older(self, step: int) -> None:
         older = sorted(number for number, _ in _all(self.folder) if number < step)
         for number, path in _all(self.folder):
-            if number in older[: len(older) - (self._keep - 1)]:
+            if number in older[: max(0, len(older) - (self._keep - 1))]:
                 shutil.rmtree(path, ignore_errors=True)
 
 

@@ -154,6 +154,13 @@ def test_bad_arguments_are_named(fn, arrays, options, message):
         make_linear_loss(fn)(HIDDEN, WEIGHT, *arrays, **options)
 
 
+def test_functions_that_hold_no_array_are_not_traced_at_each_call(monkeypatch):
+    hidden, head, labels = jnp.ones((4, 3)), jnp.ones((5, 3)), jnp.zeros(4, int)
+    expected = jaxloss.fused.linear_cross_entropy(hidden, head, labels)
+    monkeypatch.setattr(jax, "make_jaxpr", None)
+    assert jaxloss.fused.linear_cross_entropy(hidden, head, labels) == expected
+
+
 def test_bad_functions_are_named():
     with pytest.raises(TypeError, match="fn must be a function of logits; got 'entropy'"):
         make_linear_loss("entropy")

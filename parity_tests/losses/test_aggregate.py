@@ -179,6 +179,17 @@ def test_parts_match_torch():
     assert_within(ours[1], gradients["weight"], GRADIENT_EPS_OF_MAX)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_narrow_parameters_have_the_gradient_of_wide_sums(dtype):
+    def loss(w, x):
+        return aggregate(w.astype(jnp.float32) * x, reduction="parts")
+
+    # 400 parts of 400 tokens: of float16's 65,504 the sum leaves the range, of bfloat16's 256 it stops.
+    parts = (jnp.ones((400, 1, 400), jnp.float32),)
+    value, gradient = accumulated_value_and_grad(loss, jnp.ones((), dtype), parts)
+    assert (value, gradient, gradient.dtype) == (1.0, 1.0, dtype)
+
+
 def test_losses_that_return_a_scalar_are_averaged_over_the_parts():
     weight, parts = jnp.asarray(2.0), (np.array([1.0, 4.0]),)
     value, gradient = accumulated_value_and_grad(lambda w, x: w * x, weight, parts)

@@ -83,6 +83,7 @@ def test_message_of_several_lines_is_joined(capfd):
         ),
         (["extra"], "Unrecognized options: extra (--help lists all options)"),
         (["--mesh.fsdp", "2"], "Unrecognized options: --mesh.fsdp, 2: train_model5.py takes --mesh.fsdp\n"),
+        (["--log", "wandb"], "Unrecognized options: --log, wandb: train_model5.py takes --log\n"),
         (["--model.num-blocks", "six"], "Error parsing --model.num-blocks: invalid literal for int()"),
         (["--model.num-blocks"], "Missing value for argument '--model.num-blocks'. Expected 1 values."),
     ],

@@ -111,12 +111,25 @@ def test_disk_that_fills_up_while_writing_is_told_at_the_next_step(copied, monke
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoint, "write_manifest", fill_up)
-    checkpoints = Checkpoints(copied, IDENTITY, every=4, last=3)
-    checkpoints.save_if_due(4, make_state(4))
-    checkpoints._thread.join()
-    with pytest.raises(OSError, match="step 4 could not be saved: No space left on device"):
-        checkpoints.save_if_due(5, make_state(5))
+    with Checkpoints(copied, IDENTITY, every=4, last=3) as checkpoints:
+        checkpoints.save_if_due(4, make_state(4))
+        checkpoints._thread.join()
+        with pytest.raises(OSError, match="step 4 could not be saved: No space left on device"):
+            checkpoints.save_if_due(5, make_state(5))
     assert checkpoints.last == newest_checkpoint(copied, [].append).step == 3
+
+
+@pytest.mark.parametrize("keep", [1, 3, 4])
+def test_as_many_stay_as_are_to_be_kept(tmp_path, keep):
+    with Checkpoints(tmp_path, IDENTITY, every=1, keep=keep) as checkpoints:
+        for step in range(6):
+            checkpoints.save(step, make_state(step))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"step-{i:08}" for i in range(6 - keep, 6)]
+
+
+def test_saving_asks_for_a_with(tmp_path):
+    with pytest.raises(RuntimeError, match="use `with Checkpoints"):
+        Checkpoints(tmp_path, IDENTITY, every=1).save(1, make_state(1))
 
 
 def test_state_split_over_devices_is_restored_on_fewer(tmp_path):
