@@ -1,4 +1,4 @@
-"""Parity as a pytest fixture, with a table of everything compared at the end of the run.
+"""Parity and the doctor as pytest fixtures, with a table of everything compared at the end of the run.
 
 In a `conftest.py`:
 
@@ -8,6 +8,9 @@ and then, in a test module, each test is one line:
 
     def test_my_loss(parity):
         parity(my_jax_loss, my_torch_loss, normal(8, 10), integers(8, high=10))
+
+    def test_my_loss_is_sound(examine_loss):
+        examine_loss(my_jax_loss, "classes", checks=["finite", "gradient"])
 
 The table is printed with `--parity-table`, and `--parity-report FILE` writes it as Markdown.
 """
@@ -37,6 +40,21 @@ def parity(request: pytest.FixtureRequest) -> Callable[..., ParityReport]:
         request.config.stash[_REPORTS].append(report)
         if not report.passed:
             pytest.fail(report.text(), pytrace=False)
+        return report
+
+    return check
+
+
+@pytest.fixture
+def examine_loss() -> Callable[..., Any]:
+    """`jaxloss.doctor.examine`; the test fails where the report has errors."""
+    from jaxloss.doctor import Report, examine
+
+    def check(loss: Callable[..., Any], *arguments: Any, **options: Any) -> Report:
+        __tracebackhide__ = True
+        report = examine(loss, *arguments, **options)
+        if report.errors:
+            pytest.fail(str(report), pytrace=False)
         return report
 
     return check

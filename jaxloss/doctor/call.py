@@ -1,0 +1,133 @@
+"""Whether a loss can be called at all: once, before anything is measured."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxloss.doctor.report import Finding
+from jaxloss.doctor.subject import Subject, as_dtype
+
+# A check calls the loss about this often while JAX traces it, whatever its arrays.
+CALLS_OF_A_CHECK = 20
+
+_NUM = 8
+
+
+def first_calls(subject: Subject, budget_seconds: float) -> tuple[list[Finding], str | None]:
+    """What the first calls showed, and why nothing else can be measured, or None."""
+    drawn = subject.draw(_NUM)
+    with jax.enable_x64(False):
+        given = as_dtype(drawn, "float32")
+    shown_by = ", ".join(f"{a.dtype.name}{list(a.shape)}" for a in subject.join(*given))
+    results: list[Any] = []
+    for _ in range(2):
+        outcome, seconds = _in_time(subject, given, budget_seconds)
+        if isinstance(outcome, BaseException):
+            said = f"{type(outcome).__name__}: {one_line(outcome)}"
+            advice = "pass kind= or an input spec that fits the loss, or mend the loss"
+            return [
+                _error(f"called with {shown_by}, it raised {said}", None, "", advice)
+            ], "it cannot be called"
+        if outcome is None:
+            advice = "pass a larger budget_seconds, or examine the loss without what makes it slow"
+            message = f"one call did not end within {budget_seconds:g} s"
+            return [_error(message, seconds, shown_by, advice)], "one call takes the whole budget"
+        results.append(outcome)
+        if seconds < budget_seconds / CALLS_OF_A_CHECK:
+            continue
+        if len(results) == 2:
+            message = f"one call takes {seconds:.1f} s, and a check makes about {CALLS_OF_A_CHECK}"
+            advice = (
+                f"pass budget_seconds={100 * seconds:.0f}, or examine the loss without what makes it slow"
+            )
+            return [
+                Finding("call", "warning", message, seconds, shown_by, advice)
+            ], f"a call takes {seconds:.1f} s"
+    return _judge(subject, given, results, shown_by)
+
+
+def _judge(
+    subject: Subject, given: Any, results: list[Any], shown_by: str
+) -> tuple[list[Finding], str | None]:
+    try:
+        first, second = (np.asarray(result, np.float64) for result in results)
+    except (TypeError, ValueError):
+        message = f"it returns {type(results[0]).__name__}, not a scalar"
+        return [_error(message, None, shown_by, "return one number")], "it returns no number"
+    findings = []
+    if not np.array_equal(first, second, equal_nan=True):
+        gap = float(np.max(np.abs(first - second)))
+        advice = "make the randomness an argument (a key), and examine the loss with the key fixed"
+        message = f"two calls with the same arguments differ by {gap:.3g}"
+        return [_error(message, gap, shown_by, advice)], "it is random"
+    if first.shape == (_NUM,) and "reduction" not in subject.options:
+        subject.takes_mean = True
+        message = f"it returns one value for each example, {list(first.shape)}; their mean is examined"
+        advice = "take the mean before jax.grad, which needs a scalar"
+        findings.append(Finding("call", "warning", message, None, shown_by, advice))
+    elif first.shape:
+        message = f"it returns a vector, of shape {list(first.shape)}, where a scalar is due"
+        advice = "reduce it to one number, such as by a mean over the examples"
+        return [_error(message, None, shown_by, advice)], "it returns a vector"
+    try:
+        with jax.enable_x64(False):
+            jax.eval_shape(jax.value_and_grad(subject.loss), *given)
+    except Exception as error:
+        message = f"JAX cannot trace and differentiate it: {type(error).__name__}: {one_line(error)}"
+        advice = "use jnp in place of numpy, jnp.where in place of if, and floating point throughout"
+        return [*findings, _error(message, None, shown_by, advice)], "it cannot be traced"
+    return findings, None
+
+
+@contextlib.contextmanager
+def what_is_printed() -> Iterator[io.StringIO]:
+    """Keep what the loss prints off the terminal."""
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        yield printed
+        jax.effects_barrier()
+
+
+def printing(text: str) -> list[Finding]:
+    """The finding about what a loss printed, if anything."""
+    if not text:
+        return []
+    message = f"it prints: {text.splitlines()[0][:80]!r}"
+    advice = "leave it out; under jit a print runs once, when the function is traced, and shows no value"
+    return [Finding("call", "warning", message, float(len(text.splitlines())), "", advice)]
+
+
+def one_line(error: BaseException) -> str:
+    """The first lines of an error's message, as one."""
+    text = " ".join(str(error).split("\n\n")[0].split())
+    return text if len(text) <= 300 else f"{text[:297]}..."
+
+
+def _in_time(subject: Subject, given: Any, seconds: float) -> tuple[Any, float]:
+    """The result of a call, what it raised, or None where it did not end in time; and how long it took."""
+    outcome: list[Any] = []
+
+    def call() -> None:
+        try:
+            with jax.enable_x64(False):
+                outcome.append(jax.block_until_ready(subject.loss(*given)))
+        except BaseException as error:
+            outcome.append(error)
+
+    start = time.perf_counter()
+    # Python cannot end a thread: one that outlives the budget must not keep the process alive.
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return outcome[0] if outcome else None, time.perf_counter() - start
+
+
+def _error(message: str, number: float | None, shown_by: str, advice: str) -> Finding:
+    return Finding("call", "error", message, number, shown_by, advice)

@@ -1,0 +1,139 @@
+"""What a loss is called with: the four usual kinds of predictions and targets, or a spec of one's own.
+
+Shapes: N examples, C classes, M points along a line.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from jaxloss._checks import check_choice
+
+NUM_CLASSES = 4
+
+Arguments = tuple[np.ndarray, ...]
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """How to draw the arguments of a loss, whose first axis is that of the examples.
+
+    Args:
+        draw: called with a numpy generator and N; returns the arguments in their order, numpy arrays of N
+            examples: float64, or integers as they are. Predictions are of the size at which training begins.
+        wrt: index of the argument that is differentiated; several, of one shape, are given together.
+        low: the predictions' smallest possible entry, such as 0 of a probability.
+        high: the largest.
+        line: arguments with M examples whose margins are the M numbers it is called with; by default, the
+            first entry of the first example that `draw` returns is the margin.
+        corners: called with a size; returns arguments of that size where arithmetic goes wrong, such as all
+            entries equal, one entry large, opposite signs; by default, what `draw` returns with entries
+            replaced.
+        margin: what the margin is, for the picture.
+        name: of the kind.
+    """
+
+    draw: Callable[[np.random.Generator, int], Arguments]
+    wrt: int | tuple[int, ...] = 0
+    low: float = -np.inf
+    high: float = np.inf
+    line: Callable[[np.ndarray], Arguments] | None = None
+    corners: Callable[[float], Arguments] | None = None
+    margin: str = "first entry of the prediction"
+    name: str = "inputs of your own"
+
+    def __post_init__(self) -> None:
+        if not callable(self.draw):
+            raise TypeError(
+                f"draw must be a function of a generator and a number of examples; got {self.draw!r}."
+            )
+        if not self.low < self.high:
+            raise ValueError(f"low must be below high; got {self.low} and {self.high}.")
+
+
+def as_spec(kind: str | InputSpec) -> InputSpec:
+    """The spec of a kind by its name, or the user's own."""
+    if isinstance(kind, InputSpec):
+        return kind
+    check_choice("kind", kind, tuple(KINDS))
+    return KINDS[kind]
+
+
+def _draw_classes(rng: np.random.Generator, num: int) -> Arguments:
+    return rng.standard_normal((num, NUM_CLASSES)), rng.integers(0, NUM_CLASSES, num).astype(np.int32)
+
+
+def _class_line(margin: np.ndarray) -> Arguments:
+    logits = np.zeros((len(margin), NUM_CLASSES))
+    logits[:, 0] = margin
+    return logits, np.zeros(len(margin), np.int32)
+
+
+def _class_corners(size: float) -> Arguments:
+    rows = np.array(list(itertools.product((-1.0, 0.0, 1.0), repeat=NUM_CLASSES))) * size
+    return rows, np.zeros(len(rows), np.int32)
+
+
+def _draw_yes_no(rng: np.random.Generator, num: int) -> Arguments:
+    return rng.standard_normal(num), rng.integers(0, 2, num).astype(np.float64)
+
+
+def _yes_no_corners(size: float) -> Arguments:
+    return np.array([size, -size, size, -size, 0.0, 0.0]), np.array([1.0, 1.0, 0.0, 0.0, 0.0, 1.0])
+
+
+def _draw_real(rng: np.random.Generator, num: int) -> Arguments:
+    return rng.standard_normal(num), rng.standard_normal(num)
+
+
+def _real_corners(size: float) -> Arguments:
+    pairs = np.array(list(itertools.product((-1.0, 0.0, 1.0), repeat=2))) * size
+    return pairs[:, 0], pairs[:, 1]
+
+
+def _line_against_zero(margin: np.ndarray) -> Arguments:
+    return margin, np.zeros_like(margin)
+
+
+KINDS = {
+    "classes": InputSpec(
+        _draw_classes,
+        line=_class_line,
+        corners=_class_corners,
+        margin="logit of the label, others 0",
+        name="classes",
+    ),
+    "yes_no": InputSpec(
+        _draw_yes_no,
+        line=lambda margin: (margin, np.ones_like(margin)),
+        corners=_yes_no_corners,
+        margin="logit of a yes",
+        name="yes_no",
+    ),
+    "real": InputSpec(
+        _draw_real,
+        line=_line_against_zero,
+        corners=_real_corners,
+        margin="prediction - target",
+        name="real",
+    ),
+    "pairs": InputSpec(
+        _draw_real,
+        wrt=(0, 1),
+        line=_line_against_zero,
+        corners=_real_corners,
+        margin="preferred score - other score",
+        name="pairs",
+    ),
+}
+"""Kind -> its spec: logits [N, C] and labels [N]; logits [N] and labels 0.0 or 1.0 [N]; predictions and
+targets [N]; scores of what was preferred and of what was not [N], both differentiated."""
+
+
+def in_turn(specs: Sequence[Arguments]) -> Arguments:
+    """Several batches of arguments as one."""
+    return tuple(np.concatenate(each) for each in zip(*specs, strict=True))

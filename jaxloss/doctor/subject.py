@@ -1,0 +1,203 @@
+"""The loss that is examined: called with inputs of its kind, in any dtype, within a budget of seconds.
+
+Shapes: N examples, U units, M examples of a unit. A unit is what the loss is analysed on: one example
+    where the loss of a batch is a mean or sum over examples, a small batch where it is not.
+"""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxloss.doctor.inputs import Arguments, InputSpec
+
+WIDE_UNIT = 16  # examples; enough for a correlation that is not near 1 by chance
+_AT_ONCE = 256  # units of one compiled call: all checks share its program
+
+Array = Any
+Target = Any
+
+
+class OutOfTime(Exception):
+    """The budget is spent."""
+
+
+class Subject:
+    """A loss with its kind of inputs.
+
+    `prediction` is the differentiated argument (several are stacked along a new last axis), `target` the
+    other argument, or a tuple where there is not exactly one.
+
+    Args:
+        function: the loss.
+        spec: its inputs.
+        dtypes: to examine it in, besides float64.
+        budget_seconds: after which a call of the loss raises `OutOfTime`.
+        name: of the loss; by default that of the function.
+
+    Attributes:
+        takes_mean: whether the loss gives one value for each example, of which `loss` is the mean.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        spec: InputSpec,
+        dtypes: tuple[str, ...],
+        budget_seconds: float,
+        name: str | None = None,
+    ):
+        self.function, self.spec, self.dtypes = function, spec, dtypes
+        self.name = name or name_of(function)
+        self.deadline = time.perf_counter() + budget_seconds
+        self.takes_mean = False
+        self._programs: dict[str, Callable[..., Any]] = {}
+
+    @cached_property
+    def options(self) -> frozenset[str]:
+        """Names of the loss's keyword arguments, such as "reduction" and "where"."""
+        try:
+            parameters = inspect.signature(self.function).parameters.values()
+        except (TypeError, ValueError):
+            return frozenset()
+        return frozenset(p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD))
+
+    def loss(self, prediction: Array, target: Target, **options: Any) -> Array:
+        """The loss of a batch, a scalar unless an option says otherwise; can be traced by every transform."""
+        if time.perf_counter() > self.deadline:
+            raise OutOfTime
+        value = self.function(*self.join(prediction, target), **options)
+        return jnp.mean(value) if self.takes_mean and jnp.ndim(value) == 1 else value
+
+    def each(self, prediction: Array, target: Target) -> Array:
+        """The loss of each example as a batch of its own, [N]."""
+
+        def single(*arrays: Array) -> Array:
+            return self.loss(*jax.tree.map(lambda a: a[None], arrays))
+
+        return jax.vmap(single)(prediction, target)
+
+    @cached_property
+    def reduction(self) -> str | None:
+        """The batch's loss in terms of `each`: "mean" or "sum"; None where it needs the whole batch."""
+        prediction, target = self.draw(8, seed=1)
+        with jax.enable_x64(True):
+            arrays = as_dtype((prediction, target), "float64")
+            both = jax.jit(lambda p, t: (self.loss(p, t), self.each(p, t)))(*arrays)
+            batch, each = map(np.asarray, both)
+        # Losses that compute in bfloat16 whatever they get are right to 2 digits.
+        for name, value in (("mean", np.mean(each)), ("sum", np.sum(each))):
+            if np.allclose(batch, value, rtol=2e-2 if batch.dtype.itemsize < 4 else 1e-5, atol=0):
+                return name
+        return None
+
+    @property
+    def unit_size(self) -> int:
+        """Examples in a unit."""
+        return WIDE_UNIT if self.reduction is None else 1
+
+    def draw(self, num: int, seed: int = 0) -> tuple[np.ndarray, Any]:
+        """Predictions and targets of `num` examples, float64 and integers, the same for the same seed."""
+        return self.split(self.spec.draw(np.random.default_rng(seed), num))
+
+    def draw_units(self, num: int, seed: int = 0) -> tuple[np.ndarray, Any]:
+        """The same as units, [U, M, ...]."""
+        drawn = self.draw(num * self.unit_size, seed)
+        return jax.tree.map(lambda a: a.reshape(num, self.unit_size, *a.shape[1:]), drawn)
+
+    def line(self, margin: np.ndarray) -> tuple[np.ndarray, Any]:
+        """Units whose (first) examples have these margins."""
+        if self.spec.line is not None:
+            return self.as_units(self.spec.line(margin))
+        arguments = self.spec.draw(np.random.default_rng(2), 1)
+        prediction, target = self.split(tuple(np.repeat(a, len(margin), 0) for a in arguments))
+        prediction.reshape(len(margin), -1)[:, 0] = margin
+        return self.as_units(tuple(self.join(prediction, target)))
+
+    def as_units(self, arguments: Arguments) -> tuple[np.ndarray, Any]:
+        """Each example as a unit: on its own, or as the first of an otherwise typical batch."""
+        examples = self.split(arguments)
+        if self.unit_size == 1:
+            return jax.tree.map(lambda a: a[:, None], examples)
+        others = self.draw(self.unit_size - 1, seed=2)
+
+        def beside(a: np.ndarray, other: np.ndarray) -> np.ndarray:
+            return np.concatenate([a[:, None], np.broadcast_to(other, (len(a), *other.shape))], 1)
+
+        return jax.tree.map(beside, examples, others)
+
+    def split(self, arguments: Arguments) -> tuple[np.ndarray, Any]:
+        """Arguments of the loss as prediction and target."""
+        wrt = self.spec.wrt
+        chosen = (wrt,) if isinstance(wrt, int) else wrt
+        rest = tuple(a for i, a in enumerate(arguments) if i not in chosen)
+        prediction = arguments[wrt] if isinstance(wrt, int) else np.stack([arguments[i] for i in wrt], -1)
+        return prediction, rest[0] if len(rest) == 1 else rest
+
+    def join(self, prediction: Array, target: Target) -> list[Array]:
+        """Prediction and target as the arguments of the loss."""
+        wrt = self.spec.wrt
+        arguments = list(target) if isinstance(target, tuple) else [target]
+        if isinstance(wrt, int):
+            return [*arguments[:wrt], prediction, *arguments[wrt:]]
+        for place, i in sorted((i, place) for place, i in enumerate(wrt)):
+            arguments.insert(place, prediction[..., i])
+        return arguments
+
+    def evaluate(
+        self, prediction: np.ndarray, target: Any, dtype: str = "float64"
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Values [U] and gradients [U, M, ...] of units, computed in `dtype` and returned as float64."""
+        return self.by_unit(jax.value_and_grad(self.loss), prediction, target, dtype, name="value")
+
+    def by_unit(
+        self, function: Callable[..., Any], prediction: np.ndarray, target: Any, dtype: str, *, name: str
+    ) -> Any:
+        """A function of one unit over many, a chunk at a time; compiled once for each name and dtype."""
+        key = f"{name} {dtype}"
+        if key not in self._programs:
+            self._programs[key] = jax.jit(jax.vmap(function))
+        num = len(prediction)
+        padding = np.concatenate([np.arange(num), np.zeros(-num % _AT_ONCE, int)])
+        chunks = []
+        # Without float64 around: a constant of the loss's own would widen what follows.
+        with jax.enable_x64(dtype == "float64"):
+            for rows in padding.reshape(-1, _AT_ONCE):
+                if time.perf_counter() > self.deadline:
+                    raise OutOfTime
+                arrays = as_dtype(jax.tree.map(lambda a: a[rows], (prediction, target)), dtype)  # noqa: B023
+                chunks.append(jax.tree.map(_as_float64, self._programs[key](*arrays)))
+        return jax.tree.map(lambda *parts: np.concatenate(parts)[:num], *chunks)
+
+
+def as_dtype(arrays: Any, dtype: str) -> Any:
+    """Arrays of JAX, floating point in `dtype`, integers and booleans as they are."""
+    return jax.tree.map(lambda a: jnp.asarray(a, dtype if np.asarray(a).dtype.kind == "f" else None), arrays)
+
+
+def rounded(arrays: Any, dtype: str) -> Any:
+    """Floating point arrays as `dtype` holds them, in float64 again: one input for both."""
+    narrow = jnp.dtype(dtype)
+
+    def each(a: np.ndarray) -> np.ndarray:
+        return a.astype(narrow).astype(np.float64) if a.dtype.kind == "f" else a
+
+    with np.errstate(over="ignore"):
+        return jax.tree.map(each, arrays)
+
+
+def name_of(function: Callable[..., Any]) -> str:
+    """The function's name; of a partial, that of what it calls."""
+    inner = getattr(function, "func", function)
+    return getattr(inner, "__name__", type(inner).__name__)
+
+
+def _as_float64(array: Any) -> np.ndarray:
+    return np.asarray(array).astype(np.float64)
