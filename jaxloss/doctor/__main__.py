@@ -6,7 +6,6 @@ import dataclasses
 import importlib
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -71,7 +70,7 @@ def _load(argument: str, place: str) -> Any:
     if not (module and colon and name):
         raise ValueError(f"{argument} must be module:name, such as jaxloss:cross_entropy; got {place!r}.")
     try:
-        found: Callable[..., Any] = importlib.import_module(module)
+        found: Any = importlib.import_module(module)
     except Exception as error:
         said = f"{type(error).__name__}: {describe_error(error)}"
         raise ValueError(f"{argument} cannot be imported from {module}: {said}") from error

@@ -71,9 +71,8 @@ def examine(
         if reason is None:
             _draw_curves(subject, curves)
     findings += printing(printed.getvalue())
-    found = in_order(findings)
-    seconds = time.perf_counter() - start
-    return Report(subject.name, spec.name, dtypes, found, measured, left_out, curves, spec.margin, seconds)
+    ordered, seconds = in_order(findings), time.perf_counter() - start
+    return Report(subject.name, spec.name, dtypes, ordered, measured, left_out, curves, spec.margin, seconds)
 
 
 def _run(
