@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -98,6 +98,13 @@ class Subject:
                 return name
         return None
 
+    @cached_property
+    def is_rough(self) -> bool:
+        """Whether the loss is less precise than float64 even when it is given float64."""
+        with jax.enable_x64(True):
+            value = jax.eval_shape(self.loss, *as_dtype(self.draw(8), "float64"))
+        return bool(value.dtype.itemsize < 8)
+
     @property
     def unit_size(self) -> int:
         """Examples in a unit."""
@@ -111,6 +118,26 @@ class Subject:
         """The same as units, [U, M, ...]."""
         drawn = self.draw(num * self.unit_size, seed)
         return jax.tree.map(lambda a: a.reshape(num, self.unit_size, *a.shape[1:]), drawn)
+
+    def scaled(self, num: int, scale: float, seed: int = 0) -> tuple[np.ndarray, Any]:
+        """Units as drawn, their predictions times `scale`."""
+        prediction, target = self.draw_units(num, seed)
+        return np.clip(scale * prediction, self.spec.low, self.spec.high), target
+
+    def corners(self, size: float) -> tuple[np.ndarray, Any]:
+        """Units of this size at which arithmetic goes wrong: opposite, equal and single entries, whole batches."""
+        prediction, target = self.draw_units(8, seed=4)
+        own = [(sign * size * np.ones_like(prediction), target) for sign in (1, -1)] + [
+            (size * prediction, target)
+        ]
+        if self.spec.corners is not None:
+            own.append(self.as_units(self.spec.corners(size)))
+        else:
+            single = np.zeros((2, *prediction.shape))
+            single.reshape(2, len(prediction), -1)[:, :, 0] = [[size], [-size]]
+            own += [(each, target) for each in single]
+        prediction, target = together(own)
+        return np.clip(prediction, self.spec.low, self.spec.high), target
 
     def line(self, margin: np.ndarray) -> tuple[np.ndarray, Any]:
         """Units whose (first) examples have these margins."""
@@ -151,11 +178,27 @@ class Subject:
             arguments.insert(place, prediction[..., i])
         return arguments
 
+    def show(self, prediction: np.ndarray, target: Any, unit: int) -> str:
+        """One of several units, as its arguments; of a batch, the first example."""
+        arguments = self.join(*jax.tree.map(lambda a: a[unit, 0], (prediction, target)))
+        shown = ", ".join(np.array2string(np.asarray(a), precision=4, separator=", ") for a in arguments)
+        return f"({shown})" + (f" and {self.unit_size - 1} more" if self.unit_size > 1 else "")
+
     def evaluate(
         self, prediction: np.ndarray, target: Any, dtype: str = "float64"
     ) -> tuple[np.ndarray, np.ndarray]:
         """Values [U] and gradients [U, M, ...] of units, computed in `dtype` and returned as float64."""
         return self.by_unit(jax.value_and_grad(self.loss), prediction, target, dtype, name="value")
+
+    def hessians(self, prediction: np.ndarray, target: Any) -> np.ndarray:
+        """Second derivatives of units in float64, [U, P, P], the P entries of a prediction in their order."""
+
+        def second(prediction: Array, target: Target) -> Array:
+            # Backwards over backwards: a custom_vjp has no forward mode.
+            gradient = jax.grad(lambda flat: self.loss(flat.reshape(prediction.shape), target))
+            return jax.jacrev(gradient)(prediction.reshape(-1))
+
+        return self.by_unit(second, prediction, target, "float64", name="hessian")
 
     def by_unit(
         self, function: Callable[..., Any], prediction: np.ndarray, target: Any, dtype: str, *, name: str
@@ -164,7 +207,7 @@ class Subject:
         key = f"{name} {dtype}"
         if key not in self._programs:
             self._programs[key] = jax.jit(jax.vmap(function))
-        num = len(prediction)
+        num = len(jax.tree.leaves(prediction)[0])
         padding = np.concatenate([np.arange(num), np.zeros(-num % _AT_ONCE, int)])
         chunks = []
         # Without float64 around: a constant of the loss's own would widen what follows.
@@ -175,6 +218,11 @@ class Subject:
                 arrays = as_dtype(jax.tree.map(lambda a: a[rows], (prediction, target)), dtype)  # noqa: B023
                 chunks.append(jax.tree.map(_as_float64, self._programs[key](*arrays)))
         return jax.tree.map(lambda *parts: np.concatenate(parts)[:num], *chunks)
+
+
+def together(units: Sequence[tuple[np.ndarray, Any]]) -> tuple[np.ndarray, Any]:
+    """Several lots of units as one."""
+    return jax.tree.map(lambda *parts: np.concatenate(parts), *units)
 
 
 def as_dtype(arrays: Any, dtype: str) -> Any:
