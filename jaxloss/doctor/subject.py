@@ -125,7 +125,7 @@ class Subject:
         return np.clip(scale * prediction, self.spec.low, self.spec.high), target
 
     def corners(self, size: float) -> tuple[np.ndarray, Any]:
-        """Units of this size at which arithmetic goes wrong: opposite, equal and single entries, whole batches."""
+        """Units of this size at which arithmetic goes wrong: opposite, equal and single entries, batches."""
         prediction, target = self.draw_units(8, seed=4)
         own = [(sign * size * np.ones_like(prediction), target) for sign in (1, -1)] + [
             (size * prediction, target)
@@ -201,7 +201,7 @@ class Subject:
         return self.by_unit(second, prediction, target, "float64", name="hessian")
 
     def by_unit(
-        self, function: Callable[..., Any], prediction: np.ndarray, target: Any, dtype: str, *, name: str
+        self, function: Callable[..., Any], prediction: Any, target: Any, dtype: str, *, name: str
     ) -> Any:
         """A function of one unit over many, a chunk at a time; compiled once for each name and dtype."""
         key = f"{name} {dtype}"

@@ -2,7 +2,12 @@
 
 from collections.abc import Callable
 
+from jaxloss.doctor.checks import finite, gradient, gradient_size
 from jaxloss.doctor.report import Result
 from jaxloss.doctor.subject import Subject
 
-CHECKS: dict[str, Callable[[Subject], Result]] = {}
+CHECKS: dict[str, Callable[[Subject], Result]] = {
+    "finite": finite.check,
+    "gradient": gradient.check,
+    "gradient_size": gradient_size.check,
+}

@@ -20,6 +20,9 @@ MODERATE = 100.0
 # Unnormalised targets and untamed activations get here; beyond, training has failed already.
 LARGE = 1e4
 
+# Predictions nearer to each other than this have no meaning left in float32.
+SMALL = 1e-6
+
 # A gradient wrong by this part of a typical one is another direction of descent.
 GROSS = 0.1
 
@@ -111,7 +114,7 @@ def _in_float64(subject: Subject, grid: _Grid) -> list[Finding]:
             of = "value" if not np.isfinite(grid.true_value[first]) else "gradient"
             message = f"the {of} is {what} even in float64, first at size {grid.size[first]:.3g}"
             severity: Severity = "error" if moderate[first] else "warning"
-            advice = "compute in logarithms (log_softmax, logsumexp, log1p), and mask before a division, log or root"
+            advice = "compute in logarithms (log_softmax, log1p), and mask before a division, log or root"
             shown_by = subject.show(grid.prediction, grid.target, first)
             return [Finding("finite", severity, message, float(grid.size[first]), shown_by, advice)]
     return []
@@ -140,9 +143,9 @@ def _compare(
         at = _first(bad, grid.size)
         size, part = float(grid.size[at]), float(true_size[at] / max(usual, tiny))
         is_gross = name == "not finite" or (part > GROSS and (name == "exactly 0" or dtype == "float32"))
-        severity: Severity = (
-            "note" if size > LARGE else "error" if is_gross and size <= MODERATE else "warning"
-        )
+        severity: Severity = "error" if is_gross and size <= MODERATE else "warning"
+        if size > LARGE or 0 < size < SMALL:
+            severity = "note"
         shown_by = subject.show(grid.prediction, grid.target, at)
         found.append(_Fault(name, what, dtype, severity, size, float(true_size[at]), shown_by))
     return found, accurate, float(grid.size[_first(zero, grid.size)]) if zero.any() else None

@@ -18,7 +18,7 @@ from jaxloss.doctor.subject import OutOfTime, Subject, together
 # Three central differences, extrapolated twice: at this step, truncation and rounding are both near 1e-12.
 STEP = 2.0**-7
 
-# Of the gradient's size. Correct losses are within 1e-9 of their differences; a careless rule errs by percents.
+# Of the gradient's size. Correct losses are within 1e-9 of their differences, a careless rule by percents.
 ALLOWED = 1e-6
 
 # For a loss that computes in float32 whatever it is given, whose differences are that much rougher.
@@ -88,11 +88,11 @@ def _against_differences(
     error = np.where(uncertainty <= allowed * scale, gap / np.maximum(scale, 1e-300), 0.0)
     findings = []
     if is_off.any():
-        unit, direction = np.unravel_index(np.argmax(np.where(is_off, gap / scale, -1.0)), gap.shape)
+        unit, direction = divmod(int(np.argmax(np.where(is_off, gap / scale, -1.0))), num_directions)
         share = float(is_off.any(1).mean())
         message = (
-            f"the gradient is not the value's derivative at {share:.0%} of inputs: along one direction autodiff "
-            f"has {here[unit] @ flat[direction]:.4g}, differences {estimate[unit, direction]:.4g}"
+            f"the gradient is not the value's derivative at {share:.0%} of inputs: along a direction "
+            f"autodiff has {here[unit] @ flat[direction]:.4g}, differences {estimate[unit, direction]:.4g}"
         )
         advice = "mend the custom rule, or the stop_gradient that was not meant"
         findings.append(_error(message, share, subject.show(prediction, target, unit), advice))
@@ -102,7 +102,7 @@ def _against_differences(
 
 
 def _extrapolate(samples: np.ndarray, step: float) -> tuple[np.ndarray, np.ndarray]:
-    """The derivative from samples along the last axis at 0, h, -h, h/2, -h/2, h/4, -h/4; and its uncertainty."""
+    """The derivative and its uncertainty, of samples at 0, h, -h, h/2, -h/2, h/4, -h/4."""
     wide, middle, narrow = (
         (samples[..., i] - samples[..., i + 1]) / (2 * step / 2 ** (i // 2)) for i in (1, 3, 5)
     )
