@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-MIRRORED = ["losses", "fused", "model5", "training"]
+MIRRORED = ["losses", "fused", "learnt", "model5", "training"]
 
 # The frameworks differ in these on purpose: randomness is a key in JAX and a generator in torch; parameters
 # are an argument in JAX and live in the module in torch.
