@@ -69,10 +69,11 @@ def torch_step(
     inputs, targets = (torch.from_numpy(ids.astype(np.int64)) for ids in batch(config, batch_size))
     arrays = to_arrays(init_params(config, jax.random.key(0)))
     model = torch_ref.model5.from_arrays(arrays, config)
-    if compiled:
-        model.forward = torch.compile(model.forward)
     optimizer = torch_ref.training.make_optimizer()
     state = torch_ref.training.init_state(model, optimizer, batch_size=batch_size)
+    if compiled:
+        # Not before: the state has a copy of the model, whose forward would still be the first model's.
+        state.model.forward = torch.compile(state.model.forward)
     options = {"compute_dtype": None if dtype == "float32" else dtype}
     options |= {} if whole else OBJECTIVES[objective]
     train_step = torch_ref.training.make_train_step(TORCH_LOSSES[objective], **options)
@@ -109,19 +110,22 @@ def measure(
         if not (peer.endswith("whole") if objective == "all" else peer in sizes)
     ]
     makers |= sizes
-    steps, seconds = {}, {}
+    steps, seconds, losses = {}, {}, {}
     for objective, peer in contenders:
         start = time.perf_counter()
         steps[objective, peer] = makers[peer](config, batch_size, objective, dtype)
-        steps[objective, peer]()  # compiles, and warms the allocators
+        losses[objective, peer] = [steps[objective, peer]()]  # compiles, and warms the allocators
         seconds[objective, peer] = []
         seconds_to_first = time.perf_counter() - start
         print(f"{objective}, {peer}: first step after {seconds_to_first:.0f} s", file=sys.stderr, flush=True)
     for _ in range(rounds):
         for contender in contenders:
             start = time.perf_counter()
-            steps[contender]()
+            losses[contender].append(steps[contender]())
             seconds[contender].append(time.perf_counter() - start)
+    for contender, values in losses.items():
+        if len(set(values)) == 1:
+            sys.exit(f"{', '.join(contender)}: every step has one loss, so none drops out or updates")
 
     parameters = f"{num_params(config) / 1e6:.1f} M parameters"
     shape = f"batch {batch_size} x {config.context_length}, {dtype}"
