@@ -43,6 +43,7 @@ class Subject:
         name: of the loss; by default that of the function.
 
     Attributes:
+        kinks: what `checks.kinks` found, for the other checks.
         takes_mean: whether the loss gives one value for each example, of which `loss` is the mean.
     """
 
@@ -58,6 +59,7 @@ class Subject:
         self.name = name or name_of(function)
         self.deadline = time.perf_counter() + budget_seconds
         self.takes_mean = False
+        self.kinks: Any = None
         self._programs: dict[str, Callable[..., Any]] = {}
 
     @cached_property

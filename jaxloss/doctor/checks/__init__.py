@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from jaxloss.doctor.checks import finite, gradient, gradient_size
+from jaxloss.doctor.checks import curvature, finite, gradient, gradient_size, invariances, kinks
 from jaxloss.doctor.report import Result
 from jaxloss.doctor.subject import Subject
 
@@ -10,4 +10,7 @@ CHECKS: dict[str, Callable[[Subject], Result]] = {
     "finite": finite.check,
     "gradient": gradient.check,
     "gradient_size": gradient_size.check,
+    "kinks": kinks.check,
+    "curvature": curvature.check,
+    "invariances": invariances.check,
 }

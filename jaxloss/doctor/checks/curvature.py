@@ -1,0 +1,160 @@
+"""The shape of a loss: convex or not, flat or not, bounded or not; how fast value and gradient may change.
+
+Shapes: U units, P entries of a unit's prediction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxloss.doctor.checks.gradient import MOST_COORDINATES
+from jaxloss.doctor.checks.kinks import find_kinks
+from jaxloss.doctor.report import Finding, Result
+from jaxloss.doctor.subject import Subject, together
+
+SIZES = (0.02, 1.0, 3.0, 10.0, 30.0)
+
+# A supremum that is reached in the limit is as good as reached at 10. One that grows by more from there to 30
+# has no bound, nor has one that predictions of 0.02 multiply in place of those of 1.
+GROWTH, GROWTH_TO_ZERO = 1.05, 10.0
+
+# Rounding of eigenvalues, in parts of the largest.
+ROUNDING = 1e-9
+
+# Of the largest curvature: below it, a loss is a plane there.
+FLAT = 1e-6
+
+# Where the value at size 1e4 is below this times -1e4, no size would end the fall.
+FALL = 1e-3
+
+_DRAWN, _CLIMBS = 64, 5
+
+
+def check(subject: Subject) -> Result:
+    """Convexity, flatness, a lower bound, and the Lipschitz constants of the value and of the gradient."""
+    lots = [together([subject.scaled(_DRAWN, size), subject.corners(size)]) for size in SIZES]
+    of_size = np.repeat(SIZES, [len(prediction) for prediction, _ in lots])
+    prediction, target = together(lots)
+    slope = _slopes(subject, prediction, target)
+    findings = _bounded_below(subject)
+    figures: dict[str, Any] = {}
+    lipschitz, growth = _supremum(subject, slope, of_size, prediction, target, _slopes)
+    figures["Lipschitz constant"] = lipschitz
+    if not np.isfinite(lipschitz):
+        message = f"the gradient has no bound: it grows like size ** {growth:.2g}"
+        at = int(np.nanargmax(slope))
+        advice = "one example may decide the step: clip the gradient, or use a loss that grows linearly"
+        shown_by = subject.show(prediction, target, at)
+        findings.append(Finding("curvature", "note", message, growth, shown_by, advice))
+    if prediction[0].size <= MOST_COORDINATES:
+        findings += _second(subject, prediction, target, of_size, slope, figures)
+    return Result(findings, figures)
+
+
+def _second(
+    subject: Subject,
+    prediction: np.ndarray,
+    target: Any,
+    of_size: np.ndarray,
+    slope: np.ndarray,
+    figures: dict[str, Any],
+) -> list[Finding]:
+    eigenvalues = _eigenvalues(subject, prediction, target)
+    largest = np.abs(eigenvalues).max(1)
+    smooth, _ = _supremum(subject, largest, of_size, prediction, target, _curvatures)
+    kinks = find_kinks(subject)
+    smooth = np.inf if kinks else smooth
+    figures["smoothness constant"] = smooth
+    figures["largest safe SGD step"] = 2 / smooth if smooth else None
+    top = float(np.nanmax(largest, initial=0.0))
+    lowest = float(np.nanmin(eigenvalues[:, 0]))
+    # A slope that falls at a kink is curvature downwards.
+    falls = [kink for kink in kinks if not kink.value_jump and kink.right < kink.left]
+    is_convex = (
+        lowest >= -ROUNDING * max(top, float(np.nanmax(slope)))
+        and not falls
+        and not any(k.value_jump for k in kinks)
+    )
+    figures["convex"] = is_convex
+    drawn = (of_size >= 1) & (slope > 0)
+    flat = float(np.mean(largest[drawn] <= FLAT * top)) if top and drawn.any() else 1.0
+    figures["flat share"] = flat
+    ranks = (np.abs(eigenvalues) > FLAT * np.maximum(largest, 1e-300)[:, None]).sum(1)
+    typical = of_size == 1.0
+    figures["flat directions"] = int(eigenvalues.shape[1] - np.median(ranks[typical]))
+    if is_convex:
+        return []
+    at = int(np.nanargmin(eigenvalues[:, 0]))
+    number = lowest if lowest < 0 else None
+    shown_by = subject.show(prediction, target, at) if lowest < 0 else falls[0].shown_by if falls else ""
+    below = f": curvature {lowest:.3g}" if lowest < 0 else ""
+    advice = "plain descent may stop short of the minimum: compare several seeds, and warm up the rate"
+    return [Finding("curvature", "note", f"not convex in the predictions{below}", number, shown_by, advice)]
+
+
+def _supremum(
+    subject: Subject,
+    found: np.ndarray,
+    of_size: np.ndarray,
+    prediction: np.ndarray,
+    target: Any,
+    measure: Callable[[Subject, np.ndarray, Any], np.ndarray],
+) -> tuple[float, float]:
+    """The largest measure, climbed to from the best inputs; infinite, with its power of size, if it grows."""
+    finite = np.where(np.isfinite(found), found, 0.0)
+    small, usual, _, at_10, at_30 = (float(finite[of_size == size].max()) for size in SIZES)
+    is_bounded_domain = np.isfinite([subject.spec.low, subject.spec.high]).all()
+    if usual > 0 and small > GROWTH_TO_ZERO * usual and not is_bounded_domain:
+        return np.inf, float(np.log(small / usual) / np.log(SIZES[0]))
+    if at_10 > 0 and at_30 > GROWTH * at_10 and not is_bounded_domain:
+        return np.inf, float(np.log(at_30 / at_10) / np.log(3.0))
+    rng = np.random.default_rng(8)
+    best = np.argsort(-finite)[:16]
+    prediction, target = jax.tree.map(lambda a: np.repeat(a[best], 16, 0), (prediction, target))
+    top = float(finite.max())
+    for climb in range(_CLIMBS):
+        moved = prediction + 0.5**climb * rng.standard_normal(prediction.shape)
+        moved = np.clip(moved, subject.spec.low, subject.spec.high)
+        now, before = measure(subject, moved, target), measure(subject, prediction, target)
+        better = (now > before).reshape(-1, *[1] * (prediction.ndim - 1))
+        prediction = np.where(better, moved, prediction)
+        top = max(top, float(np.nanmax(now)))
+    return top, 0.0
+
+
+def _slopes(subject: Subject, prediction: np.ndarray, target: Any) -> np.ndarray:
+    """Size of the gradient of each unit; NaN where it is not finite, which another check tells."""
+    gradient = subject.evaluate(prediction, target)[1].reshape(len(prediction), -1)
+    return np.where(np.isfinite(gradient).all(1), np.linalg.norm(gradient, axis=1), np.nan)
+
+
+def _curvatures(subject: Subject, prediction: np.ndarray, target: Any) -> np.ndarray:
+    return np.abs(_eigenvalues(subject, prediction, target)).max(1)
+
+
+def _eigenvalues(subject: Subject, prediction: np.ndarray, target: Any) -> np.ndarray:
+    """Of the second derivative of each unit, [U, P], ascending; NaN where it is not finite."""
+    hessian = subject.hessians(prediction, target)
+    hessian = (hessian + hessian.swapaxes(1, 2)) / 2
+    finite = np.isfinite(hessian).all((1, 2))
+    values = np.linalg.eigvalsh(np.where(finite[:, None, None], hessian, 0.0))
+    return np.where(finite[:, None], values, np.nan)
+
+
+def _bounded_below(subject: Subject) -> list[Finding]:
+    if np.isfinite([subject.spec.low, subject.spec.high]).all():
+        return []
+    prediction, target = subject.corners(1e4)
+    near, _ = subject.corners(1e3)
+    value, before = subject.evaluate(prediction, target)[0], subject.evaluate(near, target)[0]
+    at = int(np.nanargmin(np.where(np.isnan(value), np.inf, value)))
+    if not value[at] < min(-FALL * 1e4, before[at]):
+        return []
+    message = f"the loss has no lower bound: {value[at]:.3g} at size 1e4, {before[at]:.3g} at 1e3"
+    advice = "training would only enlarge predictions: check the sign, and that logits are normalised"
+    shown_by = subject.show(prediction, target, at)
+    return [Finding("curvature", "error", message, float(value[at]), shown_by, advice)]
