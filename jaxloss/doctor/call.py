@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -85,14 +82,6 @@ def _judge(
         advice = "use jnp in place of numpy, jnp.where in place of if, and floating point throughout"
         return [*findings, _error(message, None, shown_by, advice)], "it cannot be traced"
     return findings, None
-
-
-@contextlib.contextmanager
-def what_is_printed() -> Iterator[io.StringIO]:
-    """Keep what the loss prints off the terminal."""
-    with contextlib.redirect_stdout(io.StringIO()) as printed:
-        yield printed
-        jax.effects_barrier()
 
 
 def printing(text: str) -> list[Finding]:

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxloss._checks import check_choice, check_number
-from jaxloss.doctor.call import first_calls, one_line, printing, what_is_printed
+from jaxloss.doctor.call import first_calls, one_line, printing
 from jaxloss.doctor.checks import CHECKS
 from jaxloss.doctor.inputs import InputSpec, as_spec
-from jaxloss.doctor.picture import Curve
+from jaxloss.doctor.picture import curves_of
 from jaxloss.doctor.report import Finding, Report, in_order
-from jaxloss.doctor.subject import OutOfTime, Subject
+from jaxloss.doctor.subject import OutOfTime, Subject, what_is_printed
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -59,20 +58,21 @@ def examine(
     findings: list[Finding] = []
     measured: dict[str, Any] = {}
     left_out: dict[str, str] = {}
-    curves: dict[str, Curve] = {}
     with what_is_printed() as printed:
         found, reason = first_calls(subject, budget_seconds)
+        subject.works = reason is None
         findings += found
         for check in names:
             if reason is None:
                 reason = _run(subject, check, findings, measured, left_out)
             if reason is not None:
                 left_out[check] = reason
-        if reason is None:
-            _draw_curves(subject, curves)
     findings += printing(printed.getvalue())
-    ordered, seconds = in_order(findings), time.perf_counter() - start
-    return Report(subject.name, spec.name, dtypes, ordered, measured, left_out, curves, spec.margin, seconds)
+    seconds = time.perf_counter() - start
+    # Drawn when asked for: each dtype is a program to compile.
+    curves = partial(curves_of, subject, budget_seconds) if subject.works else dict
+    ordered = in_order(findings)
+    return Report(subject.name, spec.name, dtypes, ordered, measured, left_out, spec.margin, seconds, curves)
 
 
 def _run(
@@ -90,35 +90,6 @@ def _run(
     findings += result.findings
     measured[check] = result.figures
     return None
-
-
-def _draw_curves(subject: Subject, curves: dict[str, Curve]) -> None:
-    """Value, gradient and curvature along the margin; a dtype that cannot be evaluated has no curve."""
-    spec = subject.spec
-    margin = np.unique(np.clip(np.linspace(-12.0, 12.0, 193), spec.low, spec.high))
-    if np.isfinite([spec.low, spec.high]).all():
-        margin = np.linspace(spec.low, spec.high, 193)
-    prediction, target = subject.line(margin)
-    # One step along the line, the same everywhere on it.
-    step = (prediction[1] - prediction[0]) / (margin[1] - margin[0])
-
-    def along(prediction: Any, target: Any) -> Any:
-        direction = jnp.asarray(step, prediction.dtype)
-
-        def slope(prediction: Any) -> Any:
-            value, gradient = jax.value_and_grad(subject.loss)(prediction, target)
-            return jnp.vdot(gradient, direction), value
-
-        (gradient, value), curvature = jax.value_and_grad(slope, has_aux=True)(prediction)
-        return value, gradient, jnp.vdot(curvature, direction)
-
-    for dtype in ("float64", *subject.dtypes):
-        try:
-            curves[dtype] = Curve(margin, *subject.by_unit(along, prediction, target, dtype, name="curve"))
-        except OutOfTime:
-            return
-        except Exception:
-            continue
 
 
 def _several(name: str, values: Sequence[str], choices: tuple[str, ...]) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import json
 import math
 import textwrap
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -60,9 +60,9 @@ class Report:
         findings: errors first.
         measured: check -> figure's name -> its value; a check that was left out has none.
         left_out: check -> why.
-        curves: dtype -> value, gradient and curvature over the margin.
         margin: what the margin is.
         seconds: the examination took.
+        curves: called, returns dtype -> value, gradient and curvature over the margin.
     """
 
     loss: str
@@ -71,9 +71,9 @@ class Report:
     findings: tuple[Finding, ...]
     measured: Mapping[str, Mapping[str, Any]]
     left_out: Mapping[str, str]
-    curves: Mapping[str, Curve]
     margin: str
     seconds: float
+    curves: Callable[[], Mapping[str, Curve]]
 
     @property
     def errors(self) -> tuple[Finding, ...]:
@@ -110,17 +110,17 @@ class Report:
         return "\n".join(lines) + "\n"
 
     def json(self) -> str:
-        """Findings, figures and curves; numbers that JSON lacks are the strings "nan", "inf" and "-inf"."""
+        """All of it; numbers that JSON lacks are the strings "nan", "inf" and "-inf"."""
         content = {name: value for name, value in vars(self).items() if name not in ("findings", "curves")}
         content["findings"] = [asdict(finding) for finding in self.findings]
-        content["curves"] = {dtype: curve._asdict() for dtype, curve in self.curves.items()}
         return json.dumps(_plain(content), indent=1, allow_nan=False)
 
     def picture(self, path: str | Path) -> None:
         """Write a PNG: value, gradient and curvature over the margin in each dtype."""
-        if not self.curves:
-            raise ValueError(f"path was not written: {self.loss} could not be evaluated ({self._title()})")
-        draw(Path(path), self.curves, title=f"{self.loss} on {self.kind}", margin=self.margin)
+        curves = self.curves()
+        if not curves:
+            raise ValueError(f"path was not written: {self._title()}, and no value to draw")
+        draw(Path(path), curves, title=f"{self.loss} on {self.kind}", margin=self.margin)
 
     def _title(self) -> str:
         count = Counter(finding.severity for finding in self.findings)

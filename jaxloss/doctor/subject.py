@@ -6,9 +6,11 @@ Shapes: N examples, U units, M examples of a unit. A unit is what the loss is an
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import io
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -44,6 +46,7 @@ class Subject:
 
     Attributes:
         kinks: what `checks.kinks` found, for the other checks.
+        works: whether it can be called and differentiated.
         takes_mean: whether the loss gives one value for each example, of which `loss` is the mean.
     """
 
@@ -59,6 +62,7 @@ class Subject:
         self.name = name or name_of(function)
         self.deadline = time.perf_counter() + budget_seconds
         self.takes_mean = False
+        self.works = True
         self.kinks: Any = None
         self._programs: dict[str, Callable[..., Any]] = {}
 
@@ -241,6 +245,14 @@ def rounded(arrays: Any, dtype: str) -> Any:
 
     with np.errstate(over="ignore"):
         return jax.tree.map(each, arrays)
+
+
+@contextlib.contextmanager
+def what_is_printed() -> Iterator[io.StringIO]:
+    """Keep what the loss prints off the terminal."""
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        yield printed
+        jax.effects_barrier()
 
 
 def name_of(function: Callable[..., Any]) -> str:
