@@ -2,7 +2,17 @@
 
 from collections.abc import Callable
 
-from jaxloss.doctor.checks import curvature, finite, gradient, gradient_size, invariances, kinks
+from jaxloss.doctor.checks import (
+    curvature,
+    finite,
+    gradient,
+    gradient_size,
+    invariances,
+    kinks,
+    meaning,
+    reductions,
+    trains,
+)
 from jaxloss.doctor.report import Result
 from jaxloss.doctor.subject import Subject
 
@@ -13,4 +23,7 @@ CHECKS: dict[str, Callable[[Subject], Result]] = {
     "kinks": kinks.check,
     "curvature": curvature.check,
     "invariances": invariances.check,
+    "reductions": reductions.check,
+    "meaning": meaning.check,
+    "trains": trains.check,
 }

@@ -1,0 +1,81 @@
+"""Parts against the whole, masks against deletion, and a million terms in bfloat16."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxloss
+from jaxloss.doctor.checks import reductions
+from jaxloss.doctor.inputs import KINDS
+from jaxloss.doctor.subject import Subject
+
+
+def examined(loss, kind="real", dtypes=("float32",)):
+    return reductions.check(Subject(loss, KINDS[kind], dtypes, 600.0))
+
+
+@pytest.mark.parametrize(
+    ("loss", "over"),
+    [
+        (jaxloss.mse_loss, "mean"),
+        (lambda x, y: jnp.sum((x - y) ** 2), "sum"),
+        (lambda x, y: jnp.sqrt(jnp.mean((x - y) ** 2)), "needs all of it"),
+        (jaxloss.correlation_loss, "needs all of it"),
+    ],
+)
+def test_parts_are_put_together_as_the_whole_is(loss, over):
+    assert examined(loss).figures["over the batch"] == over
+
+
+def test_a_weighted_mean_is_whole_by_its_parts():
+    def loss(logits, labels, reduction="mean"):
+        weight = np.array([1.0, 2.0, 3.0, 4.0], np.float32)
+        return jaxloss.cross_entropy(logits, labels, weight, reduction=reduction)
+
+    result = examined(loss, "classes")
+    assert result.figures["over the batch"] == "mean by its parts"
+    assert result.figures["parts against the whole"] < 1e-12
+
+
+def test_masks_of_a_right_loss_delete():
+    result = examined(jaxloss.cross_entropy, "classes")
+    assert not result.findings
+    assert result.figures["masked against deleted"] < 1e-12
+    assert result.figures["with NaN there"] < 1e-12
+    assert np.isnan(result.figures["nothing kept"])
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (
+            lambda x, y, where: jnp.sum(jnp.where(where, x - y, 0.0) ** 2) / len(x),
+            "masked rows still count",
+        ),
+        (lambda x, y, where: jnp.sum((x - y) ** 2 * where) / jnp.sum(where), "NaN .* reaches the value"),
+        (lambda x, y, where: jnp.mean((x - y) ** 2, where=where), "NaN .* reaches the gradient"),
+    ],
+)
+def test_masks_of_careless_losses_are_found_out(loss, message):
+    def with_default(x, y, where=None):
+        return loss(x, y, jnp.ones(x.shape, bool) if where is None else where)
+
+    (finding,) = examined(with_default).findings
+    assert finding.severity == "error"
+    assert re.search(message, finding.message)
+
+
+def test_a_million_terms_are_added_in_bfloat16():
+    loss = jaxloss.mse_loss
+    assert examined(loss, dtypes=("bfloat16",)).figures["a million terms in bfloat16, relative error"] < 1e-3
+
+    def in_a_loop(x, y):
+        total, _ = jax.lax.scan(lambda total, e: (total + e * e, None), jnp.zeros((), x.dtype), x - y)
+        return total / len(x)
+
+    (finding,) = (f for f in examined(in_a_loop, dtypes=("bfloat16",)).findings if f.severity == "error")
+    assert "over a million terms in bfloat16" in finding.message
+    assert finding.number > 0.9
