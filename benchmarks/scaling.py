@@ -75,7 +75,7 @@ def group_size(groups: str) -> int:
         return listed[1].count(",") + 1
     if iota := re.match(r"\[\d+,(\d+)\]<=", groups):
         return int(iota[1])
-    if mesh := re.match(r"mesh\[([^]]*)\] \{([^}]*)\}", groups):
+    if mesh := re.match(r"mesh\[([^]]*)\](?:, device_ids=\(.*?\)\))? \{([^}]*)\}", groups):
         sizes = dict(axis.split("=") for axis in mesh[1].split(","))
         return int(np.prod([int(sizes[axis]) for axis in mesh[2].split(",")]))
     raise ValueError(f"XLA writes groups of devices in a new way: {groups[:80]}")

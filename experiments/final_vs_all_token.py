@@ -50,8 +50,8 @@ from jaxloss.runs.settings import (
     TrainConfig,
     fit_vocabulary,
     held_out_crops,
-    start_run,
 )
+from jaxloss.runs.start import start_run
 from jaxloss.runs.stopping import EarlyStop
 from jaxloss.runs.text import join_texts, measure_text, wrap
 from jaxloss.runs.trained import save_trained
@@ -90,8 +90,8 @@ def train(
     """Both models, trained from one seed, however far they came."""
     settings, length = config.train, config.model.context_length
     init_key, dropout_key = jax.random.split(jax.random.key(seed))
-    apply_fn, params = Model5(config.model, remat=settings.remat).apply, init_params(config.model, init_key)
-    start = partial(init_state, apply_fn, params, settings.optimizer(), batch_size=settings.batch_size)
+    model, params = Model5(config.model, **settings.model_options), init_params(config.model, init_key)
+    start = partial(init_state, model.apply, params, settings.optimizer(), batch_size=settings.batch_size)
     states = {name: start() for name in OBJECTIVES}
     size = {"batch_size": settings.crops_per_step, "context_length": length, "seed": seed}
     held_out = held_out_crops(data, length, settings.eval_crops)

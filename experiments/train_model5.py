@@ -49,8 +49,8 @@ from jaxloss.runs.settings import (
     TrainConfig,
     fit_vocabulary,
     held_out_crops,
-    start_run,
 )
+from jaxloss.runs.start import start_run
 from jaxloss.runs.stopping import EarlyStop
 from jaxloss.runs.text import decode_known, join_texts, measure_text, wrap
 from jaxloss.runs.trained import check_tokenizer, fine_tuned, load_trained, save_trained
@@ -113,7 +113,7 @@ def main(config: Config) -> int:
     settings, name, boundary = config.train, config.objective, config.data.boundary(data.tokenizer)
     init_key, dropout_key, text_key = jax.random.split(jax.random.key(settings.seed), 3)
     params = init_params(config.model, init_key) if start is None else start.params
-    apply_fn = Model5(config.model, boundary, settings.remat).apply
+    apply_fn = Model5(config.model, boundary, **settings.model_options).apply
     batch_size, optimizer = settings.batch_size, settings.optimizer()
     state = init_state(apply_fn, params, optimizer, batch_size=batch_size, mesh=mesh)
     if found:

@@ -7,6 +7,7 @@ choosing itself: for a gather along a split axis, and for a selection between ar
 import functools
 import math
 import operator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,15 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 # The axes of the mesh that models are trained on (jaxloss/training/placement.py), in automatic mode.
 BATCH_AXES, TENSOR_AXIS = ("data", "fsdp"), "tensor"
+
+# Model 5's parameters: the axis along which one device's part of the computing needs its part of the array.
+_TENSOR_SPLITS = {"wte/embedding": 0, "c_fc/kernel": 1, "c_fc/bias": 0, "c_proj/kernel": 0}
+
+
+def tensor_axis(path: tuple[Any, ...]) -> int | None:
+    """The axis along which `tensor` shares the parameter at this path; None if it has no such rule."""
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    return next((axis for end, axis in _TENSOR_SPLITS.items() if name.endswith(end)), None)
 
 
 def num_devices(axis: str | None = None) -> int:
@@ -38,6 +48,16 @@ def laid(array: jax.Array, *over: str | tuple[str, ...] | None) -> jax.Array:
     sizes = [math.prod(map(num_devices, axes)) for axes in names]
     fitting = [axes if n % size == 0 else () for axes, size, n in zip(names, sizes, array.shape, strict=True)]
     return lax.with_sharding_constraint(array, PartitionSpec(*(axes or None for axes in fitting)))
+
+
+def gathered(params: Any) -> Any:
+    """Parameters of Model 5, whole on every device of the training mesh but for what `tensor` shares."""
+
+    def lay(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
+        axis = tensor_axis(path)
+        return laid(leaf, *(TENSOR_AXIS if i == axis else None for i in range(leaf.ndim)))
+
+    return jax.tree.map_with_path(lay, params)
 
 
 def take(table: jax.Array, index: jax.Array) -> jax.Array:

@@ -16,7 +16,8 @@ MIRRORED = ["losses", "fused", "learnt", "model5", "training"]
 COUNTERPARTS = {"key": "generator", "params": "model"}
 ONLY_IN_JAX = {
     "deterministic", "apply_fn",  # torch keeps them in the module: `training` and `forward`
-    "decay", "Decay", "accumulate", "remat", "mesh",  # equal to one batch on one device, which is compared
+    "decay", "Decay", "accumulate", "mesh",  # equal to one batch on one device, which is compared
+    "remat", "scan",  # equal to the blocks called one by one, likewise
     "lay_out", "make_mesh", "own_crops", "whole", "mesh_of", "restored_on_devices",
 }  # fmt: skip
 FILES_ONLY_IN_JAX = {"training/checkpoint.py"}  # states on JAX's devices

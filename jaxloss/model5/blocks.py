@@ -5,7 +5,7 @@ Arithmetic takes the dtype of the parameters; softmax and LayerNorm statistics a
 """
 
 import math
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import flax.linen as nn
 import jax
@@ -190,6 +190,12 @@ class Block(nn.Module):
         x_BTD = x_BSD[:, length - (num_queries or length) :]
         x_BTD = self._add(x_BTD, self.attn(self.ln_1(x_BSD), deterministic, num_queries, document_BS))
         return self._add(x_BTD, self.mlp(self.ln_2(x_BTD), deterministic, length))
+
+    def dropout_keys(self) -> dict[str, Any]:
+        """The keys of its dropouts, as the `dropout_keys` collection that gives them back to a block."""
+        attn, mlp = self.attn, self.mlp
+        keys = {"attn": {"attn_dropout": attn.attn_dropout, "resid_dropout": attn.resid_dropout}}
+        return jax.tree.map(lambda dropout: {"key": dropout.key()}, keys | {"mlp": {"dropout": mlp.dropout}})
 
     def _add(self, x_BTD: Float[Array, "B T D"], y_BTD: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         return kept_in_memory(laid(x_BTD + y_BTD, BATCH_AXES, None, None))

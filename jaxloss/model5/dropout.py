@@ -54,17 +54,27 @@ class Dropout(nn.Module):
 
     def _mask(self, shape: tuple[int, ...], skipped: int) -> jax.Array:
         """The mask of an array of this shape, without the first `skipped` elements of axis -2."""
-        where = "/".join(self.path)
         if self.has_variable("dropout_masks", "mask"):
             mask: jax.Array = self.get_variable("dropout_masks", "mask")
             if mask.shape != shape or mask.dtype != bool:
                 raise ValueError(
-                    f"the dropout mask of {where} must be bool {shape}; got {mask.dtype} {mask.shape}"
+                    f"the dropout mask of {'/'.join(self.path)} must be bool {shape}; "
+                    f"got {mask.dtype} {mask.shape}"
                 )
             return mask[..., skipped:, :] if skipped else mask
+        return bernoulli(self.key(), 1 - self.rate, shape, skipped)
+
+    def key(self) -> jax.Array:
+        """What the mask is drawn from: the `dropout` key with this module's name in the model folded in.
+
+        A `key` in the `dropout_keys` collection goes before it, of a module that a loop calls by no name.
+        """
+        if self.has_variable("dropout_keys", "key"):
+            key: jax.Array = self.get_variable("dropout_keys", "key")
+            return key
         if not self.has_rng("dropout"):
             raise ValueError(
-                f"deterministic=False needs a key for {where}: pass rngs={{'dropout': key}} to apply, "
-                "or a mask for every dropout in the dropout_masks collection"
+                f"deterministic=False needs a key for {'/'.join(self.path)}: pass rngs={{'dropout': key}} to "
+                "apply, or a mask for every dropout in the dropout_masks collection"
             )
-        return bernoulli(self.make_rng("dropout"), 1 - self.rate, shape, skipped)
+        return self.make_rng("dropout")

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxloss._checks import as_labels, check_integer
 from jaxloss._mesh import BATCH_AXES, laid
+from jaxloss.model5._scan import scan_blocks
 from jaxloss.model5.blocks import INIT_STD, Block, KeyValue, layer_norm
 from jaxloss.model5.config import Model5Config
 from jaxloss.model5.dropout import Dropout
@@ -32,6 +33,9 @@ class Model5(nn.Module):
             than its own; positions are counted on. None means that a position sees all before it.
         remat: keep only each block's input for the way back, and compute the rest of it again: the same
             numbers in less memory and more time (docs/train_step.md).
+        scan: call all blocks but the last in a loop over their parameters, stacked: the same numbers, up to
+            rounding, by a program that is compiled in less time (docs/train_step.md). Where collections are
+            recorded or dropout masks given, the blocks are called one by one all the same.
 
     >>> config = Model5Config(vocab_size=11, context_length=4, embed_dim=8, num_heads=2, num_blocks=1)
     >>> params = init_params(config, jax.random.key(0))
@@ -46,6 +50,7 @@ class Model5(nn.Module):
     config: Model5Config
     end_of_text: int | None = None
     remat: bool = False
+    scan: bool = False
 
     def setup(self) -> None:
         """Make the embeddings, the blocks h_0, h_1, ... and the last norm."""
@@ -89,9 +94,21 @@ class Model5(nn.Module):
         _check_shape(ids_BT.shape, self.config, logits_to_keep)
         document_BT = None if self.end_of_text is None else _documents(ids_BT, self.end_of_text)
         x_BTD = self.drop(self._embed(ids_BT, jnp.int32(0)), deterministic)
-        for block in self.h[:-1]:
-            x_BTD = block(x_BTD, deterministic, None, document_BT)
+        if self._scans():
+            x_BTD = scan_blocks(self.h[:-1], x_BTD, deterministic, document_BT, remat=self.remat)
+        else:
+            for block in self.h[:-1]:
+                x_BTD = block(x_BTD, deterministic, None, document_BT)
         return self.ln_f(self.h[-1](x_BTD, deterministic, logits_to_keep, document_BT))
+
+    @property
+    def split_params(self) -> tuple[str, ...]:
+        """Parts of the parameters that the model gathers from `fsdp` itself, in turn, once it needs them."""
+        return tuple(f"h_{i}" for i in range(self.config.num_blocks - 1)) if self.scan else ()
+
+    def _scans(self) -> bool:
+        is_recorded = bool(self.scope is not None and self.scope.mutable)
+        return self.scan and len(self.h) > 1 and not is_recorded and "dropout_masks" not in self.variables
 
     def head(self) -> tuple[Float[Array, "V D"], float]:
         """The weight and the scale with which `logits` maps hidden states to logits."""

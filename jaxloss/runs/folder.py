@@ -95,6 +95,11 @@ class RunFolder:
         self._lock()
         return self
 
+    def discard(self) -> None:
+        """Remove the folder of a run that did not begin; that of a resumed one stays."""
+        if not self._is_resumed:
+            shutil.rmtree(self.path)
+
     def _lock(self) -> None:
         """Keep other processes from going on with this run as long as this object lives."""
         if fcntl is None:

@@ -4,25 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 import optax
 import tyro
-from jax.sharding import Mesh
 from jaxtyping import Integer
 
 from jaxloss._checks import check_choice, check_integer, check_number
-from jaxloss.data import TokenData, Tokenizer, describe, eval_crops, prepare_tokens
+from jaxloss.data import TokenData, Tokenizer, eval_crops, prepare_tokens
 from jaxloss.fused import linear_final_token_loss, linear_next_token_loss
-from jaxloss.model5 import num_params
 from jaxloss.model5.config import MODEL5, Model5Config
-from jaxloss.runs.folder import RunFolder
-from jaxloss.runs.loggers import Logger, open_loggers
-from jaxloss.runs.mesh import describe_mesh
-from jaxloss.runs.text import wrap
 from jaxloss.training import make_optimizer
 from jaxloss.training.optimizer import Decay
 
@@ -133,6 +126,8 @@ class TrainConfig(PlainTrainConfig):
     """Dtype of the forward and backward pass; weights and AdamW's averages are float32."""
     remat: bool = False
     """Compute each block again on the way back: less memory, more time."""
+    scan: bool = False
+    """Call the blocks in a loop: compiled sooner, and with remat and mesh.fsdp in less memory."""
     eval_every: int = 80
     """Updates between two evaluations."""
     eval_crops: int = 512
@@ -153,6 +148,11 @@ class TrainConfig(PlainTrainConfig):
     def crops_per_step(self) -> int:
         """Crops that an update learns from."""
         return self.batch_size * self.accumulate
+
+    @property
+    def model_options(self) -> dict[str, Any]:
+        """What `Model5` takes of the settings."""
+        return {"remat": self.remat, "scan": self.scan}
 
     @property
     def step_options(self) -> dict[str, Any]:
@@ -276,25 +276,3 @@ def fit_vocabulary(config: Model5Config, vocab_size: int) -> Model5Config:
             f"{vocab_size - 1:,}: give at least {vocab_size:,}, or leave it out"
         )
     return config
-
-
-def start_run(
-    folder: RunFolder, config: Any, data: TokenData, mesh: Mesh, *, log: Sequence[str] = (), step: int = 0
-) -> list[Logger]:
-    """Make the run's folder, with its config and tokenizer, say what is trained, and open its loggers.
-
-    Args:
-        folder: not made yet, or that of a resumed run.
-        config: the script's, whose field `model` has its final sizes.
-        data: the text.
-        mesh: the devices.
-        log: names of the loggers.
-        step: number of updates that were made before.
-    """
-    folder.create()
-    loggers = open_loggers(log, folder, dataclasses.asdict(config), step=step)
-    folder.write_json("config.json", dataclasses.asdict(config))
-    data.tokenizer.save(folder.file("tokenizer.json"))
-    print(wrap(describe(data), indent=""))
-    print(f"{num_params(config.model):,} parameters, {describe_mesh(mesh)}")
-    return loggers

@@ -24,8 +24,8 @@ def forward(
         function, bound = function.func, bound | set(function.keywords)
     parameters = inspect.signature(function).parameters
     named = set(parameters)
-    module = getattr(function, "__self__", None)
-    if isinstance(module, nn.Module):
+    module = module_of(function)
+    if module is not None:
         params, method = {"params": params}, options.get("method", "__call__")
         parameters = inspect.signature(getattr(type(module), method)).parameters
         named |= set(parameters)
@@ -40,3 +40,11 @@ def forward(
         offered["rngs"] = {"dropout": key}
     given = {name: value for name, value in offered.items() if name in named - bound}
     return apply_fn(params, *inputs, **given, **options)
+
+
+def module_of(apply_fn: Callable[..., Any]) -> nn.Module | None:
+    """The Linen model whose `apply` this is, also within a `partial`; None if it is another function."""
+    while isinstance(apply_fn, functools.partial):
+        apply_fn = apply_fn.func
+    module = getattr(apply_fn, "__self__", None)
+    return module if isinstance(module, nn.Module) else None

@@ -1,12 +1,14 @@
 """How arrays lie inside a compiled step: split as the state is, gathered where they are computed with."""
 
 import contextlib
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxloss._mesh import TENSOR_AXIS
+from jaxloss.training._forward import module_of
 from jaxloss.training.placement import mesh_of
 
 
@@ -31,9 +33,14 @@ class Layout(NamedTuple):
         """The tree, lying so: of gradients, each device then sums only its own part."""
         return self._constrain(tree, self.leaves)
 
-    def gather(self, params: Any) -> Any:
-        """The parameters with their parts of `fsdp` together; what `tensor` shares by a rule stays split."""
-        return self._constrain(params, tuple(map(_gathered, self.leaves)))
+    def gather(self, params: Any, apply_fn: Callable[..., Any]) -> Any:
+        """The parameters with their parts of `fsdp` together; what `tensor` shares by a rule stays split.
+
+        So does what a Linen model names in `split_params`: it gathers that itself.
+        """
+        together = self._constrain(params, tuple(map(_gathered, self.leaves)))
+        left = getattr(module_of(apply_fn), "split_params", ())
+        return {**together, **{name: params[name] for name in left}} if left else together
 
     def _constrain(self, tree: Any, leaves: tuple[jax.sharding.Sharding, ...]) -> Any:
         if not leaves:

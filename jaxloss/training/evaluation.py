@@ -58,7 +58,7 @@ def make_eval_step(losses: Mapping[str, Loss], *, from_hidden: bool = False) -> 
     def measure_batch(
         state: TrainState, inputs_BT: Int[Array, "B T"], targets_BT: Int[Array, "B T"], layout: Layout
     ) -> dict[str, Float[Array, " B"]]:
-        params = layout.gather(state.params)
+        params = layout.gather(state.params, state.apply_fn)
         if not from_hidden:
             logits_BTV = forward(state.apply_fn, params, inputs_BT)
             # A batch of one for each crop, so that a loss sees the shapes that it is trained with.

@@ -15,11 +15,9 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxloss._checks import as_wide_as_jax, check_integer
-from jaxloss._mesh import BATCH_AXES, TENSOR_AXIS
+from jaxloss._mesh import BATCH_AXES, TENSOR_AXIS, tensor_axis
 
 _AXES = (*BATCH_AXES, TENSOR_AXIS)
-# Model 5's parameters: the axis along which one device's part of the computing needs its part of the array.
-_TENSOR_SPLITS = {"wte/embedding": 0, "c_fc/kernel": 1, "c_fc/bias": 0, "c_proj/kernel": 0}
 
 
 def make_mesh(*, batch_size: int, data: int | None = None, fsdp: int = 1, tensor: int = 1) -> Mesh:
@@ -187,23 +185,24 @@ def mesh_of(params: Any) -> Mesh | None:
 
 def _placed(mesh: Mesh, path: tuple[Any, ...], leaf: Any) -> jax.Array:
     """A copy of a parameter, or of an average of it, on the mesh."""
-    sharding = NamedSharding(mesh, _split(_name(path), np.shape(leaf), mesh))
+    sharding = NamedSharding(mesh, _split(path, np.shape(leaf), mesh))
     if jax.process_count() > 1:
         return _from_whole(leaf, sharding)
     # Copied first: device_put alone, even with may_alias=False, can hand back the caller's own buffer.
     return jax.device_put(jnp.array(leaf, copy=True), sharding)
 
 
-def _split(name: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+def _split(path: tuple[Any, ...], shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
     """How a parameter is split: over `tensor` by its rule, and along the first axis that the rest divides."""
     axes: list[Any] = [None] * len(shape)
     sizes = dict.fromkeys(("fsdp", TENSOR_AXIS), 1) | dict(mesh.shape)
     tensor = sizes[TENSOR_AXIS]
-    rule = next((axis for end, axis in _TENSOR_SPLITS.items() if name.endswith(end)), None)
+    rule = tensor_axis(path)
     if tensor > 1 and rule is not None:
         if shape[rule] % tensor:
             raise ValueError(
-                f"tensor must divide axis {rule} of {name} {list(shape)}, which it splits; got {tensor}."
+                f"tensor must divide axis {rule} of {_name(path)} {list(shape)}, which it splits; "
+                f"got {tensor}."
             )
         axes[rule], tensor = TENSOR_AXIS, 1
     size = sizes["fsdp"] * tensor

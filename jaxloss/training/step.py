@@ -173,7 +173,7 @@ def _make_batch_loss(
     def batch_loss(
         apply_fn: Callable[..., Any], layout: Layout, params: Any, inputs: Any, targets: Any, key: jax.Array
     ) -> Any:
-        params, inputs = layout.gather(jax.tree.map(cast, params)), jax.tree.map(cast, inputs)
+        params, inputs = layout.gather(jax.tree.map(cast, params), apply_fn), jax.tree.map(cast, inputs)
         options = {}
         if logits_to_keep is not None:
             options["logits_to_keep"], targets = logits_to_keep, targets[:, -logits_to_keep:]

@@ -16,6 +16,7 @@ from parity_tests.training import tiny
 
 # No two arrays of the model, and none of the tokens', have the same shape.
 CONFIG = Model5Config(vocab_size=56, context_length=6, embed_dim=20, num_heads=4, num_blocks=1, dropout=0.1)
+MODEL = Model5(CONFIG)
 BATCH_SIZE = 16
 TOKENS = np.random.default_rng(0).integers(0, CONFIG.vocab_size, (BATCH_SIZE, CONFIG.context_length + 1))
 BATCH = TOKENS[:, :-1], np.where(TOKENS[:, 1:] % 5, TOKENS[:, 1:], -100)
@@ -27,8 +28,8 @@ LAYOUTS = {
 
 
 @cache
-def params():
-    drawn = init_params(CONFIG, jax.random.key(0))
+def params(config):
+    drawn = init_params(config, jax.random.key(0))
     return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), drawn)
 
 
@@ -45,36 +46,37 @@ def optimizer():
     return training.make_optimizer()
 
 
-@cache
-def apply_fn():
-    return Model5(CONFIG).apply
-
-
-def start(devices=8, **mesh):
+def start(devices=8, model=MODEL, **mesh):
     """A state on the first devices."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jax, "local_devices", lambda: jax.devices()[:devices])
         mesh = training.make_mesh(batch_size=BATCH_SIZE, **mesh)
-    return training.init_state(apply_fn(), params(), optimizer(), batch_size=BATCH_SIZE, mesh=mesh)
+    drawn = params(model.config)
+    return training.init_state(model.apply, drawn, optimizer(), batch_size=BATCH_SIZE, mesh=mesh)
 
 
 @cache
-def run(devices=8, **mesh):
+def run(devices=8, model=MODEL, **mesh):
     """A step: its program, the state before and after, loss and norm."""
-    state = start(devices, **mesh)
+    state = start(devices, model, **mesh)
     before = jax.tree.map(np.array, state), [leaf.sharding for leaf in jax.tree.leaves(state)]
     program = train_step().lower(state, *BATCH, jax.random.key(1)).compile(compiler_options=OPTIONS)
     batch = training.place_batch((*BATCH, jax.random.key(1)), state.params)
     return program.as_text(), before, program(state, *batch)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_loss_and_gradients_are_those_of_one_device_with_dropout_on(layout):
-    _, (_, lay), (state, *values) = run(**LAYOUTS[layout])
-    _, _, (expected, *expected_values) = run(devices=1)
+def assert_same_step(made, expected):
+    """Loss, norm and gradients."""
+    (state, *values), (expected, *expected_values) = made, expected
     assert_within(np.array(values), np.array(expected_values), 64, "float64", what="loss and norm")
     averages = [s.opt_state[0].mu for s in (state, expected)]  # Adam's first is a tenth of the gradient
     jax.tree.map(lambda a, b: assert_within(a, b, 64, "float64"), *averages)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_loss_and_gradients_are_those_of_one_device_with_dropout_on(layout):
+    _, (_, lay), (state, *values) = run(**LAYOUTS[layout])
+    assert_same_step((state, *values), run(devices=1)[2])
     # As it was, or the next step would be another program.
     assert [leaf.sharding for leaf in jax.tree.leaves(state)] == lay
 
@@ -85,17 +87,30 @@ def shapes(program, kind):
     return {tuple(int(n) for n in shape.split(",") if n) for shape in found}
 
 
+def assert_exchanges_no_tokens(program, params, tensor=1):
+    """It gathers parameters one by one."""
+    whole = {leaf.shape for leaf in jax.tree.leaves(params)}
+    # A device's part of the vocabulary, of the MLP, and a head's view of its projection.
+    parts = {(56 // tensor, 20), (80 // tensor,), (20, 80 // tensor), (80 // tensor, 20), (20 // tensor, 20)}
+    gathered = {shape[shape[0] == 1 :] for shape in shapes(program, "all-gather")}
+    assert gathered <= whole | parts | {(20, 3, 4, 5), (3, 4, 5)}
+    assert not shapes(program, "all-to-all")
+    return gathered
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_devices_exchange_parameters_and_sums_but_no_tokens(layout):
     program, (before, _), _ = run(**LAYOUTS[layout])
-    tensor = LAYOUTS[layout].get("tensor", 1)
-    whole = {leaf.shape for leaf in jax.tree.leaves(before.params)}
-    # A device's part of the vocabulary, of the MLP, and a head's view of its projection.
-    parts = {(56 // tensor, 20), (80 // tensor,), (20, 80 // tensor), (80 // tensor, 20), (20 // tensor, 20)}
-    gathered = shapes(program, "all-gather")
-    assert gathered <= whole | parts | {(20, 3, 4, 5), (3, 4, 5)}
+    gathered = assert_exchanges_no_tokens(program, before.params, LAYOUTS[layout].get("tensor", 1))
     assert bool(gathered) == (layout != "data")
-    assert not shapes(program, "all-to-all")
+
+
+def test_a_loop_over_blocks_gathers_them_in_turn_and_gives_the_same_numbers():
+    model = Model5(dataclasses.replace(CONFIG, num_blocks=3))
+    looped = model.clone(scan=True, remat=True)
+    program, (before, _), made = run(model=looped, **LAYOUTS["split parameters and heads"])
+    assert_same_step(made, run(devices=1, model=model)[2])
+    assert_exchanges_no_tokens(program, before.params, tensor=2)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
