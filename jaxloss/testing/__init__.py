@@ -13,6 +13,7 @@ from jaxloss.testing.inputs import (
     signs,
     uniform,
 )
+from jaxloss.testing.layers import Fault, LayerRow, LayersReport, compare_layers, tap
 from jaxloss.testing.masks import draw_masks, inject_masks
 from jaxloss.testing.measure import EPS, Difference, difference, error_in_eps
 from jaxloss.testing.parity import Pair, assert_parity, check_parity, parity_table
@@ -22,12 +23,16 @@ __all__ = [
     "EPS",
     "Comparison",
     "Difference",
+    "Fault",
+    "LayerRow",
+    "LayersReport",
     "Pair",
     "ParityReport",
     "Table",
     "assert_parity",
     "booleans",
     "check_parity",
+    "compare_layers",
     "difference",
     "draw_masks",
     "error_in_eps",
@@ -40,5 +45,6 @@ __all__ = [
     "probabilities",
     "signs",
     "table_of",
+    "tap",
     "uniform",
 ]

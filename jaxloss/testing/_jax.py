@@ -1,6 +1,7 @@
 """Run the JAX function: outputs, and gradients by `jax.vjp` under given cotangents."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -57,15 +58,9 @@ class JaxSide:
 
     def run(self, inputs: tuple[Any, ...], params: Any, dtype: str, cotangents: Arrays) -> Result:
         """Outputs, and the gradients that the cotangents are pulled back to."""
-        # By default, accelerators multiply float32 matrices in TF32 or bfloat16. Moving arrays to the device
-        # and back is what a comparison does, even where the caller forbids it.
-        with (
-            jax.enable_x64(dtype == "float64" or jax.config.read("jax_enable_x64")),
-            jax.default_matmul_precision(self._matmul_precision),
-            jax.transfer_guard("allow"),
-        ):
+        with settings(dtype, self._matmul_precision):
             arrays = Leaves.of(inputs).arrays()
-            fixed = {name: jnp.asarray(_fitting(array)) for name, array in arrays.items()}
+            fixed = {name: jnp.asarray(fitting(array)) for name, array in arrays.items()}
             moving = {name: fixed.pop(name) for name in self._wrt}
             # A list: the keys of a dict would come out of the compiled function's arguments sorted.
             incoming = [cotangents[name] for name in self._outputs]
@@ -101,6 +96,19 @@ class JaxSide:
             )
             raise OutputMismatchError(f"the JAX function returns {ours}; torch returns {theirs}")
         return found
+
+
+@contextlib.contextmanager
+def settings(dtype: str, matmul_precision: str = "highest") -> Iterator[None]:
+    """What JAX needs to compute in a dtype; afterwards the caller's own settings again."""
+    # By default, accelerators multiply float32 matrices in TF32 or bfloat16. Moving arrays to the device
+    # and back is what a comparison does, even where the caller forbids it.
+    with (
+        jax.enable_x64(dtype == "float64" or jax.config.read("jax_enable_x64")),
+        jax.default_matmul_precision(matmul_precision),
+        jax.transfer_guard("allow"),
+    ):
+        yield
 
 
 def make_converter(
@@ -165,7 +173,7 @@ def _check_shapes(converted: dict[str, list[int]], module: dict[str, list[int]])
         raise ValueError(f"params must have the shapes of the torch module's parameters; {'; '.join(wrong)}")
 
 
-def _fitting(array: np.ndarray) -> np.ndarray:
+def fitting(array: np.ndarray) -> np.ndarray:
     """64-bit labels in 32 bits, unless JAX is set to keep 64: it would narrow them itself, with a warning."""
     if array.dtype.kind not in "iu" or array.dtype.itemsize < 8 or jax.config.read("jax_enable_x64"):
         return array

@@ -4,6 +4,7 @@ Torch is imported when a function here is called, not before: `import jaxloss.te
 """
 
 import contextlib
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -34,7 +35,7 @@ class TorchSide:
     ) -> None:
         self._function, self._wrt, self._converter = function, wrt, converter
         self._device = device or _device_of(function)
-        _check_device(self._device)
+        check_device(self._device)
 
     def run(
         self,
@@ -60,7 +61,7 @@ class TorchSide:
 
         taken = Leaves.of(inputs)
         converted = {} if self._converter is None or params is None else self._converter(params)
-        with _settings(dtype, self._device, seed), torch.set_grad_enabled(cotangents is not None):
+        with settings(dtype, self._device, seed), torch.set_grad_enabled(cotangents is not None):
             arrays = {name: to_torch(array, self._device) for name, array in taken.arrays().items()}
             given = {
                 name: to_torch(value.astype(np.float64), self._device, dtype)
@@ -113,16 +114,28 @@ class TorchSide:
         function = self._function
         if not is_module(function):
             return function(*inputs)
-        target = getattr(torch, dtype)
-        state = {
-            name: x.detach().clone().to(self._device, target if x.is_floating_point() else x.dtype)
-            for name, x in [*function.named_parameters(), *function.named_buffers()]
-        }
+        state = cast_state(function, dtype, self._device)
         return torch.func.functional_call(function, {**state, **params}, inputs)
 
 
+def cast_state(module: Any, dtype: str, device: str, *, each_name: bool = False) -> dict[str, Any]:
+    """Copies of a module's parameters and buffers in a dtype; `each_name` repeats tied ones by name."""
+    import torch
+
+    copies: dict[int, Any] = {}
+    state = {}
+    once = not each_name
+    named = (module.named_parameters(remove_duplicate=once), module.named_buffers(remove_duplicate=once))
+    for name, x in itertools.chain(*named):
+        target = getattr(torch, dtype) if x.is_floating_point() else x.dtype
+        if id(x) not in copies:
+            copies[id(x)] = x.detach().clone().to(device, target)
+        state[name] = copies[id(x)]
+    return state
+
+
 @contextlib.contextmanager
-def _settings(dtype: str, device: str, seed: int) -> Iterator[None]:
+def settings(dtype: str, device: str, seed: int) -> Iterator[None]:
     """The dtype of literals, full precision and a fixed seed; afterwards the caller's own again.
 
     Autocast and inference mode are off inside: one would change the dtype, the other forbids gradients.
@@ -155,7 +168,7 @@ def _settings(dtype: str, device: str, seed: int) -> Iterator[None]:
         torch.set_float32_matmul_precision(precision)
 
 
-def _check_device(device: str) -> None:
+def check_device(device: str) -> None:
     import torch
 
     try:

@@ -94,6 +94,8 @@ def is_array(value: Any) -> bool:
 
 def is_floating(array: Any) -> bool:
     """Whether an array has a floating-point dtype, bfloat16 included."""
+    if is_tensor(array):
+        return bool(array.is_floating_point())
     return is_array(array) and jax.numpy.issubdtype(array.dtype, np.floating)
 
 

@@ -73,11 +73,11 @@ class ParityReport:
         """The whole report, for people."""
         lines = [f"{self.name}: JAX and torch {'agree' if self.passed else 'DISAGREE'}"]
         rows = [
-            [c.dtype, c.what, *map(_number, (c.error, c.allowed, c.jax_error, c.torch_error)), _mark(c)]
+            [c.dtype, c.what, *map(number, (c.error, c.allowed, c.jax_error, c.torch_error)), _mark(c)]
             for c in self.comparisons
         ]
         lines.append("errors in eps of the largest entry:")
-        lines.append(_aligned([["dtype", "what", "error", "allowed", "JAX's own", "torch's own", ""], *rows]))
+        lines.append(aligned([["dtype", "what", "error", "allowed", "JAX's own", "torch's own", ""], *rows]))
         failed = [c for c in self.comparisons if not c.passed]
         if failed:
             lines += [_where(failed[0]), f"likely cause: {self.cause or 'none of the known traps'}"]
@@ -93,7 +93,7 @@ class Table:
 
     def text(self) -> str:
         """Columns aligned with spaces."""
-        return _aligned([self.header, *self.rows])
+        return aligned([self.header, *self.rows])
 
     def markdown(self) -> str:
         """A Markdown table, the first column to the left and the others to the right."""
@@ -121,7 +121,7 @@ def table_of(reports: Sequence[ParityReport]) -> Table:
             notes = dict.fromkeys(c.note for c in of_dtype if c.note)
             if agree == "yes" and notes:
                 agree = f"yes, {' and '.join(notes)}"
-            rows.append((report.name, dtype, *map(_number, errors), agree))
+            rows.append((report.name, dtype, *map(number, errors), agree))
     return Table(header, tuple(rows))
 
 
@@ -135,13 +135,15 @@ def _mark(comparison: Comparison) -> str:
     return comparison.note or ""
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """A number for a table: three digits, or a dash for none."""
     if value is None:
         return "-"
     return f"{value:.3g}" if 1e-2 <= value < 1e5 or value == 0.0 or not np.isfinite(value) else f"{value:.1e}"
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells with their columns aligned."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
@@ -155,5 +157,5 @@ def _where(failed: Comparison) -> str:
     assert worst is not None
     return (
         f"worst in {failed.dtype}: {failed.what} at {list(worst.index)}: JAX {worst.actual!r}, torch "
-        f"{worst.expected!r}; {_number(failed.error)} eps of max, {_number(worst.ulp)} ULP"
+        f"{worst.expected!r}; {number(failed.error)} eps of max, {number(worst.ulp)} ULP"
     )

@@ -9,6 +9,12 @@ from typing import Any
 
 from jaxloss.testing.diagnosis.factors import number
 from jaxloss.testing.diagnosis.torch_calls import Call, Edit, is_setting, with_argument, with_option
+from jaxloss.testing.diagnosis.torch_layers import (
+    another_activation,
+    another_head,
+    another_mask,
+    another_scale,
+)
 
 _EPSILONS = (1e-6, 1e-5, 1e-12, 1e-8, 1e-7, 1e-3, 1e-4, 0.0)
 _NORMS = ("layer_norm", "group_norm", "rms_norm", "batch_norm", "instance_norm")
@@ -189,6 +195,10 @@ def _unscaled(call: Call) -> Iterator[Edit]:
 _MISTAKES: list[Callable[[Call], Iterator[Edit]]] = [
     _norm_eps,
     _gelu,
+    another_scale,
+    another_mask,
+    another_head,
+    another_activation,
     _correction,
     _options,
     _swapped_kl,
@@ -200,14 +210,7 @@ _MISTAKES: list[Callable[[Call], Iterator[Edit]]] = [
 
 
 def _scaled_logits(call: Call, scales: list[tuple[float, str]]) -> Iterator[Edit]:
-    """Logits or attention scores with another scale."""
-    if call.name == "scaled_dot_product_attention":
-        width = call.args[0].shape[-1]
-        present = call.kwargs.get("scale") or width**-0.5
-        for scale, words in ((1.0, "1"), (width**-0.5, f"1/sqrt({width})"), (1 / width, f"1/{width}")):
-            if scale != present:
-                said = f"JAX's attention scores are scaled by {words}, torch's by {number(present)}"
-                yield Edit(call.name, with_argument("scale", 99, scale), f"missing scale: {said}")
+    """Logits with another scale."""
     if call.name not in _ON_LOGITS:
         return
     for scale, words in scales:

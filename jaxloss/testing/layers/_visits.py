@@ -1,0 +1,186 @@
+"""Follow a run of a model from layer to layer, on either side: see, move or replace what passes.
+
+Both frameworks announce each call of a layer to a `Visit`, which may hand other arrays in or out.
+"""
+
+import copy
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxloss.interop import to_numpy
+from jaxloss.testing.inputs import is_array, is_floating
+
+Key = tuple[str, int]
+"""A layer's name, and how often it was called before; the model itself is `ROOT`."""
+
+ROOT: Key = ("", 0)
+
+
+class Visit:
+    """Count the calls and pass everything on as it is."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        self._open: list[Key] = []
+
+    def call(self, name: str, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Call a layer, announced."""
+        args, kwargs = self.enter(name, (tuple(args), dict(kwargs)))
+        return self.leave(function(*args, **kwargs))
+
+    def enter(self, name: str, inputs: Any) -> Any:
+        """A layer is called: with these inputs, or with what is returned."""
+        key = (name, self._counts[name])
+        self._counts[name] += 1
+        self._open.append(key)
+        return self.on_inputs(key, inputs)
+
+    def leave(self, outputs: Any) -> Any:
+        """The layer last entered returns."""
+        key = self._open.pop()
+        return self.on_outputs(key, outputs)
+
+    def tap(self, name: str, x: Any) -> Any:
+        """An array with a name: a layer that shows nothing but its output."""
+        self.enter(name, ((), {}))
+        return self.leave(x)
+
+    def on_inputs(self, key: Key, inputs: Any) -> Any:
+        """What the layer gets."""
+        return inputs
+
+    def on_outputs(self, key: Key, outputs: Any) -> Any:
+        """What its caller gets."""
+        return outputs
+
+
+@dataclass
+class Call:
+    """One call of a layer: what went in and came out, and the layer around it."""
+
+    key: Key
+    parent: Key | None
+    inputs: Any
+    given: Any
+    output: Any = None
+
+
+class Record(Visit):
+    """Write down every call, in the order in which they begin.
+
+    What runs inside `vmap`, `scan` or `checkpoint` has no values to see, and is left out.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: dict[Key, Call] = {}
+
+    def on_inputs(self, key: Key, inputs: Any) -> Any:
+        parent = self._open[-2] if len(self._open) > 1 else None
+        given = first_array(inputs)
+        if not isinstance(given, jax.core.Tracer):
+            self.calls[key] = Call(key, parent, inputs, _copied(given))
+        return inputs
+
+    def on_outputs(self, key: Key, outputs: Any) -> Any:
+        output = first_array(outputs)
+        if isinstance(output, jax.core.Tracer) or output is None:
+            self.calls.pop(key, None)
+        elif key in self.calls:
+            self.calls[key].output = _copied(output)
+        return outputs
+
+
+class Shift(Visit):
+    """Pass each named output through a function of it, such as adding a zero to differentiate by."""
+
+    def __init__(self, change: Mapping[Key, Callable[[Any], Any]]) -> None:
+        super().__init__()
+        self._change = change
+
+    def on_outputs(self, key: Key, outputs: Any) -> Any:
+        return replace_first(outputs, self._change[key]) if key in self._change else outputs
+
+
+class Force(Visit):
+    """Hand each named layer a given input and its caller a given output, and keep what they had instead.
+
+    So each layer shows the error that it makes itself: what comes before it is right, and so is what the
+    layers inside it return.
+    """
+
+    def __init__(self, inputs: Mapping[Key, Any], outputs: Mapping[Key, Any]) -> None:
+        super().__init__()
+        self._inputs, self._outputs = inputs, outputs
+        self.given: dict[Key, Any] = {}
+        self.returned: dict[Key, Any] = {}
+        self.order: list[tuple[str, Key]] = []
+
+    def on_inputs(self, key: Key, inputs: Any) -> Any:
+        if key not in self._inputs:
+            return inputs
+        self.given[key] = _kept(first_array(inputs))
+        self.order.append(("input", key))
+        return replace_first(inputs, lambda x: _like(self._inputs[key], x))
+
+    def on_outputs(self, key: Key, outputs: Any) -> Any:
+        if key not in self._outputs:
+            return outputs
+        self.returned[key] = _kept(first_array(outputs))
+        self.order.append(("output", key))
+        return replace_first(outputs, lambda x: _like(self._outputs[key], x))
+
+
+def first_array(tree: Any) -> Any:
+    """The first floating-point array in a tree, or the first array where none is; None without any."""
+    found: list[Any] = []
+    _map_arrays(lambda x: found.append(x), tree)
+    return next((x for x in found if is_floating(x)), found[0] if found else None)
+
+
+def replace_first(tree: Any, change: Callable[[Any], Any]) -> Any:
+    """The tree with its first array, as `first_array` has it, changed."""
+    first, is_done = first_array(tree), False
+
+    def change_first(x: Any) -> Any:
+        nonlocal is_done
+        if x is not first or is_done:
+            return x
+        is_done = True
+        return change(x)
+
+    return _map_arrays(change_first, tree)
+
+
+def _map_arrays(function: Callable[[Any], Any], tree: Any) -> Any:
+    """The containers of either framework, those that are no trees to JAX too; other objects stay."""
+    if is_array(tree):
+        return function(tree)
+    if isinstance(tree, (tuple, list)):
+        items = [_map_arrays(function, item) for item in tree]
+        return type(tree)(*items) if hasattr(tree, "_fields") else type(tree)(items)
+    if isinstance(tree, dict):
+        changed = copy.copy(tree)
+        for name, item in tree.items():
+            changed[name] = _map_arrays(function, item)
+        return changed
+    return tree
+
+
+def _copied(array: Any) -> np.ndarray | None:
+    return None if array is None else np.array(to_numpy(array))
+
+
+def _kept(array: Any) -> Any:
+    """Another array of the same numbers: torch may write into the first."""
+    return array * 1 if is_floating(array) else array
+
+
+def _like(array: Any, x: Any) -> Any:
+    """In the integer dtype that the layer was given: its own may be narrower."""
+    return _kept(array) if is_floating(x) else array
