@@ -22,7 +22,7 @@ KEEP_MEMORY := GLIBC_TUNABLES=$(subst $(EMPTY) ,:,$(addprefix glibc.malloc.,$(HU
 # Every core has a test process already: cutting what XLA compiles into parts for threads costs 8 % of its time.
 ONE_PART := --xla_cpu_parallel_codegen_split_count=1
 
-.PHONY: help train test check lint types mutation bench accelerator parity endurance experiments readme clean python
+.PHONY: help train test check lint types mutation bench accelerator parity endurance experiments doctor readme clean python
 
 help:
 	@echo "make train     train Model 5 under both objectives on the embedded corpus (ARGS='--help' for options)"
@@ -35,6 +35,7 @@ help:
 	@echo "make parity    compare everything with PyTorch on this device and write parity_report.md"
 	@echo "make endurance kill training runs at random instants, damage checkpoints, and write docs/endurance.md"
 	@echo "make experiments  run every experiment on the articles' claims and write docs/claims.md"
+	@echo "make doctor    examine the losses as functions and write docs/doctor.md"
 	@echo "make readme    write the README's tables of losses and differences"
 	@echo "make clean     remove the virtual environment and caches"
 
@@ -86,6 +87,9 @@ endurance: .venv/.test-$(VERSION)
 
 experiments: .venv/.test-$(VERSION)
 	@$(KEEP_MEMORY) $(BIN)/python experiments/claims.py $(ARGS)
+
+doctor: .venv/.test-$(VERSION)
+	@$(BIN)/python -m parity_tests.doctor $(ARGS)
 
 readme: .venv/.test-$(VERSION)
 	@$(BIN)/python -m parity_tests.readme

@@ -18,9 +18,9 @@ from jaxloss.doctor.subject import Subject, together
 
 SIZES = (0.02, 1.0, 3.0, 10.0, 30.0)
 
-# A supremum that is reached in the limit is as good as reached at 10. One that grows by more from there to 30
-# has no bound, nor has one that predictions of 0.02 multiply in place of those of 1.
-GROWTH, GROWTH_TO_ZERO = 1.05, 10.0
+# A supremum that is reached in the limit is as good as reached at 10. One that grows from there to 30 like a
+# root or faster has no bound, nor has one that predictions of 0.02 multiply in place of those of 1.
+GROWTH, GROWTH_TO_ZERO = 3.0**0.5, 10.0
 
 # Rounding of eigenvalues, in parts of the largest.
 ROUNDING = 1e-9

@@ -137,15 +137,14 @@ def _compare(
     wrong = ~zero & (error > max(GROSS, ULP[dtype] * eps) * np.maximum(true_size, usual) + tiny)
     found = []
     for bad, name in ((lost, "not finite"), (gone, "exactly 0"), (wrong, "wrong")):
-        bad = bad & (grid.size >= tiny)
+        # Beyond, the accurate interval says enough.
+        bad = bad & (grid.size <= LARGE) & ((grid.size >= SMALL) | (grid.size == 0))
         if not bad.any():
             continue
         at = _first(bad, grid.size)
         size, part = float(grid.size[at]), float(true_size[at] / max(usual, tiny))
         is_gross = name == "not finite" or (part > GROSS and (name == "exactly 0" or dtype == "float32"))
         severity: Severity = "error" if is_gross and size <= MODERATE else "warning"
-        if size > LARGE or 0 < size < SMALL:
-            severity = "note"
         shown_by = subject.show(grid.prediction, grid.target, at)
         found.append(_Fault(name, what, dtype, severity, size, float(true_size[at]), shown_by))
     return found, accurate, float(grid.size[_first(zero, grid.size)]) if zero.any() else None
@@ -153,7 +152,7 @@ def _compare(
 
 def _tell(faults: list[_Fault]) -> Finding:
     """One finding about a fault in all dtypes."""
-    worst = min(faults, key=lambda fault: ("error", "warning", "note").index(fault.severity))
+    worst = min(faults, key=lambda fault: ("error", "warning").index(fault.severity))
     others = {fault.dtype: fault.size for fault in reversed(faults) if fault.dtype != worst.dtype}
     also = "".join(f"; in {dtype} from {size:.3g}" for dtype, size in others.items())
     message = (
