@@ -25,7 +25,7 @@ torch.set_num_threads(1)
 # Tracing makes many small objects that live on: looking through them for cycles took a tenth of the time.
 gc.set_threshold(200_000, 20, 100)
 # What compiles much, computes little, and compares in float64 or coarsely.
-QUICK = {"learnt", "training", "experiments", "runs", "test_generate.py"}
+QUICK = {"doctor", "learnt", "training", "experiments", "runs", "test_generate.py"}
 QUICK |= {f"test_{name}.py" for name in ("public", "debugging_modes", "distillation", "penalties", "api")}
 QUICK |= {f"test_{name}.py" for name in ("layers", "map_weights", "wrong_ports")}
 QUICK |= {f"test_{name}.py" for name in ("classification", "ctc", "softmax_divergence", "top_k_distillation")}

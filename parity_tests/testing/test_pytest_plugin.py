@@ -26,6 +26,23 @@ def test_fixture_reports_and_table(pytester):
     assert "| test_mean | float64 |" in (pytester.path / "parity.md").read_text()
 
 
+LOSSES = """
+import jax.numpy as jnp, pytest
+
+@pytest.mark.parametrize("distance", [jnp.square, jnp.floor])
+def test_loss(examine_loss, distance):
+    examine_loss(lambda x, y: distance(x - y).mean(), "real", checks=["gradient_size"], dtypes=["float32"])
+"""
+
+
+def test_a_loss_with_an_error_fails(pytester):
+    pytester.makeconftest(CONFTEST)
+    pytester.makepyfile(LOSSES)
+    result = pytester.runpytest_inprocess()
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["error    gradient_size: the gradient is 0 at every input drawn*"])
+
+
 def test_report_in_a_missing_folder_is_refused_at_once(pytester):
     pytester.makeconftest(CONFTEST)
     result = pytester.runpytest_inprocess("--parity-report=nowhere/parity.md")
