@@ -10,6 +10,7 @@ recomputes a chunk's logits on the way back.
 Shapes: N tokens, S steps of the loop, C = N / S tokens of a chunk, D width, V vocabulary.
 """
 
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,15 +19,20 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero, zero_from_primal
 
+from jaxloss import _checks
 from jaxloss._mesh import differ_along, varying_axes
 from jaxloss._reduction import compute_dtype
 from jaxloss.fused._opaque import opaque_call
+from jaxloss.fused._program import traced
 from jaxloss.fused._token_loss import (
     Arrays,
     TokenLoss,
+    checked_values,
     filled,
     kept,
+    logits_of,
     losses_of_product,
+    own_operands,
     product,
     stand_in,
     wider,
@@ -52,6 +58,37 @@ class Wanted(NamedTuple):
     rows: frozenset[str] = frozenset()
 
 
+def lifted(loss: TokenLoss, chunks: Chunks, shared: Arrays, rows: Arrays) -> tuple[TokenLoss, Arrays]:
+    """The loss as a program, and with the shared operands the arrays that it closes over."""
+    if loss.closes_over_nothing:
+        return loss, shared
+
+    def arguments(shared, rows):
+        chunk = {k: a[:, 0] for k, a in _split(rows, chunks).items()}
+        shared, chunk = _differing(loss, shared, chunk)
+        raw_CV = product(chunk["input"], shared["linear_weight"], 1, 1)
+        return logits_of(raw_CV.astype(chunk["factor"].dtype), shared), *own_operands(shared, chunk)
+
+    logits, arrays, options = jax.eval_shape(arguments, shared, rows)
+    program, found = traced(partial(checked_values, loss), logits, *arrays, **options)
+    for array in found:
+        # Where devices share it, its gradient would be summed over them twice.
+        is_shared = varying_axes(logits) - {loss.axis_name} - varying_axes(array)
+        if is_shared and isinstance(array, jax.core.Tracer) and jnp.issubdtype(array.dtype, jnp.floating):
+            raise ValueError(
+                f"{loss.name} closes over the traced array {_checks.describe(array)}, which devices with "
+                f"other tokens share; pass it to the loss instead, by a name of its own."
+            )
+    return replace(loss, fn=program), shared | {str(i): array for i, array in enumerate(found)}
+
+
+def _differing(loss: TokenLoss, shared: Arrays, rows: Arrays) -> tuple[Arrays, Arrays]:
+    # The gradient of an operand that the devices share would be summed over them, which the caller does.
+    axes = varying_axes(rows["input"], shared["linear_weight"], rows["factor"]) - {loss.axis_name}
+    closed = {k: a for k, a in shared.items() if k.isdigit()}
+    return differ_along(shared, axes) | closed, differ_along(rows, axes)
+
+
 @partial(jax.jit, static_argnums=(0, 1))
 def chunked_sum(loss: TokenLoss, chunks: Chunks, shared: Arrays, rows: Arrays) -> tuple[jax.Array, Any]:
     """`sum(rows["factor"] * losses)` over the valid tokens, and the statistics.
@@ -68,7 +105,7 @@ def chunked_losses(loss: TokenLoss, chunks: Chunks, shared: Arrays, rows: Arrays
     # The loop's transpose sums these cotangents over the chunks: in the dtype that the weight has here, and
     # on each device by itself if the operand differs between devices here.
     shared = shared | {"linear_weight": weight.astype(compute_dtype(weight))}
-    shared = differ_along(shared, varying_axes(rows["input"], rows["factor"]) - {loss.axis_name})
+    shared, rows = _differing(loss, shared, rows)
 
     @partial(jax.checkpoint, prevent_cse=False)
     def step(shared, chunk):
@@ -150,12 +187,9 @@ def _sum_and_gradients(loss, chunks: Chunks, wanted: Wanted, shared, rows):
 
 def _add_chunk(loss, chunks: Chunks, wanted: Wanted, shared, substitute, total, sums, rows):
     """The total and the gradients' sums with one chunk's added; its tokens' statistics and gradients."""
-    rows = filled(rows, substitute)
+    shared, rows = _differing(loss, shared, filled(rows, substitute))
     weight, input_CD = shared["linear_weight"], rows["input"]
     raw_CV = product(input_CD, weight, 1, 1)
-    # The gradient of an operand that the devices share would be summed over them, which the caller does.
-    others = varying_axes(raw_CV, rows["factor"]) - {loss.axis_name}
-    shared, rows = differ_along((shared, rows), others)
 
     def chunk_total(raw_CV, some_shared, some_rows):
         all_rows = rows | some_rows

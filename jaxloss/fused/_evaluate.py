@@ -1,4 +1,4 @@
-"""A head's loss from its checked operands: placed on the mesh, cut into chunks, reduced.
+"""A head's loss of its operands: checked, placed on the mesh, cut into chunks, reduced.
 
 On a mesh with explicit axes, which `jax.make_mesh` makes, the arrays' types say how they lie. One `shard_map`
 around the loss then sums the weight's gradient over the devices once. With automatic axes the compiler places
@@ -7,7 +7,9 @@ that sum where it arises, at every chunk; XLA moves it out of the loop on GPU, n
 Shapes: N tokens, *K axes of heads, V vocabulary.
 """
 
+import inspect
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -18,9 +20,9 @@ from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxloss._reduction import weighted_mean
-from jaxloss.fused._arguments import Operands, Options
-from jaxloss.fused._chunked import Chunks, chunked_losses, chunked_sum
-from jaxloss.fused._token_loss import Arrays, TokenLoss, closed_over, kept, token_losses
+from jaxloss.fused._arguments import Operands, Options, check_operands, check_options
+from jaxloss.fused._chunked import Chunks, chunked_losses, chunked_sum, lifted
+from jaxloss.fused._token_loss import Arrays, TokenLoss, kept, token_losses
 
 
 class Layout(NamedTuple):
@@ -30,13 +32,66 @@ class Layout(NamedTuple):
     axes: list[tuple[str, ...]]
 
 
-def evaluate(loss: TokenLoss, operands: Operands, options: Options) -> tuple[Any, Any]:
+def built_in(fn: Callable, *, splits_classes: bool = False) -> Callable:
+    """What `make_linear_loss` makes, of a function that closes over nothing."""
+    return partial(linear_loss, TokenLoss(fn, splits_classes, closes_over_nothing=True))
+
+
+def linear_loss(
+    loss: TokenLoss,
+    /,
+    input,
+    linear_weight,
+    *arrays,
+    linear_bias=None,
+    reduction: str = "mean",
+    where=None,
+    sample_weight=None,
+    denominator=None,
+    logit_softcap=None,
+    logit_scale=None,
+    implementation: str = "auto",
+    chunk_size: int | None = None,
+    axis_name: str | None = None,
+    **options,
+) -> Any:
+    """What `make_linear_loss` makes of `loss.fn`."""
+    how = check_options(reduction, implementation, chunk_size)
+    if axis_name is not None and not loss.splits_classes:
+        raise ValueError(
+            f"axis_name must be None unless {loss.name} is made with splits_classes=True; got {axis_name!r}."
+        )
+    operands = check_operands(
+        input,
+        linear_weight,
+        arrays,
+        _names(loss.fn, len(arrays)),
+        options,
+        linear_bias=linear_bias,
+        where=where,
+        sample_weight=sample_weight,
+        denominator=denominator,
+        logit_softcap=logit_softcap,
+        logit_scale=logit_scale,
+        axis_name=axis_name,
+    )
+    value, statistics = _evaluate(replace(loss, axis_name=axis_name), operands, how)
+    return value if statistics is None else (value, statistics)
+
+
+def _names(fn: Callable, count: int) -> list[str]:
+    """What messages call the arrays that come by position, after input and linear_weight."""
+    try:
+        parameters = list(inspect.signature(fn).parameters.values())[1:]
+    except (TypeError, ValueError):
+        parameters = []
+    known = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    return [f"argument {i + 3}" + (f", {known[i]}," if i < len(known) else "") for i in range(count)]
+
+
+def _evaluate(loss: TokenLoss, operands: Operands, options: Options) -> tuple[Any, Any]:
     """The reduced loss, and each token's statistics in the shape of the tokens, wherever the arrays lie."""
     meshes = [mesh for mesh, axes in map(_layout, jax.tree.leaves(operands)) if any(axes)]
-    whole = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), operands) if meshes else operands
-    reference = options._replace(reduction="sum", implementation="reference")
-    closed = closed_over(loss.fn, lambda operands: _evaluate_here(loss, operands, reference), whole)
-    operands.others.update((str(i), array) for i, array in enumerate(closed))
     if not meshes:
         return _evaluate_here(loss, operands, options)
 
@@ -99,7 +154,7 @@ def _shared_and_rows(operands: Operands) -> tuple[Arrays, Arrays]:
 def _evaluate_here(
     loss: TokenLoss, operands: Operands, options: Options, batch_axes: tuple[str, ...] = ()
 ) -> tuple[Any, Any]:
-    """As `evaluate`, of this device's operands; the tokens are split over the mesh axes `batch_axes`."""
+    """As `_evaluate`, of this device's operands; the tokens are split over the mesh axes `batch_axes`."""
     shared, rows = _shared_and_rows(operands)
     shape, token_shape = operands.tokens["valid"].shape, operands.input.shape[:-1]
     num_tokens, heads = math.prod(token_shape), shape[len(token_shape) :]
@@ -151,6 +206,7 @@ def _one_head(loss: TokenLoss, options: Options, chunks: Chunks, shared: Arrays,
     padding = -rows["valid"].shape[0] % chunks.num_chunks
     if padding:
         rows = {k: jnp.pad(a, [(0, padding)] + [(0, 0)] * (a.ndim - 1)) for k, a in rows.items()}
+    loss, shared = lifted(loss, chunks, shared, rows)
     run = chunked_losses if options.reduction == "none" else chunked_sum
     return run(loss, chunks, shared, rows)
 

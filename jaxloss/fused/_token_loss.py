@@ -3,10 +3,8 @@
 Shapes: N tokens, or the C of a chunk, D width, V vocabulary (a device's slice of it, where devices share it).
 """
 
-import types
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
@@ -14,8 +12,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxloss import _checks
-from jaxloss._mesh import varying_axes
 from jaxloss._reduction import compute_dtype
+from jaxloss.fused._program import Program
 
 Arrays = dict[str, Any]
 
@@ -33,11 +31,13 @@ class TokenLoss:
         splits_classes: `fn` takes `axis_name`, and may have its vocabulary split; if not, the head is
             gathered.
         axis_name: the mesh axis that the vocabulary is split over, if any.
+        closes_over_nothing: `fn` alone says what it does, so that programs can be kept by it.
     """
 
     fn: Callable
     splits_classes: bool = False
     axis_name: str | None = None
+    closes_over_nothing: bool = False
 
     @property
     def name(self) -> str:
@@ -86,11 +86,22 @@ def kept(valid: jax.Array, rows: jax.Array, other: jax.Array | float = 0) -> jax
 def losses_of_product(loss: TokenLoss, product_NV: jax.Array, shared: Arrays, rows: Arrays):
     """`token_losses`, given the product and filled rows."""
     logits = logits_of(product_NV.astype(rows["factor"].dtype), shared)
-    options = {k: a for k, a in shared.items() if k not in _HEAD and not k.isdigit()}
-    fn, arrays = _with(loss, numbered(shared)), numbered(rows)
-    losses, statistics = _checked(loss, fn(logits, *arrays, **options), logits.shape[0])
+    losses, statistics = values_of(loss, logits, shared, rows)
     losses = kept(rows["valid"], losses.astype(logits.dtype))
     return losses, jax.tree.map(lambda a: kept(rows["valid"], lax.stop_gradient(a)), statistics)
+
+
+def values_of(loss: TokenLoss, logits: jax.Array, shared: Arrays, rows: Arrays) -> tuple[jax.Array, Any]:
+    """What the function makes of logits [C, V] and of the operands that are its own."""
+    arrays, options = own_operands(shared, rows)
+    if isinstance(loss.fn, Program):
+        return loss.fn(numbered(shared), logits, *arrays, **options)
+    return checked_values(loss, logits, *arrays, **options)
+
+
+def own_operands(shared: Arrays, rows: Arrays) -> tuple[list, Arrays]:
+    """The function's arrays, and what it takes by name."""
+    return numbered(rows), {k: a for k, a in shared.items() if k not in _HEAD and not k.isdigit()}
 
 
 def numbered(operands: Arrays) -> list:
@@ -98,55 +109,11 @@ def numbered(operands: Arrays) -> list:
     return [operands[name] for name in sorted(filter(str.isdigit, operands), key=int)]
 
 
-def closed_over(fn: Callable, run: Callable, *operands) -> list:
-    """The traced arrays that `fn`, which `run` calls, closes over: derivative rules need them as operands."""
-    return _tracers(jax.make_jaxpr(run)(*operands).consts) if _may_close_over(fn) else []
-
-
-def _may_close_over(value, within: tuple = ()) -> bool:
-    """Whether a function may hold traced arrays; to look for them traces it once more."""
-    if isinstance(value, partial):
-        return any(_may_close_over(v, within) for v in (value.func, *value.args, *value.keywords.values()))
-    if isinstance(value, types.FunctionType) and value not in within:
-        cells = [cell.cell_contents for cell in value.__closure__ or ()]
-        held = [*cells, *(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
-        return any(_may_close_over(v, (*within, value)) for v in held)
-    if isinstance(value, jax.Array):
-        return isinstance(value, jax.core.Tracer)
-    return not (value is None or value in within or isinstance(value, (bool, int, float, str)))
-
-
-def _tracers(values) -> list:
-    return [value for value in values if isinstance(value, jax.core.Tracer)]
-
-
-def _with(loss: TokenLoss, closed: list) -> Callable:
-    """The function, with these values for the traced arrays that it closes over, in their order."""
-    fn = partial(loss.fn, axis_name=loss.axis_name) if loss.splits_classes else loss.fn
-    if not closed:
-        return fn
-
-    def call(*arrays, **options):
-        jaxpr, shapes = jax.make_jaxpr(fn, return_shape=True)(*arrays, **options)
-        values = iter(closed)
-        consts = [_same(loss, c, next(values)) if isinstance(c, jax.core.Tracer) else c for c in jaxpr.consts]
-        results = jax.core.eval_jaxpr(jaxpr.jaxpr, consts, *jax.tree.leaves((arrays, options)))
-        return jax.tree.unflatten(jax.tree.structure(shapes), results)
-
-    return call
-
-
-def _same(loss: TokenLoss, const: jax.Array, value: jax.Array) -> jax.Array:
-    # Where devices share what the function closes over, its gradient would be summed over them twice.
-    if varying_axes(const) != varying_axes(value):
-        raise ValueError(
-            f"{loss.name} closes over the traced array {_checks.describe(const)}, which devices with other "
-            f"tokens share; pass it to the loss instead, by a name of its own."
-        )
-    return value
-
-
-def _checked(loss: TokenLoss, result, num_tokens: int) -> tuple[jax.Array, Any]:
+def checked_values(loss: TokenLoss, logits: jax.Array, *arrays, **options) -> tuple[jax.Array, Any]:
+    """The function's losses [C], and its statistics, None if it has none."""
+    if loss.splits_classes:
+        options["axis_name"] = loss.axis_name
+    num_tokens, result = logits.shape[0], loss.fn(logits, *arrays, **options)
     losses, statistics = result if isinstance(result, tuple) and len(result) == 2 else (result, None)
     wanted = f"{loss.name} must return one floating-point value for each token, [{num_tokens}]"
     if not isinstance(losses, jax.Array):

@@ -10,7 +10,7 @@ from jaxloss._mesh import last_along
 from jaxloss._reduction import weighted_mean
 from jaxloss.fused._arguments import check_head, check_options, token_labels, token_probabilities, unless
 from jaxloss.fused._cross_entropy import count_labels, token_cross_entropy, token_cross_entropy_and_statistics
-from jaxloss.fused.linear_loss import make_linear_loss
+from jaxloss.fused._evaluate import built_in
 
 __all__ = [
     "TokenStatistics",
@@ -21,8 +21,8 @@ __all__ = [
 ]
 
 
-_LOSS = make_linear_loss(token_cross_entropy, splits_classes=True)
-_LOSS_AND_STATISTICS = make_linear_loss(token_cross_entropy_and_statistics, splits_classes=True)
+_LOSS = built_in(token_cross_entropy, splits_classes=True)
+_LOSS_AND_STATISTICS = built_in(token_cross_entropy_and_statistics, splits_classes=True)
 
 
 class TokenStatistics(NamedTuple):

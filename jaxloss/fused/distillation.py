@@ -9,8 +9,8 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxloss import _checks
 from jaxloss.fused._arguments import check_head, check_logit_scale, check_softcap, token_labels, unless
 from jaxloss.fused._cross_entropy import mix
+from jaxloss.fused._evaluate import built_in
 from jaxloss.fused._token_loss import logits_of, product
-from jaxloss.fused.linear_loss import make_linear_loss
 from jaxloss.numerics.divergence import DIVERGENCES
 from jaxloss.numerics.softmax import Classes, label_cross_entropy
 
@@ -139,7 +139,7 @@ def _token_loss(
     return mix(hard_weight, losses, hard)
 
 
-_LOSSES = {name: make_linear_loss(partial(_token_loss, name)) for name in DIVERGENCES}
+_LOSSES = {name: built_in(partial(_token_loss, name)) for name in DIVERGENCES}
 
 
 def linear_kl_div(

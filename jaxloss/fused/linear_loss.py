@@ -1,14 +1,10 @@
 """Any loss of a token's logits as one of hidden states and head."""
 
-import inspect
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
-from typing import Any
 
 from jaxloss import _checks
-from jaxloss.fused._arguments import check_operands, check_options
-from jaxloss.fused._evaluate import evaluate
+from jaxloss.fused._evaluate import linear_loss
 from jaxloss.fused._token_loss import TokenLoss
 
 __all__ = ["make_linear_loss"]
@@ -26,9 +22,11 @@ def make_linear_loss(fn: Callable, *, splits_classes: bool = False) -> Callable:
         fn: `fn(logits, *arrays, **options)` for the C tokens of a chunk, any differentiable function of JAX:
             from logits `[C, V]` and arrays `[C, ...]` to the values $f$ `[C]`, or `(values, statistics)`,
             where statistics are a pytree of arrays `[C, ...]`, without derivatives. The value of one token
-            may not depend on another. Logits have the dtype of the computation, arrays their own. Compiled
-            programs are kept by `fn`, so make it once. It may close over traced arrays, but for those that
-            devices with other tokens share; whatever else it closes over stays as the first call finds it.
+            may not depend on another. Logits have the dtype of the computation, arrays their own. It may
+            close over arrays, traced ones too, but for those that devices with other tokens share. Each call
+            traces it and finds it as it is; only under `jax.jit` does it stay as that finds it. Compiled
+            programs are kept by what is traced, in which arrays are operands, and numbers are not: what
+            changes at each step is an array or has a name of its own.
         splits_classes: `fn` also takes `axis_name`: None, or the mesh axis that the classes of its logits are
             split over, in order, over which its sums are then to be taken, by `jax.lax.psum`.
 
@@ -67,55 +65,4 @@ def make_linear_loss(fn: Callable, *, splits_classes: bool = False) -> Callable:
     except TypeError as error:
         raise TypeError(f"fn must be hashable, or wrapped in a function that is; got {fn!r}.") from error
     _checks.check_flag("splits_classes", splits_classes)
-    return partial(_linear_loss, TokenLoss(fn, bool(splits_classes)))
-
-
-def _linear_loss(
-    loss: TokenLoss,
-    /,
-    input,
-    linear_weight,
-    *arrays,
-    linear_bias=None,
-    reduction: str = "mean",
-    where=None,
-    sample_weight=None,
-    denominator=None,
-    logit_softcap=None,
-    logit_scale=None,
-    implementation: str = "auto",
-    chunk_size: int | None = None,
-    axis_name: str | None = None,
-    **options,
-) -> Any:
-    how = check_options(reduction, implementation, chunk_size)
-    if axis_name is not None and not loss.splits_classes:
-        raise ValueError(
-            f"axis_name must be None unless {loss.name} is made with splits_classes=True; got {axis_name!r}."
-        )
-    operands = check_operands(
-        input,
-        linear_weight,
-        arrays,
-        _names(loss.fn, len(arrays)),
-        options,
-        linear_bias=linear_bias,
-        where=where,
-        sample_weight=sample_weight,
-        denominator=denominator,
-        logit_softcap=logit_softcap,
-        logit_scale=logit_scale,
-        axis_name=axis_name,
-    )
-    value, statistics = evaluate(replace(loss, axis_name=axis_name), operands, how)
-    return value if statistics is None else (value, statistics)
-
-
-def _names(fn: Callable, count: int) -> list[str]:
-    """What messages call the arrays that come by position, after input and linear_weight."""
-    try:
-        parameters = list(inspect.signature(fn).parameters.values())[1:]
-    except (TypeError, ValueError):
-        parameters = []
-    known = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
-    return [f"argument {i + 3}" + (f", {known[i]}," if i < len(known) else "") for i in range(count)]
+    return partial(linear_loss, TokenLoss(fn, bool(splits_classes)))
