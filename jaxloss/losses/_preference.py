@@ -147,13 +147,14 @@ def _discopop(pairs: Pairs) -> jax.Array:
     margin = pairs.margin
     inverse = 1 / in_dtype(pairs.discopop_tau, margin.dtype)
     modulation = scaled(inverse, margin)
-    # `exp(-x) sigmoid(x / tau)`, with what would overflow in the first factor taken out of the second.
     is_behind = margin < 0.0
     ahead, behind = jnp.where(is_behind, 0.0, margin), jnp.where(is_behind, margin, 0.0)
-    exponential = jnp.exp(scaled(inverse - 1, behind) - ahead) * sigmoid(
-        jnp.where(is_behind, -modulation, modulation)
-    )
-    return softplus(-margin) * sigmoid(-modulation) + exponential
+    # A constant where it is 1: what it multiplies may be infinite there, and is not to meet a slope of 0.
+    is_far = modulation < -800.0
+    share = jnp.where(is_far, 1.0, sigmoid(-jnp.where(is_far, 0.0, modulation)))
+    # `exp(-x) sigmoid(x / tau)`, with what would overflow in the first factor taken out of the second.
+    exponential = jnp.exp(zero_times(inverse - 1, behind) - ahead)
+    return softplus(-margin) * share + exponential * jnp.where(is_behind, share, sigmoid(modulation))
 
 
 # What the argument `loss_type` of dpo_loss may name, by TRL's names.

@@ -12,6 +12,7 @@ import torch
 from jax.experimental import checkify
 
 import torch_ref.losses
+from jaxloss import losses
 from jaxloss.losses import bradley_terry_loss, dpo_loss, make_checked, sequence_logps
 from jaxloss.losses._preference import SMOOTHED, VARIANTS
 from parity_tests.compare import assert_same, assert_within
@@ -74,6 +75,31 @@ def test_masking_deletes_rewards():
     pair = bradley_terry_loss, torch_ref.losses.bradley_terry_loss
     options = {"center_rewards_coefficient": 0.1}
     assert_masking_deletes(*pair, REWARDS | {"margin": np.ones(8)}, MASK, options, wrt=REWARDS)
+
+
+def losses_of_pairs():
+    """Every loss of log-probabilities, as a function of a pair's and of the reference model's."""
+    cases = CASES + [{"loss_type": "discopop", "discopop_tau": tau} for tau in (1.0, 2.0)]
+    found = [lambda a, b, c, d, case=case: dpo_loss(a, b, c, d, **case) for case in cases]
+    for loss in (losses.simpo_loss, losses.cpo_loss):
+        options = ({}, {"label_smoothing": 0.1})
+        found += [lambda a, b, c, d, loss=loss, o=o: loss(a, b, **o) for o in options]
+    found += [lambda a, b, c, d, loss=loss: loss(a, b) for loss in (losses.orpo_loss, bradley_terry_loss)]
+    for loss, good in product((losses.kto_loss, losses.bco_loss), ([True], [False])):
+        found += [lambda a, b, c, d, loss=loss, good=good: loss(a, c, jnp.array(good), jnp.array(0.5))]
+    return found
+
+
+def test_no_gradient_is_nan_where_the_loss_is_a_number():
+    points = [np.where(np.arange(4) == i, low, -1.0) for i in range(4) for low in (-np.inf, -1e308, -1e5)]
+    points = jnp.asarray([*points, *np.eye(4) - 1.0])
+
+    def of_point(point):
+        pairs = [jax.value_and_grad(loss, (0, 1))(*point[:, None]) for loss in losses_of_pairs()]
+        return [(value, jnp.concatenate(slopes)) for value, slopes in pairs]
+
+    for value, slopes in compiled(jax.vmap(of_point))(points):
+        assert not jnp.any(jnp.isnan(value)[:, None] | jnp.isnan(slopes))
 
 
 @pytest.mark.parametrize("average", [False, True])
