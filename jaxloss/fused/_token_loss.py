@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxloss import _checks
+from jaxloss._mesh import varying_axes
 from jaxloss._reduction import compute_dtype
 from jaxloss.fused._program import Program
 
@@ -85,10 +86,27 @@ def kept(valid: jax.Array, rows: jax.Array, other: jax.Array | float = 0) -> jax
 
 def losses_of_product(loss: TokenLoss, product_NV: jax.Array, shared: Arrays, rows: Arrays):
     """`token_losses`, given the product and filled rows."""
+    # What is not finite on the stand-in has no gradient either: of its logits, nor of what the tokens share.
+    product_NV = kept(rows["valid"], product_NV, lax.stop_gradient(product_NV))
+    shared = _without_gradient_unless(jnp.any(rows["valid"]), shared)
     logits = logits_of(product_NV.astype(rows["factor"].dtype), shared)
     losses, statistics = values_of(loss, logits, shared, rows)
     losses = kept(rows["valid"], losses.astype(logits.dtype))
     return losses, jax.tree.map(lambda a: kept(rows["valid"], lax.stop_gradient(a)), statistics)
+
+
+def _without_gradient_unless(is_wanted: jax.Array, operands: Arrays) -> Arrays:
+    def is_differentiated(name: str, array: jax.Array) -> bool:
+        # What is closed over keeps its type, and has no gradient where the devices share it.
+        keeps_type = not name.isdigit() or varying_axes(is_wanted) <= varying_axes(array)
+        return keeps_type and bool(jnp.issubdtype(array.dtype, jnp.floating))
+
+    return {
+        name: jnp.where(is_wanted, array, lax.stop_gradient(array))
+        if is_differentiated(name, array)
+        else array
+        for name, array in operands.items()
+    }
 
 
 def values_of(loss: TokenLoss, logits: jax.Array, shared: Arrays, rows: Arrays) -> tuple[jax.Array, Any]:
