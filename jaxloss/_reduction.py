@@ -58,6 +58,17 @@ def reduce_loss(
     return (total, denominator) if reduction == "parts" else weighted_mean(total, denominator)
 
 
+def as_denominator(denominator, reduction: str) -> _checks.Scalar | None:
+    """What a mean is told to divide by: a positive number, or an array, NaN where it is none."""
+    if denominator is None:
+        return None
+    if reduction != "mean":
+        raise ValueError(
+            f"denominator must be None with reduction={reduction!r}, which divides by nothing; got a number."
+        )
+    return _checks.as_scalar("denominator", denominator, low=0.0, open_low=True, open_high=True)
+
+
 def weighted_mean(total: jax.Array, total_weight: jax.Array) -> jax.Array:
     """`total / total_weight`; where the weight is 0, NaN in value and gradient, whatever the total.
 

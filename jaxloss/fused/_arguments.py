@@ -104,7 +104,7 @@ def check_operands(
         tokens | {str(i): array for i, array in enumerate(own)},
         classes,
         {name: jnp.asarray(value, dtype) for name, value in scalars.items()},
-        None if denominator is None else jnp.asarray(_checks.as_scalar("denominator", denominator), dtype),
+        None if denominator is None else jnp.asarray(denominator, dtype),
     )
 
 

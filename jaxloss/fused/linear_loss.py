@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 
 from jaxloss import _checks
+from jaxloss._reduction import as_denominator
 from jaxloss.fused._evaluate import linear_loss
 from jaxloss.fused._token_loss import TokenLoss
 
@@ -34,7 +35,8 @@ def make_linear_loss(fn: Callable, *, splits_classes: bool = False) -> Callable:
         `loss(input, linear_weight, *arrays, linear_bias=None, reduction="mean", where=None,
         sample_weight=None, denominator=None, logit_softcap=None, logit_scale=None, implementation="auto",
         chunk_size=None, axis_name=None, **options)`, whose named arguments are those of
-        `linear_cross_entropy`; `denominator` is what the mean divides by, if not by the sum of the weights.
+        `linear_cross_entropy`; `denominator`, above 0, is what the mean divides by, if not by the sum of the
+        weights.
         What comes by position has an entry for each token, `[*N, ...]`. What comes by a name of its own is
         shared by the tokens: a number or an array without axes, which may change without a new compilation
         and comes to `fn` in the dtype of the computation,
@@ -44,7 +46,7 @@ def make_linear_loss(fn: Callable, *, splits_classes: bool = False) -> Callable:
         `[*N, V]` are this device's slice.
 
     Raises:
-        TypeError, ValueError: also if `fn` cannot be hashed, or returns anything but a value for each token.
+        TypeError, ValueError: also if `fn` returns anything but a value for each token.
 
     Reference: Wijmans et al. 2024, "Cut Your Losses in Large-Vocabulary Language Models"
     (https://arxiv.org/abs/2411.09009), for the problem.
@@ -60,9 +62,10 @@ def make_linear_loss(fn: Callable, *, splits_classes: bool = False) -> Callable:
     """
     if not callable(fn):
         raise TypeError(f"fn must be a function of logits; got {fn!r}.")
-    try:
-        hash(fn)
-    except TypeError as error:
-        raise TypeError(f"fn must be hashable, or wrapped in a function that is; got {fn!r}.") from error
     _checks.check_flag("splits_classes", splits_classes)
-    return partial(linear_loss, TokenLoss(fn, bool(splits_classes)))
+    return partial(_linear_loss, TokenLoss(fn, bool(splits_classes)))
+
+
+def _linear_loss(loss: TokenLoss, /, *arguments, reduction: str = "mean", denominator=None, **options):
+    denominator = as_denominator(denominator, reduction)
+    return linear_loss(loss, *arguments, reduction=reduction, denominator=denominator, **options)

@@ -14,7 +14,14 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxloss import _checks
 from jaxloss._checks import Scalar, in_dtype
 from jaxloss._mesh import lie_as, whole_along
-from jaxloss._reduction import REDUCTIONS, compute_dtype, reduce_loss, select, weighted_mean
+from jaxloss._reduction import (
+    REDUCTIONS,
+    as_denominator,
+    compute_dtype,
+    reduce_loss,
+    select,
+    weighted_mean,
+)
 
 __all__ = ["accumulated_value_and_grad", "aggregate"]
 
@@ -85,7 +92,8 @@ def aggregate(
     _checks.check_choice("reduction", reduction, REDUCTIONS)
     where = _checks.as_mask("where", where, loss.shape, "that of loss")
     dtype = compute_dtype(loss)
-    given = _as_denominator(denominator, reduction, dtype)
+    given = as_denominator(denominator, reduction)
+    given = None if given is None else jnp.asarray(in_dtype(given, dtype), dtype)
     max_length = _as_length(max_length, mode, dtype)
     ids = None if segment_ids is None else _as_segments(segment_ids, loss)
     loss = select(where, loss.astype(dtype))
@@ -157,17 +165,6 @@ def accumulated_value_and_grad(
         lambda total, leaf: (total / count.astype(total.dtype)).astype(jnp.asarray(leaf).dtype), grads, params
     )
     return weighted_mean(jnp.sum(totals), count), grads
-
-
-def _as_denominator(denominator, reduction: str, dtype) -> jax.Array | None:
-    if denominator is None:
-        return None
-    if reduction != "mean":
-        raise ValueError(
-            f"denominator must be None with reduction={reduction!r}, which divides by nothing; got a number."
-        )
-    denominator = _checks.as_scalar("denominator", denominator, low=0.0, open_low=True, open_high=True)
-    return jnp.asarray(in_dtype(denominator, dtype), dtype)
 
 
 def _as_length(max_length, mode: str, dtype) -> Any:

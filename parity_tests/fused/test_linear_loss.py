@@ -13,6 +13,7 @@ import torch_ref.fused
 from jaxloss.fused import make_linear_loss
 from parity_tests.compare import assert_same, assert_within
 from parity_tests.fused.token_losses import (
+    ADVANTAGES,
     CHUNKED,
     HEAD,
     INTEGERS,
@@ -108,9 +109,32 @@ def test_denominator_and_parts():
     numerator, count = value(reduction="parts")[0]
     assert_within(value(reduction="mean")[0], numerator / count, GRADIENT_EPS_OF_MAX)
     assert_within(value(reduction="mean", denominator=7)[0], numerator / 7, GRADIENT_EPS_OF_MAX)
-    assert value(reduction="parts", denominator=7)[0][1] == 7.0
+    assert jnp.isnan(jax.jit(partial(value, reduction="mean"))(denominator=jnp.array(-7.0))[0])
     nobody = called(POLICY, INTEGERS | OPERANDS, where=jnp.zeros_like(WHERE), reduction="sum", **CHUNKED)[0]
     assert nobody == 0.0
+
+
+@pytest.mark.parametrize("implementation", ["chunked", "reference"])
+def test_without_a_token_every_gradient_is_zero(implementation):
+    def fn(logits, own, *, table, factor):
+        # Infinite slopes at the zeros that stand for a token.
+        roots = jnp.sqrt(jnp.abs(logits * table[None])) + jnp.log(jnp.abs(factor * own))[:, None]
+        return jnp.sum(roots / logits, 1), {"root": roots[:, 0]}
+
+    names = ["input", "linear_weight", "linear_bias", "logit_scale", "logit_softcap", "sample_weight"]
+    operands = {k: jnp.asarray(HEAD[k]) for k in names}
+    operands |= {"array 0": jnp.asarray(ADVANTAGES), "table": jnp.arange(10.0), "factor": jnp.array(0.0)}
+
+    def total(operands, where):
+        how = {"reduction": "sum", "implementation": implementation, "chunk_size": 4}
+        return called(make_linear_loss(fn), operands, where=where, **how)
+
+    def both(operands, where):
+        gradient = jax.grad(lambda o: total(o, where)[0])
+        return total(operands, where), *jax.jvp(gradient, (operands,), (operands,))
+
+    for leaf in jax.tree.leaves(jit(both)(operands, jnp.zeros_like(WHERE))):
+        assert not jnp.any(leaf)
 
 
 HIDDEN, WEIGHT = jnp.ones((6, 2)), jnp.ones((5, 2))
@@ -145,6 +169,14 @@ HIDDEN, WEIGHT = jnp.ones((6, 2)), jnp.ones((5, 2))
             {"axis_name": "model"},
             r"axis_name must be None unless entropy is made with splits_classes",
         ),
+        (entropy, (), {"denominator": 0}, r"denominator must be in \(0, inf\); got 0"),
+        (entropy, (), {"denominator": np.nan}, r"denominator must be in \(0, inf\); got nan"),
+        (
+            entropy,
+            (),
+            {"denominator": 3, "reduction": "sum"},
+            r"denominator must be None with reduction='sum'",
+        ),
         (entropy, (), {"temperature": True}, r"temperature must be a number; got True"),
         (entropy, (), {"temperature": 1.0}, r"unexpected keyword argument 'temperature'"),
     ],
@@ -167,5 +199,3 @@ def test_bad_functions_are_named():
         make_linear_loss("entropy")
     with pytest.raises(TypeError, match="splits_classes must be True or False; got 'model'"):
         make_linear_loss(entropy, splits_classes="model")
-    with pytest.raises(TypeError, match="fn must be hashable"):
-        make_linear_loss(type("Unhashable", (), {"__call__": entropy, "__hash__": None})())
