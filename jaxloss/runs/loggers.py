@@ -77,14 +77,15 @@ class TensorBoard:
 
     Args:
         folder: made if it is not there.
-        step: number of updates that were made before: TensorBoard forgets what the folder has of later ones.
+        step: number of updates that were made before: TensorBoard forgets what the folder has of later ones,
+            and is told what it lacks of earlier ones, made while nothing was written here.
     """
 
     def __init__(self, folder: Path, step: int) -> None:
         from tensorboardX.proto.event_pb2 import SessionLog
 
-        self.first_step = step + 1 if folder.exists() else 0
         folder.mkdir(exist_ok=True)
+        self.first_step = min(step + 1, _last_step(folder))
         # TensorBoard reads the files of a folder in the order of their names.
         now, host = int(time.time()), socket.gethostname()
         self._path = folder / f"events.out.tfevents.{now}.{host}.{self.first_step}"
@@ -111,6 +112,20 @@ class TensorBoard:
 
     def close(self) -> None:
         """Nothing is left to do."""
+
+
+def _last_step(folder: Path) -> int:
+    """The last step that the event files of a folder tell of, which a killed run perhaps told in part."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    last = 0
+    for path in sorted(folder.glob("events.out.tfevents.*"))[-1:]:
+        with path.open("rb") as stream:
+            while len(size := stream.read(12)) == 12:
+                content = stream.read(struct.unpack_from("<Q", size)[0])
+                if len(stream.read(4)) == 4:
+                    last = max(last, Event.FromString(content).step)
+    return last
 
 
 class WeightsAndBiases:

@@ -5,11 +5,12 @@ from importlib.machinery import ModuleSpec
 import jax
 import pytest
 
-from jaxloss.runs import recorder
+from jaxloss.runs import loggers, recorder
 from jaxloss.runs.folder import TIMES, RunFolder
 from jaxloss.runs.loggers import check_loggers, open_loggers
 from jaxloss.runs.recorder import Recorder
 from jaxloss.runs.settings import TrainConfig
+from jaxloss.runs.start import start_run
 from jaxloss.training import Estimate
 from parity_tests.runs.events import read_scalars
 from parity_tests.training import tiny
@@ -75,6 +76,31 @@ def test_tensorboard_forgets_what_came_after_the_checkpoint(folder):
     found = read_scalars(folder.file("tensorboard"))
     assert found["train/loss"] == [(1, 1.5), (2, 0.75)]
     assert found["test/all"] == [(0, 3.0)]
+
+
+def test_tensorboard_is_told_what_was_made_without_it(folder):
+    record(folder, [1, 2], *open_loggers(["tensorboard"], folder, {}, step=0))
+    (events,) = folder.file("tensorboard").iterdir()
+    events.write_bytes(events.read_bytes()[:-1])  # as if killed
+    record(folder, [3])
+    record(folder, [4], *open_loggers(["tensorboard"], folder, {}, step=3))
+    found = read_scalars(folder.file("tensorboard"))
+    assert found["train/loss"] == [(1, 1.5), (2, 0.75), (3, 0.5), (4, 0.375)]
+
+
+@pytest.mark.parametrize("is_resumed", [False, True])
+def test_logger_that_refuses_leaves_no_new_folder_behind(is_resumed, tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise ValueError("--log wandb: no API key")
+
+    out = tmp_path / "run"
+    if is_resumed:
+        RunFolder(out, "experiment").create().write_json("config.json", {})
+    folder = RunFolder(None if is_resumed else out, "experiment", resume=out if is_resumed else None)
+    monkeypatch.setattr(loggers, "WeightsAndBiases", refuse)
+    with pytest.raises(ValueError, match="no API key"):
+        start_run(folder, SETTINGS, None, None, log=["tensorboard", "wandb"])
+    assert out.exists() == is_resumed
 
 
 def test_wandb_keeps_each_part_of_an_offline_run_whole_under_one_id(folder, monkeypatch):
