@@ -6,10 +6,12 @@ import dataclasses
 import importlib
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
+from tqdm import tqdm
 
 from jaxloss.doctor import InputSpec, examine
 from jaxloss.runs.cli import describe_error, run_cli
@@ -57,6 +59,7 @@ def main(config: Config) -> int:
         checks=config.checks or None,
         budget_seconds=config.budget_seconds,
         name=config.loss.partition(":")[2],
+        progress=partial(tqdm, desc="examining", unit="check", leave=False, disable=None),
     )
     print(report.json() if config.json else report.markdown() if config.markdown else report)
     if config.plot is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -28,6 +28,7 @@ def examine(
     checks: Sequence[str] | None = None,
     budget_seconds: float = 30.0,
     name: str | None = None,
+    progress: Callable[[Sequence[str]], Iterable[str]] = iter,
 ) -> Report:
     """Examine a loss as a function: numbers, gradient, shape, symmetries, meaning.
 
@@ -40,6 +41,7 @@ def examine(
         checks: names of those to run; all by default.
         budget_seconds: after which the rest is left out, and named.
         name: of the loss in the report; by default that of the function.
+        progress: wraps the names of the checks, which run as it hands them out; such as `tqdm.tqdm`.
 
     Returns:
         The report; a loss that cannot be examined has an error that says why, and raises nothing.
@@ -62,7 +64,7 @@ def examine(
         found, reason = first_calls(subject, budget_seconds)
         subject.works = reason is None
         findings += found
-        for check in names:
+        for check in progress(names):
             if reason is None:
                 reason = _run(subject, check, findings, measured, left_out)
             if reason is not None:
