@@ -21,8 +21,8 @@ _jax_jit = jax.jit
 jit = partial(_jax_jit, compiler_options=OPTIONS)
 
 # The same for a process, whose operations outside `jit` they then concern too.
-XLA_FLAGS = " ".join(f"--{name}={str(value).lower()}" for name, value in OPTIONS.items())
-XLA_FLAGS += " --xla_cpu_parallel_codegen_split_count=1"
+FLAGS_OF_OPTIONS = " ".join(f"--{name}={str(value).lower()}" for name, value in OPTIONS.items())
+XLA_FLAGS = f"{FLAGS_OF_OPTIONS} --xla_cpu_parallel_codegen_split_count=1"
 
 
 class _Jitted:

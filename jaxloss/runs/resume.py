@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import os
 import sys
 import types
 import typing
@@ -53,12 +54,22 @@ def read_config(path: str, config_type: type[Config]) -> Config:
 def run_identity(config: Any, data: TokenData) -> dict[str, Any]:
     """What a checkpoint says of its run: its settings, its text and the versions that wrote it."""
     versions = {name: metadata.version(name) for name in _LIBRARIES}
+    versions |= {"devices": _devices(), "XLA_FLAGS": os.environ.get("XLA_FLAGS") or "none"}
     return {
         "config": dataclasses.asdict(config),
         "tokens": data.digest(),
         "tokenizer": hashlib.sha256((data.folder / "tokenizer.json").read_bytes()).hexdigest(),
-        "versions": versions | {"devices": f"{jax.device_count()} x {jax.default_backend()}"},
+        "versions": versions,
     }
+
+
+def _devices() -> str:
+    devices = f"{jax.device_count()} x {jax.default_backend()}"
+    if jax.default_backend() != "cpu":
+        return devices
+    # As many parts as there are threads, each summed on its own, make up a product of matrices.
+    is_known = hasattr(os, "sched_getaffinity")
+    return f"{devices} of {len(os.sched_getaffinity(0)) if is_known else os.cpu_count()} cores"
 
 
 def find_checkpoint(folder: RunFolder, config: Any) -> Checkpoint:

@@ -154,7 +154,7 @@ def test_run_that_is_killed_while_a_checkpoint_is_written_goes_on_too(folder, co
     command = [sys.executable, script.__file__, *(str(part) for flag in flags.items() for part in flag)]
     # What the tests' own process has, so that the same programs are compiled.
     settings = {"JAX_ENABLE_X64": "1", "JAX_NUM_CPU_DEVICES": "1", "PYTHONPATH": str(ROOT)}
-    settings["XLA_FLAGS"] = quick_compilation.XLA_FLAGS
+    settings["XLA_FLAGS"] = f"{quick_compilation.FLAGS_OF_OPTIONS} {os.environ.get('XLA_FLAGS', '')}"
     process = subprocess.Popen(command, env=os.environ | settings, stdout=subprocess.DEVNULL)
     half_written = tmp_path / "run" / "checkpoints" / "step-00000004"
     while process.poll() is None and not half_written.exists():
@@ -212,10 +212,14 @@ def test_without_a_whole_checkpoint_it_is_one_line_and_nothing_changes(copied, c
     assert {path: path.read_bytes() for path in copied.rglob("*") if path.is_file()} == before
 
 
-def test_more_steps_may_be_asked_for(copied, capfd):
+def test_more_steps_may_be_asked_for_and_other_flags_are_named(copied, monkeypatch, capfd):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_parallel_codegen_split_count=2")  # read when jax began
     assert resume(copied, **{"--steps": 7, "--train.eval-every": 3, "--sample.temperature": 0.9}) == 0
     assert json.loads((copied / "results.json").read_text())["step"] == 7
-    assert "the learning rates from here on are those of a schedule over 7 steps" in capfd.readouterr().err
+    shown = capfd.readouterr().err
+    assert "the learning rates from here on are those of a schedule over 7 steps" in shown
+    assert "the last digits may differ from those of an uninterrupted run: XLA_FLAGS " in shown
+    assert " -> --xla_cpu_parallel_codegen_split_count=2\n" in shown
 
 
 def other_text(folder):
