@@ -90,6 +90,7 @@ experiments: .venv/.test-$(VERSION)
 
 doctor: .venv/.test-$(VERSION)
 	@$(BIN)/python -m parity_tests.doctor $(ARGS)
+	@$(BIN)/python -m parity_tests.doctor.planted
 
 readme: .venv/.test-$(VERSION)
 	@$(BIN)/python -m parity_tests.readme

@@ -42,7 +42,7 @@ CLAIMS = {
     "L7, overfitting": ("A custom loss can regularise against overfitting.", "overfitting"),
     "L7, unequal classes": ("A custom loss can balance unequal classes.", "unequal_classes"),
     "L7, steering": ("A custom loss can steer learning to a wanted property.", "steering"),
-    "L8": ("A careless loss explodes, vanishes or does not converge: check it first.", OPEN),
+    "L8": ("A careless loss explodes, vanishes or does not converge: check it first.", "check_a_loss"),
     "L9": ("Hybrid losses with learnt weights; losses found by meta-learning.", OPEN),
     "F1": ("The final-token objective looks at the last position only.", f"{TEST}losses/test_language.py"),
     "F2": ("Model 5 is GPT-2 small, 124 M parameters.", f"{TEST}model5/test_model.py"),
@@ -99,14 +99,16 @@ def read_results() -> tuple[dict[str, dict[str, str]], list[str]]:
     return findings, ran
 
 
-def row(claim: str, finding: dict[str, str] | None) -> str:
-    """A claim's line of the table."""
+def row(claim: str, finding: dict[str, str] | None, before: dict[str, str]) -> str:
+    """A claim's line of the table; one that is not measured here stays as it was on the page `before`."""
     sentence, where = CLAIMS[claim]
     if where == OPEN:
         return f"| {claim} | {sentence} | {where} | open | |"
     if where.startswith(TEST):
         return f"| {claim} | {sentence} | by test: [{where.removeprefix(TEST)}](../{where}) | tested | |"
     link = f"[{where}.py](../experiments/{where}.py)"
+    if finding is None and link in before.get(claim, ""):
+        return before[claim]
     if finding is None:
         return f"| {claim} | {sentence} | {link}: {OPEN} | open | |"
     plot = f"[plot](claims/{where}.png)"
@@ -116,6 +118,8 @@ def row(claim: str, finding: dict[str, str] | None) -> str:
 def write_page() -> None:
     """docs/claims.md and its plots."""
     findings, ran = read_results()
+    page = PAGE.read_text().splitlines() if PAGE.exists() else []
+    before = {line.split(" | ")[0].removeprefix("| "): line for line in page}
     PLOTS.mkdir(exist_ok=True)
     for name in ran:
         (picture,) = (RUNS / name).glob("*.png")
@@ -132,7 +136,7 @@ def write_page() -> None:
         "",
         "| claim | | measured | verdict | |",
         "| --- | --- | --- | --- | --- |",
-        *(row(claim, findings.get(claim)) for claim in CLAIMS),
+        *(row(claim, findings.get(claim), before) for claim in CLAIMS),
         "",
         f"{platform.machine()}, Python {platform.python_version()}, jax {jax.__version__}, "
         f"{time.strftime('%Y-%m-%d')}.",

@@ -29,7 +29,6 @@ QUICK = {"doctor", "learnt", "training", "experiments", "runs", "test_generate.p
 QUICK |= {f"test_{name}.py" for name in ("public", "debugging_modes", "distillation", "penalties", "api")}
 QUICK |= {f"test_{name}.py" for name in ("layers", "map_weights", "wrong_ports")}
 QUICK |= {f"test_{name}.py" for name in ("classification", "ctc", "softmax_divergence", "top_k_distillation")}
-QUICK |= {f"test_{name}.py" for name in ("meaning", "reductions", "trains", "careless")}
 EXACT = {"test_l1_vs_l2.py"}  # both frameworks to the bit, as programs are for users
 
 

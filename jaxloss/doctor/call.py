@@ -26,14 +26,15 @@ def first_calls(subject: Subject, budget_seconds: float) -> tuple[list[Finding],
     shown_by = ", ".join(f"{a.dtype.name}{list(a.shape)}" for a in subject.join(*given))
     results: list[Any] = []
     for _ in range(2):
-        outcome, seconds = _in_time(subject, given, budget_seconds)
+        outcomes, seconds = _in_time(subject, given, budget_seconds)
+        outcome = outcomes[0] if outcomes else None
         if isinstance(outcome, BaseException):
             said = f"{type(outcome).__name__}: {one_line(outcome)}"
             advice = "pass kind= or an input spec that fits the loss, or mend the loss"
             return [
                 _error(f"called with {shown_by}, it raised {said}", None, "", advice)
             ], "it cannot be called"
-        if outcome is None:
+        if not outcomes:
             advice = "pass a larger budget_seconds, or examine the loss without what makes it slow"
             message = f"one call did not end within {budget_seconds:g} s"
             return [_error(message, seconds, shown_by, advice)], "one call takes the whole budget"
@@ -55,6 +56,8 @@ def _judge(
     subject: Subject, given: Any, results: list[Any], shown_by: str
 ) -> tuple[list[Finding], str | None]:
     try:
+        if results[0] is None:  # which numpy takes for NaN
+            raise TypeError
         first, second = (np.asarray(result, np.float64) for result in results)
     except (TypeError, ValueError):
         message = f"it returns {type(results[0]).__name__}, not a scalar"
@@ -99,8 +102,8 @@ def one_line(error: BaseException) -> str:
     return text if len(text) <= 300 else f"{text[:297]}..."
 
 
-def _in_time(subject: Subject, given: Any, seconds: float) -> tuple[Any, float]:
-    """The result of a call, what it raised, or None where it did not end in time; and how long it took."""
+def _in_time(subject: Subject, given: Any, seconds: float) -> tuple[list[Any], float]:
+    """The result of a call or what it raised, nothing where it did not end in time; and how long it took."""
     outcome: list[Any] = []
 
     def call() -> None:
@@ -115,7 +118,7 @@ def _in_time(subject: Subject, given: Any, seconds: float) -> tuple[Any, float]:
     thread = threading.Thread(target=call, daemon=True)
     thread.start()
     thread.join(seconds)
-    return outcome[0] if outcome else None, time.perf_counter() - start
+    return outcome, time.perf_counter() - start
 
 
 def _error(message: str, number: float | None, shown_by: str, advice: str) -> Finding:

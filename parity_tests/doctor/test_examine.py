@@ -31,6 +31,7 @@ counter = itertools.count()
             r"called with float32\[8\], float32\[8\], it raised TypeError: target must hold class indices",
         ),
         (lambda x, y: jnp.stack([x, y]), r"it returns a vector, of shape \[2, 8\], where a scalar is due"),
+        (lambda x, y: None, "it returns NoneType, not a scalar"),
         (lambda x, y: "high", "it returns str, not a scalar"),
         (lambda x, y: next(counter) * jnp.mean(x), "two calls with the same arguments differ by 0."),
         (lambda x, y: np.mean(np.asarray(x) - np.asarray(y)), "JAX cannot trace and differentiate it"),

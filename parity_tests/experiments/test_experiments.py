@@ -18,6 +18,7 @@ LEAST = {
     "bias": {"seeds": 2, "steps": 3, "examples": 50},
     "overfitting": {"seeds": 2, "steps": 20, "examples": 20},
     "unequal_classes": {"seeds": 2, "steps": 3, "examples": 202},
+    "check_a_loss": {"seeds": 2, "steps": 3, "examples": 16},
     "l1_l2_huber": {"seeds": 2, "steps": 200},
     "missing_log_softmax": TEXT | {"seeds": 2, "steps": 2, "eval-every": 1},
     "eval_dropout": TEXT | {"seeds": 2, "steps": 2},
@@ -33,6 +34,8 @@ FEWER = {
     ("supervised_tokens", "KEPT"): (1, 64),
     ("gradient_noise", "LENGTHS"): (4, 8, 16),
     ("final_token_recipes", "CONTEXT"): 16,
+    ("check_a_loss", "CHECKS"): ("gradient_size",),
+    ("check_a_loss", "CASES"): dict([*load("check_a_loss").CASES.items()][5:7]),
 }
 SENTENCE = "The quick brown Fox jumps over the lazy dog, and {} runs away from it. "
 

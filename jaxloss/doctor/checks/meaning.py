@@ -162,12 +162,17 @@ def _judge_probabilities(
         advice = "read the outputs as they are; no softmax or sigmoid belongs after them"
         message = f"the best outputs are the probabilities themselves, without {output}"
         return result("the probabilities, as they are", "note", message, shift, shown_by, advice)
-    share, smoothed = _smoothing(p_DC, q_DC)
-    if smoothed and share > 0:
+    share, is_even = _smoothing(p_DC, q_DC)
+    if is_even and 0 < share < 1:
+        meaning = f"the probabilities, {1 - share:.3g} of them spread evenly"
         message = f"the best prediction is smoothed: {1 - share:.3g} of it is spread evenly over all classes"
         advice = "take that share off the probabilities where calibration counts"
-        meaning = f"the probabilities, {1 - share:.3g} of them spread evenly"
         return result(meaning, "note", message, 1 - share, shown_by, advice)
+    if is_even and share > 1:
+        meaning = f"the probabilities, exaggerated by {share:.3g}"
+        message = f"the best prediction is {share:.3g} times as far from even as the probabilities"
+        advice = "leave out what is added to a probability before its logarithm: log_softmax needs nothing"
+        return result(meaning, "warning", message, share, shown_by, advice)
     factor, weights_C, is_linear = _tilt(logits_DC, log_p_DC)
     if is_linear and factor > 0:
         return result(
