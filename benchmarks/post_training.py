@@ -39,6 +39,7 @@ from jaxloss import (
     linear_log_prob,
     linear_sequence_logps,
     make_linear_loss,
+    make_linear_preference_loss,
     sampled_kl_div,
 )
 
@@ -71,7 +72,15 @@ def problem(size: Sequence[int]) -> tuple[np.ndarray, ...]:
     return hidden, head, tokens, mask, old_logps, ref_logps, np.array(advantages)
 
 
+linear_dpo = make_linear_preference_loss(dpo_loss)
+
+
 def jaxloss_dpo(hidden, head, tokens, mask, *_):
+    reference = jnp.zeros(NUM_SEQUENCES // 2, jnp.float32)
+    return linear_dpo(hidden, head, tokens, reference, reference, where=mask, beta=DPO_BETA)
+
+
+def jaxloss_dpo_of_logps(hidden, head, tokens, mask, *_):
     chosen, rejected = jnp.split(linear_sequence_logps(hidden, head, tokens, where=mask), 2)
     return dpo_loss(chosen, rejected, jnp.zeros_like(chosen), jnp.zeros_like(rejected), beta=DPO_BETA)
 
@@ -156,7 +165,8 @@ def liger_grpo(hidden, head, tokens, mask, old_logps, ref_logps, advantages):
 
 JAX_LOSSES: dict[str, dict[str, Callable]] = {
     "DPO": {
-        "jaxloss": jaxloss_dpo,
+        "jaxloss, make_linear_preference_loss": jaxloss_dpo,
+        "jaxloss, linear_sequence_logps": jaxloss_dpo_of_logps,
         "JAX + optax, logits whole": partial(optax_whole, partial(plain_dpo, jax.nn.log_sigmoid)),
     },
     "GRPO": {

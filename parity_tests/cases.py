@@ -126,6 +126,13 @@ def _squared_error(losses):
     return losses.make_linear_loss(lambda z, target, scale=1.0: scale * ((z - target) ** 2).mean(-1))
 
 
+def _squared_gap(losses):
+    def of_pairs(chosen, rejected, *, margin=0.0, reduction):
+        return (chosen - rejected - margin) ** 2
+
+    return losses.make_linear_preference_loss(of_pairs)
+
+
 def _ctc_of_logits(losses):
     """From logits: torch's gradient to log-probabilities is right only after a log-softmax."""
     is_jax = losses.__name__.startswith("jaxloss")
@@ -264,6 +271,7 @@ CASES: dict[str, list[Sample]] = {
     "make_linear_loss": [
         Sample([normal(12, 4), normal(8, 4), normal(12, 8)], {"scale": 0.3}, make=_squared_error)
     ],
+    "make_linear_preference_loss": [Sample([_hidden, _head, _tokens], {"margin": 0.3}, make=_squared_gap)],
 }
 
 # Public names that are not losses, with the reason.

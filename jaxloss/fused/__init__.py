@@ -9,5 +9,6 @@ from jaxloss.fused.distillation import linear_distillation_loss as linear_distil
 from jaxloss.fused.distillation import linear_kl_div as linear_kl_div
 from jaxloss.fused.linear_loss import make_linear_loss as make_linear_loss
 from jaxloss.fused.preference import linear_sequence_logps as linear_sequence_logps
+from jaxloss.fused.preference import make_linear_preference_loss as make_linear_preference_loss
 
 __all__ = [name for name in dir() if callable(globals()[name])]

@@ -28,7 +28,7 @@ def test_every_contender_agrees_and_is_timed(script, capsys):
         assert "Liger-Kernel is left out: No module named 'liger_kernel'" in printed
     rows = [line.split(" | ")[0].removeprefix("| ") for line in printed.splitlines() if "(" in line]
     assert [row for row in rows if row in peers] == 2 * peers
-    for first in ("jaxloss", "jaxloss, make_linear_loss"):
+    for first in ("jaxloss, make_linear_preference_loss", "jaxloss, make_linear_loss"):
         assert f"\n| {first} | " in printed
 
 

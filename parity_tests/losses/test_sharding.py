@@ -25,8 +25,14 @@ SAMPLES = [
     for name, samples in CASES.items()
     for sample in samples
 ]
-# What is no sum over rows: of groups, of one series, of terms that are means.
-NO_SUM = ("correlation_loss", "group_gap_penalty", "make_hybrid_loss", "make_uncertainty_weighted_loss")
+# What is no sum over rows: of groups, of one series, of terms that are means, of pairs of rows.
+NO_SUM = (
+    "correlation_loss",
+    "group_gap_penalty",
+    "make_hybrid_loss",
+    "make_linear_preference_loss",
+    "make_uncertainty_weighted_loss",
+)
 
 
 def _summed(name, sample):

@@ -9,5 +9,6 @@ from torch_ref.fused.distillation import linear_distillation_loss as linear_dist
 from torch_ref.fused.distillation import linear_kl_div as linear_kl_div
 from torch_ref.fused.linear_loss import make_linear_loss as make_linear_loss
 from torch_ref.fused.preference import linear_sequence_logps as linear_sequence_logps
+from torch_ref.fused.preference import make_linear_preference_loss as make_linear_preference_loss
 
 __all__ = [name for name in dir() if callable(globals()[name])]

@@ -1,11 +1,13 @@
-"""What preference losses take, from hidden states and a head."""
+"""Preference losses from hidden states and a head."""
+
+from collections.abc import Callable
 
 from torch import Tensor
 
 from torch_ref.fused.api import linear_log_prob
 from torch_ref.losses.preference import sequence_logps
 
-__all__ = ["linear_sequence_logps"]
+__all__ = ["linear_sequence_logps", "make_linear_preference_loss"]
 
 
 def linear_sequence_logps(
@@ -40,3 +42,24 @@ def linear_sequence_logps(
     takes_part = target != (-100 if ignore_index is None else ignore_index)
     takes_part = takes_part if where is None else takes_part & where
     return sequence_logps(token_logps, where=takes_part, average=average)
+
+
+def make_linear_preference_loss(loss: Callable) -> Callable:
+    """The loss of `linear_sequence_logps` of the chosen and the rejected half of a batch."""
+    heads = ("linear_bias", "ignore_index", "where", "logit_softcap", "logit_scale", "implementation")
+
+    def linear_loss(
+        input: Tensor,
+        linear_weight: Tensor,
+        target: Tensor,
+        *arrays: Tensor,
+        average: bool = False,
+        reduction: str = "mean",
+        **options,
+    ) -> Tensor:
+        of_head = {name: options.pop(name) for name in heads if name in options}
+        logps = linear_sequence_logps(input, linear_weight, target, average=average, **of_head)
+        losses = loss(*logps.chunk(2), *arrays, reduction="none", **options)
+        return losses if reduction == "none" else getattr(losses, reduction)()
+
+    return linear_loss
