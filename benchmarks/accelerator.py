@@ -3,10 +3,11 @@
     python benchmarks/accelerator.py [--corpus book.txt] [--page docs/accelerator.md]
     python benchmarks/accelerator.py --toy --page /tmp/toy.md           # toy sizes on the CPU: does it run?
 
-Four parts, each in a process of its own: the parity report with JAX on the device; the fused head and the
+Five parts, each in a process of its own: the parity report with JAX on the device; the fused head and the
 training step of GPT-2 small in float32 and bfloat16 with several chunk sizes, beside PyTorch where that sees
-the GPU; and 200 steps of the full-size Model 5, on FineWeb if it is cached or the Hub answers, else on the
-prose that comes with Python. After a part that fails, the others go on, and the exit code is 1.
+the GPU; its blocks in a loop, and computed again on the way back; and 200 steps of the full-size Model 5, on
+FineWeb if it is cached or the Hub answers, else on the prose that comes with Python. After a part that fails,
+the others go on, and the exit code is 1.
 """
 
 import dataclasses
@@ -92,7 +93,8 @@ def toy_parts(folder: Path, corpus: str | None) -> list[Part]:
     run += ["--model.context-length", "8", "--model.embed-dim", "16", "--model.num-heads", "2"]
     run += ["--model.num-blocks", "1", "--sample.num-tokens", "2", "--sample.num-texts", "2"]
     run += ["--corpus", corpus] if corpus else []
-    return parts(folder, parity, head, step, run, dtypes=["bfloat16"])
+    looped = ["--size", "toy", "--objectives", "final", "--rounds", "2"]
+    return parts(folder, parity, head, step, looped, run, dtypes=["bfloat16"])
 
 
 def full_parts(folder: Path, corpus: str | None, has_torch: bool) -> list[Part]:
@@ -103,7 +105,8 @@ def full_parts(folder: Path, corpus: str | None, has_torch: bool) -> list[Part]:
         head += ["--peers", "jaxloss", "naive", "checkpointed scan", "bare products"]
         step += ["--peers", "jaxloss"]
     run = ["--preset", "model5", "--steps", "200", *corpus_flags(corpus)]
-    return parts(folder, [], head, step, run, dtypes=["float32", "bfloat16"])
+    looped = ["--size", "gpt2", "--batch-size", "64", "--objectives", "all"]
+    return parts(folder, [], head, step, looped, run, dtypes=["float32", "bfloat16"])
 
 
 def corpus_flags(corpus: str | None) -> list[str]:
@@ -119,12 +122,18 @@ def corpus_flags(corpus: str | None) -> list[str]:
 
 
 def parts(
-    folder: Path, parity: list[str], head: list[str], step: list[str], run: list[str], dtypes: list[str]
+    folder: Path,
+    parity: list[str],
+    head: list[str],
+    step: list[str],
+    looped: list[str],
+    run: list[str],
+    dtypes: list[str],
 ) -> list[Part]:
     """What is to run, and how its result gets to the page."""
     report, training, dtypes = folder / "parity_report.md", folder / "training", ["--dtypes", *dtypes]
     fused, stepped = (str(ROOT / "benchmarks" / name) for name in ("fused_head.py", "train_step.py"))
-    train = str(ROOT / "experiments" / "train_model5.py")
+    blocks, train = str(ROOT / "benchmarks" / "blocks.py"), str(ROOT / "experiments" / "train_model5.py")
     return [
         Part(
             "Parity with PyTorch on the CPU",
@@ -133,6 +142,7 @@ def parts(
         ),
         Part("The fused head", [fused, *head, *dtypes], str.strip),
         Part("A training step", [stepped, *step, *dtypes], str.strip),
+        Part("Blocks in a loop", [blocks, *looped, "--fsdp", "1"], str.strip),
         Part("Training", [train, *run, "--out", str(training)], lambda _: training_table(training)),
     ]
 

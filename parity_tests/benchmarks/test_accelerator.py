@@ -25,6 +25,8 @@ def script(monkeypatch):
     monkeypatch.setattr(module, "find_device", lambda: DEVICE)
     # What costs most to compile, and is tested elsewhere.
     monkeypatch.delitem(load("train_step", "benchmarks").OBJECTIVES, "all")
+    for way in ("remat", "scan"):
+        monkeypatch.delitem(load("blocks", "benchmarks").WAYS, way)
     monkeypatch.setitem(report.SECTIONS, "layers", lambda: layers()[:1])
     monkeypatch.setattr(load("train_model5"), "main", train)
     monkeypatch.setattr(step, "jit_with_barriers", jit)
@@ -76,6 +78,7 @@ def test_everything_runs_at_toy_sizes_and_the_page_holds_it(script, tmp_path):
         "| jaxloss, chunks of 16 |",
         "batch 4 x 8, bfloat16, 2 rounds",
         "| final | jaxloss |",
+        "| final     |       1 | scan, remat |",
         "1,000.0 ms",  # the median without the first, which compiles
         "5.000, 4.000",
     ):
@@ -87,7 +90,7 @@ def test_part_that_fails_is_named_and_the_others_go_on(script, tmp_path, monkeyp
     monkeypatch.setattr(script, "run", lambda command, log, env: (3, "out of memory\n"))
     page = tmp_path / "page.md"
     assert cli(script, "--toy", "--page", page, "--out", tmp_path / "run") == 1
-    assert page.read_text().count("It ended with exit code 3.") == 4
+    assert page.read_text().count("It ended with exit code 3.") == 5
     assert "failed: Parity with PyTorch on the CPU, The fused head, " in capsys.readouterr().out
 
 
