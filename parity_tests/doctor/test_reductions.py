@@ -45,7 +45,7 @@ def test_masks_of_a_right_loss_delete():
     assert not result.findings
     assert result.figures["masked against deleted"] < 1e-12
     assert result.figures["with NaN there"] < 1e-12
-    assert np.isnan(result.figures["nothing kept"])
+    assert np.isnan(result.figures["mean of nothing"])
 
 
 @pytest.mark.parametrize(
@@ -66,6 +66,16 @@ def test_masks_of_careless_losses_are_found_out(loss, message):
     (finding,) = examined(with_default).findings
     assert finding.severity == "error"
     assert re.search(message, finding.message)
+
+
+def test_an_empty_part_of_a_sum_adds_nothing():
+    def summed(x, y, where=None):
+        where = jnp.ones(x.shape, bool) if where is None else where
+        total = jnp.sum(jnp.where(where, jnp.where(where, x - y, 0.0) ** 2, 0.0))
+        return total * jnp.sum(where) / jnp.sum(where)
+
+    (finding,) = (f for f in examined(summed).findings if f.severity == "error")
+    assert "a part without any row adds nan to the sum" in finding.message
 
 
 def test_a_million_terms_are_added_in_bfloat16():

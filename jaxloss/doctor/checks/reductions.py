@@ -91,44 +91,68 @@ def _masks(subject: Subject) -> tuple[list[Finding], dict[str, Any]]:
         return [Finding("reductions", "note", message, None, "", advice)], {"where": "not an argument"}
     prediction, target = subject.draw(NUM, seed=4)
     kept = np.arange(NUM) % 3 != 1
-    padded = {"finite": 7.0, "NaN": np.nan}
-    rows = {
+    shape = _mask_shape(subject, prediction, target)
+    if shape is None:
+        return [], {"where": "of another shape than rows or entries"}
+    mask = np.broadcast_to(kept.reshape(-1, *[1] * (len(shape) - 1)), shape)
+    has_sum = subject.reduction == "sum" or "reduction" in subject.options
+    as_sum = {"reduction": "sum"} if "reduction" in subject.options else {}
+    padded = {
         name: jax.tree.map(lambda a, fill=fill: _pad(a, kept, fill), (prediction, target))
-        for name, fill in padded.items()
+        for name, fill in {"finite": 7.0, "NaN": np.nan}.items()
     }
 
-    def measure(kept_rows: Any, padded_rows: Any) -> dict[str, Any]:
-        f = jax.value_and_grad(subject.loss)
-        nothing = jnp.zeros(NUM, bool)
-        return {
-            "deleted": f(*kept_rows),
-            "padded": {name: f(*each, where=jnp.asarray(kept)) for name, each in padded_rows.items()},
-            "empty": f(*padded_rows["finite"], where=nothing),
-        }
+    def measure(deleted: Any, padded: Any) -> dict[str, Any]:
+        f, nothing = jax.value_and_grad(subject.loss), jnp.zeros(shape, bool)
+        measured = {name: f(*rows, where=jnp.asarray(mask)) for name, rows in padded.items()}
+        measured |= {"deleted": f(*deleted), "empty": f(*padded["NaN"], where=nothing)}
+        if has_sum:
+            with contextlib.suppress(TypeError, ValueError):
+                measured["empty sum"] = f(*padded["NaN"], where=nothing, **as_sum)
+        return measured
 
-    deleted_rows = jax.tree.map(lambda a: a[kept], (prediction, target))
-    measured = _in_float64(measure, deleted_rows, rows)
-    value, gradient = measured["deleted"]
-    findings = []
+    deleted = jax.tree.map(lambda a: a[kept], (prediction, target))
+    measured = _in_float64(measure, deleted, padded)
     gaps = {}
-    for name, (own_value, own_gradient) in measured["padded"].items():
-        gaps[name] = float(max(_gap(own_value, value), _gap(own_gradient[kept], gradient)))
-        rest = np.abs(own_gradient[~kept]).max()
-        gaps[name] = max(gaps[name], float(rest)) if np.isfinite(rest) else np.nan
-    shown_by = f"{NUM} rows, {(~kept).sum()} of them masked"
-    tolerance = _tolerance(subject)
-    if not gaps["finite"] < tolerance:
+    for name in padded:
+        (value, gradient), (true_value, true_gradient) = measured[name], measured["deleted"]
+        rest = _gap(gradient[~kept], np.zeros(1), true_gradient)
+        gaps[name] = float(np.max([_gap(value, true_value), _gap(gradient[kept], true_gradient), rest]))
+    figures = {"masked against deleted": gaps["finite"], "with NaN there": gaps["NaN"]}
+    figures["mean of nothing"] = float(measured["empty"][0])
+    return _judge_masks(subject, measured, gaps, f"{NUM} rows, {(~kept).sum()} of them masked"), figures
+
+
+def _judge_masks(
+    subject: Subject, measured: dict[str, Any], gaps: dict[str, float], shown_by: str
+) -> list[Finding]:
+    findings = []
+    if not gaps["finite"] < _tolerance(subject):
         message = f"masked rows still count: value or gradient is off by {gaps['finite']:.2g}"
         advice = "select the losses with jnp.where(mask, loss, 0), and divide by the number kept"
         findings.append(Finding("reductions", "error", message, gaps["finite"], shown_by, advice))
-    if not gaps["NaN"] < tolerance and not np.isfinite(gaps["NaN"]):
-        where = "value" if not np.isfinite(measured["padded"]["NaN"][0]) else "gradient"
+    if not np.isfinite(gaps["NaN"]):
+        where = "gradient" if np.isfinite(measured["NaN"][0]) else "value"
         message = f"NaN in a masked row reaches the {where}"
         advice = "select with jnp.where before the loss as well as after it: 0 * NaN is NaN"
         findings.append(Finding("reductions", "error", message, None, f"{shown_by}, holding NaN", advice))
-    empty = float(measured["empty"][0])
-    figures = {"masked against deleted": gaps["finite"], "with NaN there": gaps["NaN"], "nothing kept": empty}
-    return findings, figures
+    elif "empty sum" in measured and any(np.any(part != 0) for part in measured["empty sum"]):
+        total = float(measured["empty sum"][0])
+        message = f"a part without any row adds {total:g} to the sum, or something to its gradient"
+        advice = "let the sum over nothing be 0, with a gradient of 0: divide where a count is not 0"
+        findings.append(Finding("reductions", "error", message, total, f"{NUM} rows, all masked", advice))
+    return findings
+
+
+def _mask_shape(subject: Subject, prediction: np.ndarray, target: Any) -> tuple[int, ...] | None:
+    """That of the rows, or else of the prediction's entries; None if the loss takes neither."""
+    for shape in ((NUM,), prediction.shape):
+        with contextlib.suppress(TypeError, ValueError), jax.enable_x64(True):
+            mask = jax.ShapeDtypeStruct(shape, bool)
+            arrays = as_dtype((prediction, target), "float64")
+            jax.eval_shape(lambda p, t, mask: subject.loss(p, t, where=mask), *arrays, mask)
+            return shape
+    return None
 
 
 def _many(subject: Subject) -> tuple[list[Finding], dict[str, Any]]:
@@ -137,6 +161,8 @@ def _many(subject: Subject) -> tuple[list[Finding], dict[str, Any]]:
         return [], {}
     given = rounded(subject.draw(MANY, seed=6), "bfloat16")
     exact = float(_in_float64(subject.loss, *given))
+    if not np.isfinite(exact):
+        return [], {}
     with jax.enable_x64(False):
         narrow = float(jax.jit(subject.loss)(*as_dtype(given, "bfloat16")))
     drift = abs(narrow - exact) / max(abs(exact), 1e-30)
@@ -170,6 +196,7 @@ def _pad(array: np.ndarray, kept: np.ndarray, fill: float) -> np.ndarray:
     return np.where(kept.reshape(-1, *[1] * (array.ndim - 1)), array, fill)
 
 
-def _gap(array: np.ndarray, expected: np.ndarray) -> float:
-    """The largest difference, relative to the largest expected entry; NaN if there is one."""
-    return float(np.abs(array - expected).max() / max(np.abs(expected).max(), 1e-12))
+def _gap(array: np.ndarray, expected: np.ndarray, scale: np.ndarray | None = None) -> float:
+    """The largest difference, relative to the largest entry of `scale` or `expected`; NaN if there is one."""
+    scale = expected if scale is None else scale
+    return float(np.abs(array - expected).max() / max(np.abs(scale).max(), 1e-12))
