@@ -5,8 +5,12 @@ how a program becomes machine code.
 """
 
 import contextlib
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -23,6 +27,20 @@ jit = partial(_jax_jit, compiler_options=OPTIONS)
 # The same for a process, whose operations outside `jit` they then concern too.
 FLAGS_OF_OPTIONS = " ".join(f"--{name}={str(value).lower()}" for name, value in OPTIONS.items())
 XLA_FLAGS = f"{FLAGS_OF_OPTIONS} --xla_cpu_parallel_codegen_split_count=1"
+
+
+def output_of(module: str, *args: str) -> str:
+    """What a module prints when it is run as a program, in a process that compiles everything quickly."""
+    environment = os.environ | {
+        "XLA_FLAGS": XLA_FLAGS,
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": str(Path(__file__).parents[1]),
+    }
+    run = subprocess.run(
+        [sys.executable, "-m", module, *args], capture_output=True, text=True, env=environment
+    )
+    assert run.returncode == 0, run.stdout[-6000:] + run.stderr[-3000:]
+    return run.stdout
 
 
 class _Jitted:

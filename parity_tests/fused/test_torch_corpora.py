@@ -1,29 +1,16 @@
 """All of torch's own samples of linear_cross_entropy pass through the chunked path, and its errors raise."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
 from jaxloss.fused import linear_cross_entropy
-from parity_tests import quick_compilation
 from parity_tests.fused.torch_samples import NOT_OURS, OPERATORS, to_jax
+from parity_tests.quick_compilation import output_of
 
 
 def test_samples_pass_through_the_chunked_path():
-    environment = os.environ | {
-        # Compiling a program takes 24 ms instead of 78.
-        "XLA_FLAGS": quick_compilation.XLA_FLAGS,
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": str(Path(__file__).parents[2]),
-    }
-    command = [sys.executable, "-m", "parity_tests.fused.torch_samples"]
-    run = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert run.returncode == 0, run.stdout[-6000:] + run.stderr[-3000:]
-    assert "OpInfo float64: 329 of 329 agree" in run.stdout
-    assert "ModuleInfo float64: 857 of 857 agree" in run.stdout
+    output = output_of("parity_tests.fused.torch_samples")
+    assert "OpInfo float64: 329 of 329 agree" in output
+    assert "ModuleInfo float64: 857 of 857 agree" in output
 
 
 def test_error_inputs_raise():
