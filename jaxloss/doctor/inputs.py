@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jaxloss._checks import check_choice
+from jaxloss._checks import check_choice, describe
 
 NUM_CLASSES = 4
 
@@ -58,9 +58,28 @@ class InputSpec:
 def as_spec(kind: str | InputSpec) -> InputSpec:
     """The spec of a kind by its name, or the user's own."""
     if isinstance(kind, InputSpec):
+        _check_drawn(kind)
         return kind
     check_choice("kind", kind, tuple(KINDS))
     return KINDS[kind]
+
+
+def _check_drawn(spec: InputSpec) -> None:
+    """Raise unless `draw` returns arrays of the examples asked for, and `wrt` is right."""
+    drawn, num = spec.draw(np.random.default_rng(0), 3), 3
+    if not isinstance(drawn, tuple) or any(np.shape(array)[:1] != (num,) for array in drawn):
+        given = str([np.shape(a) for a in drawn]) if isinstance(drawn, tuple) else type(drawn).__name__
+        raise ValueError(
+            f"draw must return a tuple of arrays of {num} examples when called with {num}; got {given}."
+        )
+    chosen = (spec.wrt,) if isinstance(spec.wrt, int) else tuple(spec.wrt)
+    if not chosen or not set(chosen) <= set(range(len(drawn))):
+        raise ValueError(
+            f"wrt must be in [0, {len(drawn)}), the arguments that draw returns; got {spec.wrt}."
+        )
+    if len({np.shape(drawn[i]) for i in chosen}) > 1 or any(drawn[i].dtype != np.float64 for i in chosen):
+        given = ", ".join(describe(drawn[i]) for i in chosen)
+        raise ValueError(f"wrt must name arguments of one shape and of float64; got {given}.")
 
 
 def _draw_classes(rng: np.random.Generator, num: int) -> Arguments:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import io
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
@@ -22,6 +23,8 @@ from jaxloss.doctor.inputs import Arguments, InputSpec
 
 WIDE_UNIT = 16  # examples; enough for a correlation that is not near 1 by chance
 _AT_ONCE = 256  # units of one compiled call: all checks share its program
+
+_NARROWEST_FIRST = {"bf16": "bfloat16", "f16": "float16", "f32": "float32"}  # as JAX prints them
 
 Array = Any
 Target = Any
@@ -80,6 +83,7 @@ class Subject:
         if time.perf_counter() > self.deadline:
             raise OutOfTime
         value = self.function(*self.join(prediction, target), **options)
+        value = jnp.asarray(value) if isinstance(value, (int, float)) else value
         return jnp.mean(value) if self.takes_mean and jnp.ndim(value) == 1 else value
 
     def each(self, prediction: Array, target: Target) -> Array:
@@ -98,18 +102,29 @@ class Subject:
             arrays = as_dtype((prediction, target), "float64")
             both = jax.jit(lambda p, t: (self.loss(p, t), self.each(p, t)))(*arrays)
             batch, each = map(np.asarray, both)
-        # Losses that compute in bfloat16 whatever they get are right to 2 digits.
+        # bfloat16 is right to 2 digits.
         for name, value in (("mean", np.mean(each)), ("sum", np.sum(each))):
-            if np.allclose(batch, value, rtol=2e-2 if batch.dtype.itemsize < 4 else 1e-5, atol=0):
+            if np.allclose(batch, value, rtol=5e-2 if self.is_coarse else 1e-5, atol=0):
                 return name
         return None
 
     @cached_property
+    def precision(self) -> str:
+        """The narrowest floating dtype that the loss computes in when it is given float64."""
+        with jax.enable_x64(True):
+            program = str(jax.make_jaxpr(self.loss)(*as_dtype(self.draw(8), "float64")))
+        named = set(re.findall(r"\b(bf16|f16|f32)\[", program))
+        return next((dtype for short, dtype in _NARROWEST_FIRST.items() if short in named), "float64")
+
+    @property
     def is_rough(self) -> bool:
         """Whether the loss is less precise than float64 even when it is given float64."""
-        with jax.enable_x64(True):
-            value = jax.eval_shape(self.loss, *as_dtype(self.draw(8), "float64"))
-        return bool(value.dtype.itemsize < 8)
+        return self.precision != "float64"
+
+    @property
+    def is_coarse(self) -> bool:
+        """Whether it computes in 16 bits even then: its differences say nothing about its derivatives."""
+        return self.precision in ("bfloat16", "float16")
 
     @property
     def unit_size(self) -> int:

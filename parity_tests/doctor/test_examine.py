@@ -32,6 +32,7 @@ counter = itertools.count()
         ),
         (lambda x, y: jnp.stack([x, y]), r"it returns a vector, of shape \[2, 8\], where a scalar is due"),
         (lambda x, y: None, "it returns NoneType, not a scalar"),
+        (lambda x, y: jnp.mean(jnp.log(x)), "the loss is nan"),
         (lambda x, y: "high", "it returns str, not a scalar"),
         (lambda x, y: next(counter) * jnp.mean(x), "two calls with the same arguments differ by 0."),
         (lambda x, y: np.mean(np.asarray(x) - np.asarray(y)), "JAX cannot trace and differentiate it"),
@@ -108,6 +109,12 @@ def test_what_is_no_loss_and_what_is_no_spec():
         examine(0.5)
     with pytest.raises(ValueError, match="low must be below high"):
         InputSpec(lambda rng, num: (), low=1.0, high=0.0)
+    with pytest.raises(ValueError, match="draw must return a tuple of arrays of 3 examples"):
+        examine(jaxloss.mse_loss, InputSpec(lambda rng, num: rng.standard_normal(num)))
+    with pytest.raises(ValueError, match=r"wrt must be in \[0, 1\)"):
+        examine(jaxloss.mse_loss, InputSpec(lambda rng, num: (rng.standard_normal(num),), wrt=1))
+    with pytest.raises(ValueError, match=r"of one shape and of float64; got int64\[3\]"):
+        examine(jaxloss.mse_loss, InputSpec(lambda rng, num: (np.arange(num),)))
 
 
 @pytest.fixture(scope="module")
