@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxloss.doctor.report import Finding, Severity
+from jaxloss.doctor.report import Finding
 from jaxloss.doctor.subject import Subject, as_dtype
 
 # A check calls the loss about this often while JAX traces it, whatever its arrays.
@@ -77,9 +77,6 @@ def _judge(
         message = f"it returns a vector, of shape {list(first.shape)}, where a scalar is due"
         advice = "reduce it to one number, such as by a mean over the examples"
         return [_error(message, None, shown_by, advice)], "it returns a vector"
-    if not np.isfinite(first).all():
-        advice = "it is no number at ordinary inputs: look for a division by 0, a log of 0 or a root below 0"
-        return [_error(f"the loss is {first.mean()}", None, shown_by, advice)], "it is not finite"
     try:
         with jax.enable_x64(False):
             jax.eval_shape(jax.value_and_grad(subject.loss), *given)
@@ -87,11 +84,6 @@ def _judge(
         message = f"JAX cannot trace and differentiate it: {type(error).__name__}: {one_line(error)}"
         advice = "use jnp in place of numpy, jnp.where in place of if, and floating point throughout"
         return [*findings, _error(message, None, shown_by, advice)], "it cannot be traced"
-    if subject.is_rough:
-        message = f"it computes in {subject.precision} even where it is given float64"
-        advice = "let the predictions decide the dtype, but sum in float32 at least"
-        severity: Severity = "warning" if subject.is_coarse else "note"
-        findings.append(Finding("call", severity, message, None, shown_by, advice))
     return findings, None
 
 

@@ -155,7 +155,7 @@ CARELESS = _of_the_experiment() | {
     "cotangent dropped": Careless(cotangent_dropped, "gradient", "cotangent", "real"),
     "arguments swapped": Careless(arguments_swapped, "meaning", "only the likeliest class"),
     "integer division": Careless(integer_division, "gradient_size", "gradient is 0 at every input"),
-    "bfloat16 inside": Careless(in_bfloat16, "kinks", "the value jumps"),
+    "bfloat16 inside": Careless(in_bfloat16, "finite", "computes in bfloat16"),
     "log(p + 0.01)": Careless(log_of_much_more, "meaning", "1.04 times as far from even"),
     "clip of p": Careless(clipped, "gradient_size", "less than .* of the usual gradient"),
     "wrong operand stopped": Careless(wrong_operand_stopped, "gradient", "not the value's derivative"),

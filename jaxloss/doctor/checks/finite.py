@@ -80,7 +80,17 @@ def check(subject: Subject) -> Result:
             if zero_from is not None:
                 figures[f"{dtype} {what} 0 from"] = zero_from
         figures[f"{dtype} accurate"] = _interval(grid.size, accurate)
-    return Result([*in_float64, *(_tell(found) for found in faults.values())], figures)
+    findings = [*_precision(subject), *in_float64, *(_tell(of_a_kind) for of_a_kind in faults.values())]
+    return Result(findings, figures)
+
+
+def _precision(subject: Subject) -> list[Finding]:
+    if not subject.is_rough:
+        return []
+    message = f"it computes in {subject.precision} even where it is given float64"
+    advice = "let the predictions decide the dtype, and sum in float32 at least"
+    severity: Severity = "warning" if subject.is_coarse else "note"
+    return [Finding("finite", severity, message, None, "", advice)]
 
 
 def _evaluate(subject: Subject, dtype: str) -> _Grid:
