@@ -24,7 +24,8 @@ if jax.__version_info__ < (0, 11):
 _jax_jit = jax.jit
 jit = partial(_jax_jit, compiler_options=OPTIONS)
 
-# The same for a process, whose operations outside `jit` they then concern too.
+# The same for a process, whose operations outside `jit` they then concern too. With these options, unlike
+# those that users have, numbers depend on how many parts a program is compiled in.
 FLAGS_OF_OPTIONS = " ".join(f"--{name}={str(value).lower()}" for name, value in OPTIONS.items())
 XLA_FLAGS = f"{FLAGS_OF_OPTIONS} --xla_cpu_parallel_codegen_split_count=1"
 
