@@ -13,7 +13,16 @@ from jaxloss.testing.inputs import (
     signs,
     uniform,
 )
-from jaxloss.testing.layers import Fault, LayerRow, LayersReport, compare_layers, tap
+from jaxloss.testing.layers import (
+    Fault,
+    LayerRow,
+    LayersReport,
+    Source,
+    WeightMap,
+    compare_layers,
+    map_weights,
+    tap,
+)
 from jaxloss.testing.masks import draw_masks, inject_masks
 from jaxloss.testing.measure import EPS, Difference, difference, error_in_eps
 from jaxloss.testing.parity import Pair, assert_parity, check_parity, parity_table
@@ -28,7 +37,9 @@ __all__ = [
     "LayersReport",
     "Pair",
     "ParityReport",
+    "Source",
     "Table",
+    "WeightMap",
     "assert_parity",
     "booleans",
     "check_parity",
@@ -40,6 +51,7 @@ __all__ = [
     "inject_masks",
     "integers",
     "log_probabilities",
+    "map_weights",
     "normal",
     "parity_table",
     "probabilities",

@@ -11,6 +11,7 @@ from jaxloss.testing.diagnosis.factors import number
 from jaxloss.testing.diagnosis.torch_calls import Call, Edit, is_setting, with_argument, with_option
 from jaxloss.testing.diagnosis.torch_layers import (
     another_activation,
+    another_axis,
     another_head,
     another_mask,
     another_scale,
@@ -197,6 +198,7 @@ _MISTAKES: list[Callable[[Call], Iterator[Edit]]] = [
     _gelu,
     another_scale,
     another_mask,
+    another_axis,
     another_head,
     another_activation,
     _correction,

@@ -55,6 +55,29 @@ def another_mask(call: Call) -> Iterator[Edit]:
     yield Edit(call.name, causal, "mask: JAX's attention is causal, torch's has another mask or none")
 
 
+def another_axis(call: Call) -> Iterator[Edit]:
+    """Attention weights that sum to 1 over the queries."""
+    if call.name != "scaled_dot_product_attention":
+        return
+
+    def over_queries(function: Any, args: Any, kwargs: Any) -> Any:
+        import torch
+
+        q, k, v = args[:3]
+        if kwargs.get("enable_gqa"):
+            k, v = (x.repeat_interleave(q.shape[-3] // x.shape[-3], -3) for x in (k, v))
+        scores = q @ k.transpose(-1, -2) * (kwargs.get("scale") or q.shape[-1] ** -0.5)
+        hidden = torch.full_like(scores, -1e30)
+        mask = kwargs.get("attn_mask")
+        if kwargs.get("is_causal"):
+            mask = torch.ones(scores.shape[-2:], dtype=torch.bool).tril()
+        if mask is not None:
+            scores = torch.where(mask, scores, hidden) if mask.dtype == torch.bool else scores + mask
+        return scores.softmax(-2) @ v
+
+    yield Edit(call.name, over_queries, "wrong axis: JAX's softmax of the attention is over the queries")
+
+
 def another_head(call: Call) -> Iterator[Edit]:
     """Keys and values in the order of other heads, or swapped with one another or with the queries."""
     if call.name != "scaled_dot_product_attention":

@@ -1,5 +1,6 @@
 """Mistakes that ports of a layer contain, each made in torch's layer to see whether that is what JAX has."""
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -10,6 +11,7 @@ import numpy as np
 from jaxloss.testing._result import Arrays
 from jaxloss.testing.diagnosis.factors import common_factor, number
 from jaxloss.testing.diagnosis.torch_layers import activations
+from jaxloss.testing.layers._numbers import Rotary, norms
 from jaxloss.testing.layers._visits import Key
 
 
@@ -22,6 +24,7 @@ class Change:
         params: in place of the layer's own, by name.
         outputs: by call, what becomes of the output of a layer inside it, of its first input.
         forced: in place of what the shared layers inside it are made to return.
+        inputs: in place of the layer's own, recorded ones.
         values: what the layer then makes, where that is known without running it.
     """
 
@@ -29,6 +32,7 @@ class Change:
     params: dict[str, np.ndarray] = field(default_factory=dict)
     outputs: dict[Key, Callable[[Any, Any], Any]] = field(default_factory=dict)
     forced: dict[Key, Any] = field(default_factory=dict)
+    inputs: Any = None
     values: Arrays | None = None
 
 
@@ -44,7 +48,11 @@ class Scene:
         our_params: of JAX's.
         returned: what the shared layers inside it return, by torch's key.
         own: torch's keys of layers inside it that JAX does not have, with input and output.
+        handed: what these are handed.
         others: all weights of torch's model by name.
+        inputs: all of torch's inputs, as they were recorded.
+        failing: names of what the two make differently.
+        rtol: relative error that rounding may make.
     """
 
     given: np.ndarray | None
@@ -54,12 +62,26 @@ class Scene:
     our_params: Arrays
     returned: Mapping[Key, np.ndarray]
     own: Mapping[Key, tuple[np.ndarray, np.ndarray]]
+    handed: Mapping[Key, np.ndarray]
     others: Arrays
+    inputs: Any
+    failing: tuple[str, ...]
+    rtol: float
 
 
 def changes(scene: Scene) -> Iterator[Change]:
     """What is worth trying, the plainest first."""
-    for hypothesis in (_weights, _residual, _scaled, _activation, _swapped, _dropout):
+    for hypothesis in (
+        _weights,
+        _bypassed,
+        _residual,
+        _scaled,
+        _norm,
+        _rotary,
+        _activation,
+        _swapped,
+        _dropout,
+    ):
         yield from hypothesis(scene)
 
 
@@ -92,14 +114,56 @@ def _residual(scene: Scene) -> Iterator[Change]:
     if scene.given is not None:
         arrays["its own input"] = scene.given
     for what, array in arrays.items():
-        for name, theirs in scene.theirs.items():
-            if array.shape != theirs.shape or array.dtype.kind != "f":
-                continue
-            for sign, words in (
-                (-1, f"missing residual: JAX does not add {what}"),
-                (1, f"JAX adds {what} once more"),
-            ):
-                yield Change(words, values={**scene.theirs, name: theirs + sign * array})
+        if array.dtype.kind != "f" or any(scene.theirs[name].shape != array.shape for name in scene.failing):
+            continue
+        for sign, words in (
+            (-1, f"missing residual: JAX does not add {what}"),
+            (1, f"JAX adds {what} once more"),
+        ):
+            changed = {name: scene.theirs[name] + sign * array for name in scene.failing}
+            yield Change(words, values={**scene.theirs, **changed})
+
+
+def _bypassed(scene: Scene) -> Iterator[Change]:
+    """One array handed on where another belongs: a layer left out, or the wrong branch."""
+    arrays = {f"what {key[0]} is handed": x for key, x in scene.handed.items()}
+    arrays |= {f"what {key[0]} returns": x for key, x in scene.returned.items()}
+    if scene.given is not None:
+        arrays["its own input"] = scene.given
+    for what, array in arrays.items():
+        if len(scene.failing) == 1 and scene.theirs[scene.failing[0]].shape == array.shape:
+            place = scene.failing[0].removeprefix("value").strip(" []'").removeprefix("input of ")
+            words = f"wrong branch: JAX {f'hands {place}' if place else 'returns'} {what}"
+            yield Change(words, values={**scene.theirs, scene.failing[0]: array})
+
+
+def _norm(scene: Scene) -> Iterator[Change]:
+    """Another kind of norm."""
+    if scene.given is None or scene.given.dtype.kind != "f" or scene.returned or len(scene.ours) != 1:
+        return
+    (ours,), (theirs,) = scene.ours.values(), scene.theirs.values()
+    words = norms(scene.given, ours, theirs, scene.params, scene.rtol)
+    if words is not None:
+        yield Change(words, values=scene.ours)
+
+
+def _rotary(scene: Scene) -> Iterator[Change]:
+    """Rotary embeddings of another base, direction, or pairing of entries."""
+    try:
+        rotary = Rotary(scene.inputs)
+    except LookupError:
+        return
+    for words, inputs in rotary.others():
+        yield Change(words, inputs=inputs)
+    order = np.concatenate([np.arange(0, rotary.width, 2), np.arange(1, rotary.width, 2)])
+
+    def paired(x: np.ndarray) -> np.ndarray:
+        return x.reshape(*x.shape[:-1], -1, rotary.width)[..., order].reshape(x.shape)
+
+    heads = {key: x for key, x in scene.returned.items() if x.shape[-1] % rotary.width == 0}
+    for chosen in itertools.combinations(heads, 2):
+        words = "rotary interleaving: JAX turns neighbours (2i, 2i + 1), torch halves (i, i + width / 2)"
+        yield Change(words, forced={key: paired(heads[key]) for key in chosen})
 
 
 def _scaled(scene: Scene) -> Iterator[Change]:

@@ -62,21 +62,21 @@ class JaxModel:
             finally:
                 _active.pop()
 
-    def narrows(self, inputs: tuple[Any, ...]) -> bool:
-        """Whether it computes something in less than float64, though it was given that."""
+    def dtypes(self, inputs: tuple[Any, ...]) -> set[str]:
+        """Of the floating-point numbers that it computes on the way."""
 
-        def dtypes(jaxpr: Any) -> Iterator[Any]:
+        def of(jaxpr: Any) -> Iterator[Any]:
             for equation in jaxpr.eqns:
                 yield from (getattr(v.aval, "dtype", None) for v in equation.outvars)
                 for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=_is_jaxpr):
                     if _is_jaxpr(inner):
-                        yield from dtypes(getattr(inner, "jaxpr", inner))
+                        yield from of(getattr(inner, "jaxpr", inner))
 
-        narrow = {jnp.dtype(name) for name in ("float32", "bfloat16", "float16")}
         with settings(self.dtype):
             given = jax.tree.map(lambda x: jnp.asarray(fitting(x)) if is_array(x) else x, inputs)
             traced = jax.make_jaxpr(lambda: jax.tree.leaves(self.function(Visit(), *given)))()
-        return any(dtype in narrow for dtype in dtypes(traced.jaxpr))
+        found = {dtype for dtype in of(traced.jaxpr) if dtype is not None}
+        return {str(dtype) for dtype in found if jnp.issubdtype(dtype, jnp.floating)}
 
     def parameters(self, name: str) -> dict[str, np.ndarray]:
         """A layer's parameters, with those of the layers inside it, by their paths."""

@@ -151,31 +151,42 @@ def _by_numbers(
 def _by_order(
     pairs: dict[str, str], ours: Calls, theirs: Calls, ours_of: ParametersOf, theirs_of: ParametersOf
 ) -> None:
-    """Layers inside two that are paired, if each of one side has as many weights as its like on the other."""
-
-    def fits(a: Call, b: Call) -> bool:
-        sizes = [_num_weights(ours_of(a.key[0])), _num_weights(theirs_of(b.key[0]))]
-        return sizes[0] == sizes[1] and layout_of(a.output, b.output) is not None
-
+    """Layers inside two that are paired: those of as many weights and of one shape, in their order."""
     found = True
     while found:
         found = False
         around, within = _by_parent(ours, pairs.keys()), _by_parent(theirs, pairs.values())
         for name, calls in around.items():
-            left = [c for c in calls if c.key[0] not in pairs and ours_of(c.key[0])]
-            right = [c for c in within.get(pairs[name], []) if theirs_of(c.key[0])]
-            right = [c for c in right if c.key[0] not in pairs.values()]
-            if left and len(left) == len(right) and all(map(fits, left, right)):
-                pairs.update({a.key[0]: b.key[0] for a, b in zip(left, right, strict=True)})
-                found = True
+            left = _grouped(calls, partial(_likes, of=ours_of))
+            right = _grouped(within.get(pairs[name], []), partial(_likes, of=theirs_of))
+            for likes in left.keys() & right.keys() - {None}:
+                if len(left[likes]) == len(right[likes]):
+                    pairs.update({a.key[0]: b.key[0] for a, b in zip(left[likes], right[likes], strict=True)})
+                    found = True
+
+
+def _likes(call: Call, of: ParametersOf) -> Any:
+    """What a layer has in common with its like: as many weights, and numbers out; None without weights."""
+    weights = sum(x.size for x in of(call.key[0]).values())
+    return (weights, call.output.size) if weights else None
 
 
 def _by_parent(calls: Calls, paired: Any) -> dict[str, list[Call]]:
-    """First calls of each layer, in order, under the nearest paired layer around it."""
+    """First calls of the layers without a counterpart, in order, under the nearest layer that has one.
+
+    One around a layer with a counterpart is left out: it is no more than a name for some of them.
+    """
+    known = set(paired)
+    around = set()
+    for key, call in calls.items():
+        parent = call.parent if key[0] in known else None
+        while parent is not None:
+            around.add(parent)
+            parent = calls[parent].parent if parent in calls else None
     found: dict[str, list[Call]] = defaultdict(list)
     for key, call in calls.items():
-        if key != ROOT and key[1] == 0:
-            found[nearest(call.parent, calls, lambda key: key[0] in paired)[0]].append(call)
+        if key[0] not in known and key not in around and key[1] == 0:
+            found[nearest(call.parent, calls, lambda key: key[0] in known)[0]].append(call)
     return found
 
 
@@ -184,10 +195,6 @@ def nearest(key: Key | None, calls: Calls, is_wanted: Callable[[Key], bool]) -> 
     while key is not None and not is_wanted(key):
         key = calls[key].parent if key in calls else None
     return ROOT if key is None else key
-
-
-def _num_weights(parameters: Mapping[str, np.ndarray]) -> int:
-    return sum(x.size for x in parameters.values())
 
 
 def _digest(parameters: Mapping[str, np.ndarray]) -> bytes | None:
@@ -202,10 +209,10 @@ def _unpaired(pairs: dict[str, str], ours: list[str], theirs: list[str]) -> tupl
     return [n for n in ours if n not in pairs], [n for n in theirs if n not in taken]
 
 
-def _grouped(names: list[str], by: Callable[[str], Any]) -> dict[Any, list[str]]:
-    groups: dict[Any, list[str]] = defaultdict(list)
-    for name in names:
-        groups[by(name)].append(name)
+def _grouped(entries: list[Any], by: Callable[[Any], Any]) -> dict[Any, list[Any]]:
+    groups: dict[Any, list[Any]] = defaultdict(list)
+    for entry in entries:
+        groups[by(entry)].append(entry)
     return groups
 
 

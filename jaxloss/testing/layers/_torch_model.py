@@ -48,8 +48,16 @@ class TorchModel:
             args, kwargs = self.tensors(inputs)
             return self._call(name, visit, args, kwargs, self.tensors(params))
 
-    def narrows(self, inputs: tuple[Any, ...]) -> bool:
-        """Whether it computes something in less than float64, though its parameters are that."""
+    def stir(self, seed: int) -> None:
+        """Other parameters at random, near the module's own; tied ones stay tied."""
+        rng = np.random.default_rng(seed)
+        names = [name for name, _ in self.module.named_parameters()]
+        for x in (self._state[name] for name in names):
+            if x.is_floating_point() and x.dim():
+                x *= self.tensors(1 + 0.1 * rng.standard_normal(tuple(x.shape)))
+
+    def dtypes(self, inputs: tuple[Any, ...]) -> set[str]:
+        """Of the floating-point numbers that it computes on the way."""
         import torch
         from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -63,7 +71,7 @@ class TorchModel:
 
         with See():
             self.run(Visit(), inputs)
-        return any(x.is_floating_point and x != torch.float64 for x in seen)
+        return {str(dtype).removeprefix("torch.") for dtype in seen if dtype.is_floating_point}
 
     def parameters(self, name: str) -> dict[str, np.ndarray]:
         """A layer's parameters, with those of the layers inside it; a tied one once."""

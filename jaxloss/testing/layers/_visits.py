@@ -139,7 +139,7 @@ class Force(Visit):
 def first_array(tree: Any) -> Any:
     """The first floating-point array in a tree, or the first array where none is; None without any."""
     found: list[Any] = []
-    _map_arrays(lambda x: found.append(x), tree)
+    map_arrays(lambda x: found.append(x), tree)
     return next((x for x in found if is_floating(x)), found[0] if found else None)
 
 
@@ -154,20 +154,20 @@ def replace_first(tree: Any, change: Callable[[Any], Any]) -> Any:
         is_done = True
         return change(x)
 
-    return _map_arrays(change_first, tree)
+    return map_arrays(change_first, tree)
 
 
-def _map_arrays(function: Callable[[Any], Any], tree: Any) -> Any:
+def map_arrays(function: Callable[[Any], Any], tree: Any) -> Any:
     """The containers of either framework, those that are no trees to JAX too; other objects stay."""
     if is_array(tree):
         return function(tree)
     if isinstance(tree, (tuple, list)):
-        items = [_map_arrays(function, item) for item in tree]
+        items = [map_arrays(function, item) for item in tree]
         return type(tree)(*items) if hasattr(tree, "_fields") else type(tree)(items)
     if isinstance(tree, dict):
         changed = copy.copy(tree)
         for name, item in tree.items():
-            changed[name] = _map_arrays(function, item)
+            changed[name] = map_arrays(function, item)
         return changed
     return tree
 
