@@ -34,7 +34,7 @@ class Model5(nn.Module):
         remat: keep only each block's input for the way back, and compute the rest of it again: the same
             numbers in less memory and more time (docs/train_step.md).
         scan: call all blocks but the last in a loop over their parameters, stacked: the same numbers, up to
-            rounding, by a program that is compiled in less time (docs/train_step.md). Where collections are
+            rounding, by a shorter program (docs/train_step.md says where that pays). Where collections are
             recorded or dropout masks given, the blocks are called one by one all the same.
 
     >>> config = Model5Config(vocab_size=11, context_length=4, embed_dim=8, num_heads=2, num_blocks=1)

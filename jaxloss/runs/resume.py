@@ -80,7 +80,9 @@ def find_checkpoint(folder: RunFolder, config: Any) -> Checkpoint:
             fewer steps than were made.
     """
     found = newest_checkpoint(folder.shared / FOLDER, report=_warn)
-    old, new = (_flat(c) for c in (found.identity["config"], dataclasses.asdict(config)))
+    # Of a run by an earlier version, options that it did not have are at their defaults.
+    own = _from_json(type(config), found.identity["config"])
+    old, new = (_flat(dataclasses.asdict(c)) for c in (own, config))
     for name in sorted(old.keys() | new.keys()):
         if old.get(name) != new.get(name) and not _may_change(name):
             raise ValueError(

@@ -127,7 +127,7 @@ class TrainConfig(PlainTrainConfig):
     remat: bool = False
     """Compute each block again on the way back: less memory, more time."""
     scan: bool = False
-    """Call the blocks in a loop: compiled sooner, and with remat and mesh.fsdp in less memory."""
+    """Call the blocks in a loop: with remat, compiled sooner, and with mesh.fsdp in less memory."""
     eval_every: int = 80
     """Updates between two evaluations."""
     eval_crops: int = 512

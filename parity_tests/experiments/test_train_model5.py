@@ -212,8 +212,16 @@ def test_without_a_whole_checkpoint_it_is_one_line_and_nothing_changes(copied, c
     assert {path: path.read_bytes() for path in copied.rglob("*") if path.is_file()} == before
 
 
-def test_more_steps_may_be_asked_for_and_other_flags_are_named(copied, monkeypatch, capfd):
+def test_more_steps_may_be_asked_for_and_other_versions_and_flags_go_on(copied, monkeypatch, capfd):
     monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_parallel_codegen_split_count=2")  # read when jax began
+    newest = script.resume.newest_checkpoint
+
+    def of_an_earlier_version(*arguments, **options):
+        found = newest(*arguments, **options)
+        del found.identity["config"]["train"]["scan"]
+        return found
+
+    monkeypatch.setattr(script.resume, "newest_checkpoint", of_an_earlier_version)
     assert resume(copied, **{"--steps": 7, "--train.eval-every": 3, "--sample.temperature": 0.9}) == 0
     assert json.loads((copied / "results.json").read_text())["step"] == 7
     shown = capfd.readouterr().err
