@@ -147,6 +147,8 @@ def _ctc_of_logits(losses):
 # Where torch has no kernel for bfloat16 on the CPU.
 _NO_BFLOAT16 = ("float64", "float32")
 
+_MIXED = {"divergence": "jensen_shannon", "beta": 0.25}
+
 CASES: dict[str, list[Sample]] = {
     "aggregate": [
         Sample([normal(4, 6)]),
@@ -191,7 +193,9 @@ CASES: dict[str, list[Sample]] = {
             make=_ctc_of_logits,
         )
     ],
-    "distillation_loss": [Sample([_logits, normal(12, 6), _labels], {"hard_weight": 0.25}, wrt=(0,))],
+    "distillation_loss": [
+        Sample([_logits, normal(12, 6), _labels], _MIXED | {"hard_weight": 0.25}, wrt=(0,)),
+    ],
     "dpo_loss": [
         Sample([*_logps, *_logps], {"loss_type": "discopop", "discopop_tau": 0.5}, (0, 1), "discopop"),
         Sample([*_logps, *_logps], {"label_smoothing": 0.1}, (0, 1)),
@@ -261,10 +265,10 @@ CASES: dict[str, list[Sample]] = {
         Sample([normal(12, 4), normal(8, 4), _labels], {"z_loss": 1e-2, "logit_scale": 0.5}, case="z-loss"),
     ],
     "linear_distillation_loss": [
-        Sample([*_heads, integers(12, high=8)], {"hard_weight": 0.25}, wrt=(0, 1)),
+        Sample([*_heads, integers(12, high=8)], _MIXED | {"hard_weight": 0.25}, wrt=(0, 1)),
     ],
     "linear_final_token_loss": [Sample([_hidden, _head, _tokens])],
-    "linear_kl_div": [Sample(_heads, wrt=(0, 1))],
+    "linear_kl_div": [Sample(_heads, _MIXED, wrt=(0, 1))],
     "linear_log_prob": [Sample([normal(12, 4), normal(8, 4), _labels])],
     "linear_next_token_loss": [Sample([_hidden, _head, _tokens])],
     "linear_sequence_logps": [Sample([_hidden, _head, _tokens], {"average": True})],

@@ -1,7 +1,9 @@
 """Distillation between two linear heads, without the logits of either in memory."""
 
 from functools import partial
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
@@ -11,7 +13,12 @@ from jaxloss.fused._arguments import check_head, check_logit_scale, check_softca
 from jaxloss.fused._cross_entropy import mix
 from jaxloss.fused._evaluate import built_in
 from jaxloss.fused._token_loss import logits_of, product
-from jaxloss.numerics.divergence import DIVERGENCES
+from jaxloss.losses._elements import read_divergence
+from jaxloss.numerics.divergence import (
+    DIVERGENCES,
+    skewed_jensen_shannon,
+    softmax_skewed_jensen_shannon,
+)
 from jaxloss.numerics.softmax import Classes, label_cross_entropy
 
 __all__ = ["linear_distillation_loss", "linear_kl_div"]
@@ -27,6 +34,7 @@ def linear_distillation_loss(
     temperature: _checks.Scalar = 2.0,
     hard_weight: _checks.Scalar = 0.0,
     divergence: str = "forward_kl",
+    beta: _checks.Scalar = 0.5,
     linear_bias: Float[Array, " V"] | None = None,
     teacher_linear_bias: Float[Array, " V"] | None = None,
     ignore_index: int = -100,
@@ -58,6 +66,7 @@ def linear_distillation_loss(
         hard_weight: $\lambda$ in [0, 1], the share of the labels' cross entropy; above 0 it needs `target`.
         divergence: $D$: "forward_kl", $\mathrm{KL}(p \| q)$ of teacher from student; "reverse_kl",
             $\mathrm{KL}(q \| p)$; "jensen_shannon"; or "total_variation".
+        beta: $\beta$ of the generalised Jensen-Shannon divergence, as in `jensen_shannon_div`; only with it.
         linear_bias: the student's bias.
         teacher_linear_bias: the teacher's bias.
         logit_softcap, teacher_logit_softcap: bounds of the absolute values of the student's and the
@@ -67,7 +76,7 @@ def linear_distillation_loss(
 
     Reference: Hinton et al. 2015, "Distilling the Knowledge in a Neural Network", section 2
     (https://arxiv.org/abs/1503.02531); Gu et al. 2024 (https://arxiv.org/abs/2306.08543) for the reverse
-    divergence.
+    divergence; Agarwal et al. 2024 (https://arxiv.org/abs/2306.13649), equation 1, for `beta`.
 
     >>> import jax.numpy as jnp
     >>> hidden, head = jnp.ones((2, 1), jnp.float32), jnp.zeros((2, 1), jnp.float32)
@@ -75,11 +84,12 @@ def linear_distillation_loss(
     >>> print(linear_distillation_loss(hidden, head, hidden, teacher_head, temperature=1.0))
     0.32781333
     """
-    _checks.check_choice("divergence", divergence, tuple(DIVERGENCES))
+    divergence, mixture = _kind(divergence, beta)
     scalars = {
         "temperature": unless(1, _checks.as_scalar("temperature", temperature, low=0.0, open_low=True)),
         "hard_weight": unless(0, _checks.as_scalar("hard_weight", hard_weight, low=0.0, high=1.0)),
     }
+    scalars |= mixture
     if target is None and scalars["hard_weight"] is not None:
         raise ValueError("target must hold labels when hard_weight is above 0, or an array; got None.")
     input, linear_weight, linear_bias = check_head(input, linear_weight, linear_bias)
@@ -118,8 +128,28 @@ def linear_distillation_loss(
     )
 
 
+def _kind(divergence: str, beta) -> tuple[str, dict[str, Any]]:
+    """Which of `_LOSSES` it is, and the shares that it mixes."""
+    beta = read_divergence(divergence, beta)
+    if isinstance(beta, jax.Array):
+        return divergence, {"beta": beta}
+    if beta in (0.0, 1.0):
+        return ("reverse_kl" if beta else "forward_kl"), {}
+    # The rest of a number such as 0.99 is taken before it is rounded.
+    return divergence, {} if beta == 0.5 else {"beta": beta, "rest": 1 - beta}
+
+
 def _token_loss(
-    divergence: str, logits, teacher_input, labels=None, *, temperature=None, hard_weight=None, **teacher
+    divergence: str,
+    logits,
+    teacher_input,
+    labels=None,
+    *,
+    temperature=None,
+    hard_weight=None,
+    beta=None,
+    rest=None,
+    **teacher,
 ):
     """The losses [C] of logits [C, V], from the teacher's hidden states [C, E]; labels are [C]."""
     teacher = {k.removeprefix("teacher_"): a for k, a in teacher.items()}
@@ -130,7 +160,12 @@ def _token_loss(
     if hard_weight is not None:
         # 0 times the derivative of an infinite divergence would be NaN.
         both = [jnp.where(hard_weight < 1.0, logits, lax.stop_gradient(logits)) for logits in both]
-    losses = DIVERGENCES[divergence](both[0], both[1], 1)
+    if beta is None:
+        losses = DIVERGENCES[divergence](both[0], both[1], 1)
+    elif rest is None:
+        losses = softmax_skewed_jensen_shannon(both[0], both[1], 1, beta)
+    else:
+        losses = skewed_jensen_shannon(both[0], both[1], beta, rest, 1)
     if temperature is not None:
         losses = jnp.square(temperature) * losses
     if hard_weight is None:
@@ -149,6 +184,7 @@ def linear_kl_div(
     teacher_linear_weight: Float[Array, "V E"],
     *,
     divergence: str = "forward_kl",
+    beta: _checks.Scalar = 0.5,
     linear_bias: Float[Array, " V"] | None = None,
     teacher_linear_bias: Float[Array, " V"] | None = None,
     reduction: str = "mean",
@@ -172,8 +208,8 @@ def linear_kl_div(
         input, linear_weight, linear_bias: hidden states, head and bias that are trained.
         teacher_input, teacher_linear_weight, teacher_linear_bias: those of the reference, which is a
             constant.
-        divergence, logit_softcap, teacher_logit_softcap, logit_scale, teacher_logit_scale, implementation,
-            chunk_size: as for `linear_distillation_loss`.
+        divergence, beta, logit_softcap, teacher_logit_softcap, logit_scale, teacher_logit_scale,
+            implementation, chunk_size: as for `linear_distillation_loss`.
 
     Reference: Kullback and Leibler 1951, "On Information and Sufficiency"
     (https://doi.org/10.1214/aoms/1177729694).
@@ -190,6 +226,7 @@ def linear_kl_div(
         teacher_linear_weight,
         temperature=1.0,
         divergence=divergence,
+        beta=beta,
         linear_bias=linear_bias,
         teacher_linear_bias=teacher_linear_bias,
         reduction=reduction,

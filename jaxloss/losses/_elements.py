@@ -10,6 +10,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from jaxloss import _checks
 from jaxloss._reduction import REDUCTIONS, compute_dtype, select
+from jaxloss.numerics.divergence import DIVERGENCES
 from jaxloss.numerics.tangent import tangent_of
 
 # A constant of type float in torch's C++, so that in float64 it is not quite 1e-12.
@@ -66,6 +67,17 @@ def as_reals(name: str, value, shape, of: str) -> Any:
 def absolute(x: jax.Array) -> jax.Array:
     """`|x|` with the gradient `sign(x)`, which at 0 is 0, as in torch; `jnp.abs` has 1 there."""
     return x * lax.stop_gradient(jnp.sign(x))
+
+
+def read_divergence(divergence: str, beta) -> _checks.Scalar:
+    """Check the name of a divergence, and read the `beta` of the generalised Jensen-Shannon one."""
+    _checks.check_choice("divergence", divergence, tuple(DIVERGENCES))
+    read = _checks.as_scalar("beta", beta, low=0.0, high=1.0)
+    if divergence != "jensen_shannon" and not _checks.is_number(read, 0.5):
+        raise ValueError(
+            f"beta must be 0.5 with divergence={divergence!r}; got {beta!r}. It is for 'jensen_shannon'."
+        )
+    return read
 
 
 def hinge(x: jax.Array) -> jax.Array:

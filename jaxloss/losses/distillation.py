@@ -13,9 +13,9 @@ from jaxloss._checks import Scalar, in_dtype, is_number
 from jaxloss._mesh import are_among, indices_along, take_along
 from jaxloss._reduction import compute_dtype, select
 from jaxloss.losses import _rows
-from jaxloss.losses._elements import zero_times
+from jaxloss.losses._elements import read_divergence, zero_times
 from jaxloss.losses._log_probs import only_log_probabilities
-from jaxloss.numerics.divergence import DIVERGENCES
+from jaxloss.numerics.divergence import DIVERGENCES, softmax_skewed_jensen_shannon
 from jaxloss.numerics.logsumexp import logsumexp
 from jaxloss.numerics.softmax import Classes, label_cross_entropy
 
@@ -32,6 +32,7 @@ def distillation_loss(
     temperature: Scalar = 2.0,
     hard_weight: Scalar = 0.0,
     divergence: str = "forward_kl",
+    beta: Scalar = 0.5,
     ignore_index: int = -100,
     reduction: str = "mean",
     where: Bool[Array, "..."] | None = None,
@@ -57,11 +58,12 @@ def distillation_loss(
         divergence: $D$: "forward_kl", $\mathrm{KL}(p \| q)$, which covers all that the teacher does;
             "reverse_kl", $\mathrm{KL}(q \| p)$, which keeps to what it does most; "jensen_shannon"; or
             "total_variation".
+        beta: $\beta$ of the generalised Jensen-Shannon divergence, as in `jensen_shannon_div`; only with it.
 
     Reference: Hinton et al. 2015, "Distilling the Knowledge in a Neural Network", section 2
     (https://arxiv.org/abs/1503.02531), whose cross entropy with soft targets differs from the forward
     divergence by the teacher's entropy, a constant; Gu et al. 2024 (https://arxiv.org/abs/2306.08543) for the
-    reverse one.
+    reverse one; Agarwal et al. 2024 (https://arxiv.org/abs/2306.13649), equation 1, for `beta`.
 
     >>> import jax.numpy as jnp
     >>> student, teacher = jnp.zeros((1, 2), jnp.float32), jnp.array([[2.0, 0.0]], jnp.float32)
@@ -73,7 +75,7 @@ def distillation_loss(
     teacher = lax.stop_gradient(teacher)
     temperature = _checks.as_scalar("temperature", temperature, low=0.0, open_low=True)
     hard_weight = _checks.as_scalar("hard_weight", hard_weight, low=0.0, high=1.0)
-    _checks.check_choice("divergence", divergence, tuple(DIVERGENCES))
+    beta = read_divergence(divergence, beta)
     class_axis, where, sample_weight = _rows.check_rows(student, reduction, where, sample_weight, axis)
     _rows.check_classes(student, class_axis)
     if target is None and not is_number(hard_weight, 0.0):
@@ -90,7 +92,12 @@ def distillation_loss(
     if not is_number(hard_weight, 1.0):
         soft_student = select(where, student, axis=class_axis) / temperature
         soft_teacher = select(where, teacher.astype(dtype), axis=class_axis) / temperature
-        soft = DIVERGENCES[divergence](soft_student, soft_teacher, class_axis)
+        if is_number(beta, 0.5):
+            soft = DIVERGENCES[divergence](soft_student, soft_teacher, class_axis)
+        else:
+            soft = softmax_skewed_jensen_shannon(
+                soft_student, soft_teacher, class_axis, in_dtype(beta, dtype)
+            )
         loss += zero_times(1 - hard_weight, soft) * temperature**2
     if not is_number(hard_weight, 0.0):
         hard = label_cross_entropy(student, rows.labels, rows.valid, Classes(class_axis))

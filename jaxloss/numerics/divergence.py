@@ -12,10 +12,11 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 
 from jaxloss._mesh import indices_along, take_along
 from jaxloss.numerics.softmax import Classes, centred, log_softmax, softmax, softmax_tangent
-from jaxloss.numerics.tangent import slope_times
+from jaxloss.numerics.tangent import tangent_of
 from jaxloss.numerics.two_sum import two_difference
 
 # Beyond this, exp(d) might overflow float32; distributions that far apart need no help.
@@ -99,18 +100,20 @@ def softmax_kl(input: jax.Array, target: jax.Array, axis: int) -> jax.Array:
     return jnp.sum(jnp.where(d > 0.0, more, q * _bounded_growth(jnp.abs(d))), axis)
 
 
-@softmax_kl.defjvp
+@partial(softmax_kl.defjvp, symbolic_zeros=True)
 def _kl_jvp(axis, primals, tangents):
     input, target = primals
-    p = softmax(target, Classes(axis))
-    divergence, d = softmax_kl(input, target, axis), log_ratio(input, target, axis)
-    by_target = _times_centred(p, d, axis)
-    # It is infinite by classes that the input excludes, and the less by the more the others have.
-    whole = jnp.expand_dims(divergence, axis)
-    infinite = jnp.where(p == 0.0, 0.0, jnp.where(d == jnp.inf, whole, -whole))
-    by_target = jnp.where(whole == jnp.inf, infinite, by_target)
-    dot = softmax_difference(input, target, axis) * tangents[0] + slope_times(by_target, tangents[1])
-    return divergence, jnp.sum(dot, axis)
+    divergence = softmax_kl(input, target, axis)
+
+    def by_target():
+        p, d = softmax(target, Classes(axis)), log_ratio(input, target, axis)
+        slope, whole = _times_centred(p, d, axis), jnp.expand_dims(divergence, axis)
+        # It is infinite by classes that the input excludes, and the less by the more the others have.
+        infinite = jnp.where(p == 0.0, 0.0, jnp.where(d == jnp.inf, whole, -whole))
+        return jnp.where(whole == jnp.inf, infinite, slope)
+
+    slopes = (lambda: softmax_difference(input, target, axis)), by_target
+    return divergence, jnp.sum(tangent_of(slopes, tangents), axis)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
@@ -128,7 +131,7 @@ def softmax_jensen_shannon(input: jax.Array, target: jax.Array, axis: int) -> ja
     return jnp.sum((p + q) / 2 * growth, axis)
 
 
-@softmax_jensen_shannon.defjvp
+@partial(softmax_jensen_shannon.defjvp, symbolic_zeros=True)
 def _jensen_shannon_jvp(axis, primals, tangents):
     input, target = primals
     d = log_ratio(input, target, axis, True)
@@ -137,8 +140,8 @@ def _jensen_shannon_jvp(axis, primals, tangents):
         share = softmax(logits, Classes(axis))
         return _times_centred(share, _to_middle(ratio, share, axis), axis)
 
-    dot = slope(input, d) * tangents[0] + slope(target, -d) * tangents[1]
-    return softmax_jensen_shannon(input, target, axis), jnp.sum(dot, axis) / 2
+    slopes = (lambda: slope(input, d)), (lambda: slope(target, -d))
+    return softmax_jensen_shannon(input, target, axis), jnp.sum(tangent_of(slopes, tangents), axis) / 2
 
 
 def softmax_skewed_jensen_shannon(
@@ -151,30 +154,41 @@ def softmax_skewed_jensen_shannon(
         if beta in at_number:
             return at_number[beta](input, target, axis)
         # The rest of a number such as 0.99 is taken before it is rounded.
-        return _skewed_jensen_shannon(input, target, *jnp.asarray([beta, 1 - beta], input.dtype), axis)
+        return skewed_jensen_shannon(input, target, *jnp.asarray([beta, 1 - beta], input.dtype), axis)
     inside = jnp.where((beta <= 0.0) | (beta >= 1.0), 0.5, beta)
-    divergence = _skewed_jensen_shannon(input, target, inside, 1 - inside, axis)
+    divergence = skewed_jensen_shannon(input, target, inside, 1 - inside, axis)
     for end, limit in ends.items():
         divergence = jnp.where(beta == end, limit(input, target, axis), divergence)
     return divergence
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(4,))
-def _skewed_jensen_shannon(input, target, beta: jax.Array, rest: jax.Array, axis: int) -> jax.Array:
+def skewed_jensen_shannon(input, target, beta: jax.Array, rest: jax.Array, axis: int) -> jax.Array:
     """The same, for a `beta` in (0, 1), whose `rest` is `1 - beta`."""
     of_p, of_q = _parts_to_mixture(input, target, beta, rest, axis)
     return beta * of_p + rest * of_q
 
 
-@_skewed_jensen_shannon.defjvp
+@partial(skewed_jensen_shannon.defjvp, symbolic_zeros=True)
 def _skewed_jensen_shannon_jvp(axis, primals, tangents):
     input, target, beta, rest = primals
-    p, q, d = softmax(target, Classes(axis)), softmax(input, Classes(axis)), log_ratio(input, target, axis)
-    by_input = -rest * _times_centred(q, _log_mixture(d, beta, rest), axis)
-    by_target = -beta * _times_centred(p, _log_mixture(-d, rest, beta), axis)
-    of_p, of_q = _parts_to_mixture(input, target, beta, rest, axis)
-    dot = jnp.sum(by_input * tangents[0] + by_target * tangents[1], axis)
-    return _skewed_jensen_shannon(*primals, axis), dot + of_p * tangents[2] + of_q * tangents[3]
+    d = log_ratio(input, target, axis)
+
+    def by_input():
+        return -rest * _times_centred(softmax(input, Classes(axis)), _log_mixture(d, beta, rest), axis)
+
+    def by_target():
+        return -beta * _times_centred(softmax(target, Classes(axis)), _log_mixture(-d, rest, beta), axis)
+
+    def by_share(index):
+        return lambda: _parts_to_mixture(input, target, beta, rest, axis)[index]
+
+    dot = jnp.zeros((), input.dtype)
+    if any(type(tangent) is not SymbolicZero for tangent in tangents[:2]):
+        dot += jnp.sum(tangent_of((by_input, by_target), tangents[:2]), axis)
+    if any(type(tangent) is not SymbolicZero for tangent in tangents[2:]):
+        dot += tangent_of((by_share(0), by_share(1)), tangents[2:])
+    return skewed_jensen_shannon(*primals, axis), dot
 
 
 def _parts_to_mixture(input, target, beta, rest, axis: int) -> list[jax.Array]:
@@ -201,15 +215,15 @@ def softmax_total_variation(input: jax.Array, target: jax.Array, axis: int) -> j
     return jnp.sum(jnp.maximum(p, q) * share, axis) / 2
 
 
-@softmax_total_variation.defjvp
+@partial(softmax_total_variation.defjvp, symbolic_zeros=True)
 def _total_variation_jvp(axis, primals, tangents):
     input, target = primals
     sign = jnp.sign(-log_ratio(input, target, axis, True))
-    by_input = _times_centred(softmax(input, Classes(axis)), sign, axis)
-    by_target = _times_centred(softmax(target, Classes(axis)), -sign, axis)
-    return softmax_total_variation(input, target, axis), jnp.sum(
-        by_input * tangents[0] + by_target * tangents[1], axis
-    ) / 2
+    slopes = (
+        lambda: _times_centred(softmax(input, Classes(axis)), sign, axis),
+        lambda: _times_centred(softmax(target, Classes(axis)), -sign, axis),
+    )
+    return softmax_total_variation(input, target, axis), jnp.sum(tangent_of(slopes, tangents), axis) / 2
 
 
 def softmax_reverse_kl(input: jax.Array, target: jax.Array, axis: int) -> jax.Array:

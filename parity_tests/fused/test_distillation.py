@@ -8,6 +8,8 @@ import torch
 
 import torch_ref.fused.distillation as torch_distillation
 from jaxloss.fused import linear_distillation_loss, linear_kl_div
+from jaxloss.losses import jensen_shannon_div
+from jaxloss.numerics.divergence import DIVERGENCES
 from parity_tests.compare import assert_within
 from parity_tests.tolerances import GRADIENT_EPS_OF_MAX, VALUE_EPS_OF_MAX
 
@@ -23,9 +25,13 @@ TARGET[3] = -100
 
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])
-@pytest.mark.parametrize("divergence", ["forward_kl", "reverse_kl", "jensen_shannon", "total_variation"])
-def test_values_and_gradients_equal_torchs(divergence, reduction):
+@pytest.mark.parametrize(
+    ("divergence", "beta"),
+    [(name, 0.5) for name in DIVERGENCES] + [("jensen_shannon", beta) for beta in (0.0, 0.2, 1.0)],
+)
+def test_values_and_gradients_equal_torchs(divergence, beta, reduction):
     options = {"temperature": 1.7, "hard_weight": 0.3, "divergence": divergence, "reduction": reduction}
+    options["beta"] = beta
     # Each head has its own way from the product to the logits.
     options |= {
         "logit_softcap": 4.0,
@@ -52,6 +58,23 @@ def test_values_and_gradients_equal_torchs(divergence, reduction):
     assert_within(value, expected, VALUE_EPS_OF_MAX)
     for name, gradient in gradients.items():
         assert_within(gradient, tensors[name].grad, GRADIENT_EPS_OF_MAX, what=name)
+
+
+def test_beta_may_be_traced_and_learnt():
+    arrays = jax.tree.map(jnp.asarray, STUDENT | TEACHER)
+
+    def fused(beta):
+        return linear_kl_div(**arrays, divergence="jensen_shannon", beta=beta, chunk_size=4)
+
+    def whole(beta):
+        teacher = arrays["teacher_input"] @ arrays["teacher_linear_weight"].T
+        teacher = teacher + arrays["teacher_linear_bias"][None]
+        return jensen_shannon_div(arrays["input"] @ arrays["linear_weight"].T, teacher, beta=beta)
+
+    for beta in (0.0, 0.2, 1.0):
+        assert_within(jax.jit(fused)(beta), fused(beta), VALUE_EPS_OF_MAX)
+        assert_within(fused(beta), whole(beta), VALUE_EPS_OF_MAX)
+    assert_within(jax.grad(fused)(jnp.array(0.2)), jax.grad(whole)(jnp.array(0.2)), GRADIENT_EPS_OF_MAX)
 
 
 def test_kl_div_of_a_head_with_itself_is_zero():
@@ -103,6 +126,8 @@ def test_bad_arguments_are_named():
         linear_distillation_loss(hidden, head, hidden, head, hard_weight=0.5)
     with pytest.raises(ValueError, match="divergence must be one of"):
         linear_kl_div(hidden, head, hidden, head, divergence="kl")
+    with pytest.raises(ValueError, match=r"beta must be 0\.5 with divergence='reverse_kl'"):
+        linear_kl_div(hidden, head, hidden, head, divergence="reverse_kl", beta=0.1)
     with pytest.raises(ValueError, match=r"teacher_logit_softcap must be in \(0, inf\)"):
         linear_kl_div(hidden, head, hidden, head, teacher_logit_softcap=0.0)
     with pytest.raises(ValueError, match=r"teacher_logit_scale must be a number or an array without axes"):

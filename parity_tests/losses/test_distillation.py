@@ -46,6 +46,7 @@ def test_distillation_loss_matches_torch():
         {"divergence": "reverse_kl", "hard_weight": 0.0, "reduction": "none"},
         {"divergence": "jensen_shannon", "hard_weight": 1.0, "temperature": 0.5, "reduction": "sum"},
         {"divergence": "total_variation", "temperature": 0.5, "reduction": "sum"},
+        *({"divergence": "jensen_shannon", "beta": beta, "hard_weight": 0.2} for beta in (0.0, 0.2, 1.0)),
     ]
     wrt = ("input", "sample_weight")
     assert_matches_torch(distillation_loss, torch_side.distillation_loss, arrays, cases, wrt=wrt)
@@ -183,6 +184,8 @@ def test_transforms():
         ({"hard_weight": 1.5}, ValueError, r"hard_weight must be in \[0, 1\]; got 1.5"),
         ({"hard_weight": 0.5}, ValueError, "target must hold labels when hard_weight is above 0"),
         ({"divergence": "forward"}, ValueError, "divergence must be one of .*Did you mean 'forward_kl'"),
+        ({"divergence": "jensen_shannon", "beta": 2}, ValueError, r"beta must be in \[0, 1\]; got 2"),
+        ({"beta": 0.2}, ValueError, "beta must be 0.5 with divergence='forward_kl'; got 0.2"),
         ({"sample_weight": np.ones(3)}, ValueError, r"sample_weight must have shape \[2\]"),
         ({"reduction": "avg"}, ValueError, "reduction must be one of"),
         ({"input": np.zeros((2, 0)), "teacher_input": np.zeros((2, 0))}, ValueError, "at least one class"),

@@ -1,5 +1,7 @@
 """Training a student on a teacher's logits, or on what was kept of them, on torch.nn.functional."""
 
+from functools import partial
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -30,6 +32,7 @@ def distillation_loss(
     temperature: float = 2.0,
     hard_weight: float = 0.0,
     divergence: str = "forward_kl",
+    beta: float = 0.5,
     ignore_index: int = -100,
     reduction: str = "mean",
     where: Tensor | None = None,
@@ -37,7 +40,8 @@ def distillation_loss(
     axis: int = -1,
 ) -> Tensor:
     """The softened divergence times T squared, mixed with the cross entropy of the labels."""
-    chosen = _DIVERGENCES[divergence]
+    is_mixed = divergence == "jensen_shannon"
+    chosen = partial(jensen_shannon_div, beta=beta) if is_mixed else _DIVERGENCES[divergence]
     student, teacher = input.movedim(axis, -1), teacher_input.detach().movedim(axis, -1)
     keep = torch.ones(student.shape[:-1], dtype=torch.bool) if where is None else where
     if target is not None:
