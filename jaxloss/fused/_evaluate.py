@@ -171,7 +171,8 @@ def _evaluate_here(
         # Inside the sum, so that no gradient needs a second pass to be divided.
         rows["factor"] = kept(rows["valid"], weighted_mean(sample_weight, denominator))
 
-    chunks = _choose_chunks(token_shape, math.prod(heads), shared["linear_weight"].shape[0], options)
+    vocabulary, is_frugal = shared["linear_weight"].shape[0], loss.closes_over_nothing
+    chunks = _choose_chunks(token_shape, math.prod(heads), vocabulary, options, is_frugal)
     run = partial(_one_head, loss, options, chunks)
     for _ in heads:
         axes = (
@@ -218,9 +219,13 @@ _TOKENS, _MIN_TOKENS, _MIN_CHUNKS, _MAX_LOGITS = {"cpu": 256}, {"cpu": 128}, {"c
 _WEIGHT_ROWS = {"cpu": 1024}
 
 
-def _choose_chunks(shape: tuple[int, ...], num_heads: int, vocabulary: int, options: Options) -> Chunks:
+def _choose_chunks(
+    shape: tuple[int, ...], num_heads: int, vocabulary: int, options: Options, is_frugal: bool
+) -> Chunks:
     """The chunks for tokens of this shape, of at most `chunk_size` logits' rows if it is given.
 
+    The built-in losses are frugal: one array of a chunk's logits is alive at once. Of a user's own, up to
+    five are, for which its chunks are half as large.
     A number of chunks that divides what follows the leading axis leaves a batch that is sharded there as it
     lies; one that divides the number of tokens needs no padding.
     """
@@ -228,6 +233,7 @@ def _choose_chunks(shape: tuple[int, ...], num_heads: int, vocabulary: int, opti
     if chunk_size is None:
         fewest_tokens = _MIN_TOKENS.get(backend, 1024)
         largest = max(fewest_tokens, _MAX_LOGITS.get(backend, 2**27) // vocabulary)
+        largest = largest if is_frugal else largest // 2
         of_each = num_tokens * num_heads // _MIN_CHUNKS.get(backend, 1)
         chunk_size = 2 ** math.floor(math.log2(min(largest, max(_TOKENS.get(backend, 1024), of_each))))
     num_chunks = fewest = max(1, math.ceil(num_tokens / max(1, chunk_size // max(1, num_heads))))

@@ -1,4 +1,7 @@
-"""Twelve losses of a token's logits, and what each is called with as a loss of hidden states and head."""
+"""Twelve losses of a token's logits, and what each is called with as a loss of hidden states and head.
+
+`python -m parity_tests.fused.token_losses` prints the temporary memory of each, compiled and not run.
+"""
 
 from functools import partial
 
@@ -146,6 +149,24 @@ def derivatives(loss, floats, others, cotangents, **how):
     return results
 
 
+def temporary_memory(name, num_tokens=4096, width=768, vocabulary=50257):
+    """Of value and gradients by hidden states and head, by default settings, as a share of whole logits."""
+    sizes = {NUM_TOKENS: num_tokens, CLASSES: vocabulary}
+    fn, arrays, options = LOSSES[name]
+
+    def of_size(array):
+        dtype = jnp.int32 if jnp.issubdtype(array.dtype, jnp.integer) else jnp.float32
+        return jax.ShapeDtypeStruct([sizes.get(size, size) for size in array.shape], dtype)
+
+    def step(head, arrays, options):
+        result = make_linear_loss(fn)(*head, *arrays, **options)
+        return result[0] if isinstance(result, tuple) else result
+
+    head = [jax.ShapeDtypeStruct((n, width), jnp.float32) for n in (num_tokens, vocabulary)]
+    program = jax.jit(jax.value_and_grad(step)).lower(head, *jax.tree.map(of_size, (arrays, options)))
+    return program.compile().memory_analysis().temp_size_in_bytes / (4 * num_tokens * vocabulary)
+
+
 OPERANDS, INTEGERS = problem("policy gradient")
 POLICY = make_linear_loss(policy)
 
@@ -154,3 +175,8 @@ def total(operands, loss=POLICY, reduction="none", **how):
     """A number, of losses weighed by numbers of either sign."""
     value, _ = called(loss, INTEGERS | operands, reduction=reduction, **(CHUNKED | {"where": WHERE} | how))
     return jnp.vdot(value, jnp.linspace(-1.0, 2.0, value.size).reshape(value.shape))
+
+
+if __name__ == "__main__":
+    for name in LOSSES:
+        print(f"| {name} | {temporary_memory(name):.1%} |", flush=True)
