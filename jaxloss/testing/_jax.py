@@ -94,7 +94,8 @@ class JaxSide:
                 ", ".join(f"{name}: {shape_text(array)}" for name, array in arrays.items()) or "nothing"
                 for arrays in (found, self._outputs)
             )
-            raise OutputMismatchError(f"the JAX function returns {ours}; torch returns {theirs}")
+            said = f"the JAX function returns {ours}; torch returns {theirs}"
+            raise OutputMismatchError(said, [*found])
         return found
 
 

@@ -55,6 +55,7 @@ class Evidence:
         theirs: torch's.
         truth: torch's in float64, for the rounded numbers.
         mismatch: why the outputs cannot be compared; `ours` is empty then.
+        mismatch_names: what JAX's outputs are called then.
     """
 
     problem: Problem
@@ -65,6 +66,7 @@ class Evidence:
     theirs: Result
     truth: Result
     mismatch: str | None = None
+    mismatch_names: list[str] | None = None
 
     def gradient_l2(self) -> tuple[float, float | None]:
         """How far all gradients together are from the truth, relative to its length: JAX's, and torch's."""
@@ -89,18 +91,18 @@ def gather_evidence(problem: Problem, dtype: str) -> Evidence:
     theirs = truth = problem.torch(inputs, params, dtype)
     if dtype != "float64":
         truth = problem.torch(inputs, params, "float64")
-    ours, mismatch = Result({}, {}), None
+    ours, mismatch, names = Result({}, {}), None, None
     try:
         ours = problem.jax(inputs, params, dtype)
     except OutputMismatchError as error:
-        mismatch = str(error)
+        mismatch, names = str(error), error.names
     except Exception as error:
         is_untraceable = isinstance(error, jax.errors.ConcretizationTypeError)
         hint = "; jit=False runs it without tracing" if is_untraceable else ""
         given = ", ".join(map(shape_text, Leaves.of(inputs).arrays().values()))
         error.add_note(f"raised by the JAX function, given {given}{hint}")
         raise
-    return Evidence(problem, dtype, inputs, params, ours, theirs, truth, mismatch)
+    return Evidence(problem, dtype, inputs, params, ours, theirs, truth, mismatch, names)
 
 
 def make_problem(

@@ -51,16 +51,25 @@ class Leaves:
 
 
 class OutputMismatchError(Exception):
-    """The two sides return different things, so that there is nothing to compare."""
+    """The two sides return different things, so that there is nothing to compare.
+
+    Args:
+        message: what they return.
+        names: of JAX's outputs.
+    """
+
+    def __init__(self, message: str, names: list[str]) -> None:
+        super().__init__(message)
+        self.names = names
 
 
 def name_outputs(outputs: Any) -> dict[str, Any]:
     """Outputs by name, the same for equal structures of either framework: "value ['loss']", "value [0]".
 
-    Lists, tuples and named tuples count as the same; a lone output is "value".
+    Lists, tuples and named tuples count as the same; a lone output without a key is "value".
     """
     paths = jax.tree_util.tree_flatten_with_path(_plain(outputs))[0]
-    if len(paths) == 1:
+    if len(paths) == 1 and not any(hasattr(entry, "key") for entry in paths[0][0]):
         return {"value": paths[0][1]}
     return {f"value {jax.tree_util.keystr(path)}": leaf for path, leaf in paths}
 

@@ -5,6 +5,7 @@ import pytest
 from jaxloss.testing import assert_parity
 from parity_tests.testing.broken_pairs import BUGS
 from parity_tests.testing.correct_pairs import CORRECT
+from parity_tests.testing.reported_pairs import REPORTED
 
 
 def test_there_are_at_least_25_of_each():
@@ -12,7 +13,7 @@ def test_there_are_at_least_25_of_each():
     assert len(CORRECT) >= 25
 
 
-@pytest.mark.parametrize(("pair", "cause"), BUGS, ids=[pair.name for pair, _ in BUGS])
+@pytest.mark.parametrize(("pair", "cause"), BUGS + REPORTED, ids=[pair.name for pair, _ in BUGS + REPORTED])
 def test_planted_bug_is_found_and_its_cause_named(pair, cause):
     # float64 alone separates all but the smallest from rounding, and halves the time.
     report = pair.check(dtypes="float64")

@@ -1,7 +1,7 @@
 """Name the likely cause of a disagreement. Only a failed comparison enters here, and nothing comes back."""
 
 from jaxloss.testing._problem import Evidence
-from jaxloss.testing.diagnosis.gradients import gradient_cause
+from jaxloss.testing.diagnosis.gradients import gradient_cause, stopped_gradient
 from jaxloss.testing.diagnosis.values import value_cause
 from jaxloss.testing.report import Comparison
 
@@ -25,10 +25,13 @@ def likely_cause(evidence: Evidence, comparisons: list[Comparison], agreed_in: s
     failed = [comparison.what for comparison in comparisons if not comparison.passed]
     if any(name in evidence.theirs.values for name in failed):
         return value_cause(evidence)
-    return gradient_cause(failed[0], evidence)
+    return gradient_cause(failed[0], evidence) or stopped_gradient(evidence)
 
 
 def _of_shapes(evidence: Evidence) -> str | None:
+    names = evidence.mismatch_names
+    if names is not None and names != [*evidence.theirs.values]:
+        return "other names or another number of outputs: JAX and torch return different containers"
     if [value.shape for value in evidence.theirs.values.values()] == [()]:
         return "reduction: torch reduces to a scalar and JAX does not"
     is_scalar = (evidence.mismatch or "").split(";")[0].endswith("[]")

@@ -46,20 +46,17 @@ def explain_factor(factor: float, inputs: tuple[Any, ...], dtype: str) -> str | 
             return f"wrong reduction denominator: {said}, and that is {names}"
     if is_close(np.log(2)) or is_close(1 / np.log(2)):
         return f"missing scale: {said}: one side is in bits, the other in nats"
-    for scale, words in scale_candidates(inputs):
-        if is_close(scale):
-            return f"missing scale: {said}, and that is {words}"
-    return None
+    words = [words for scale, words in scale_candidates(inputs) if is_close(scale)]
+    return f"missing scale: {said}, and that is {' or '.join(dict.fromkeys(words))}" if words else None
 
 
 def scale_candidates(inputs: tuple[Any, ...]) -> list[tuple[float, str]]:
-    """Factors that are easily forgotten, with their names: roots of the sizes first."""
+    """Factors that are easily forgotten, with their names: plain ones first, then roots of the sizes."""
     sizes = sorted(
         {size for array in Leaves.of(inputs).arrays().values() for size in array.shape if size > 1}
     )
-    candidates = [(f(size), words.format(size)) for size in sizes for f, words in _ROOTS]
-    candidates += [(2.0, "2"), (0.5, "1/2"), (-1.0, "-1")]
-    return candidates + [(f(size), words.format(size)) for size in sizes for f, words in _SIZES]
+    plain = [(2.0, "2"), (0.5, "1/2"), (-1.0, "-1")]
+    return plain + [(f(size), words.format(size)) for f, words in (*_ROOTS, *_SIZES) for size in sizes]
 
 
 _ROOTS = [(lambda size: size**-0.5, "1/sqrt({})"), (lambda size: size**0.5, "sqrt({})")]

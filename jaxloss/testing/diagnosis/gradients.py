@@ -1,13 +1,17 @@
 """Name the likely cause where values agree and gradients do not.
 
-Nothing is run again: the two gradients, the cotangents and the inputs say enough.
+The two gradients, the cotangents and the inputs mostly say enough; else torch is run with a gradient stopped.
 """
+
+from typing import Any
 
 import numpy as np
 
+from jaxloss.interop import is_tensor
 from jaxloss.testing._problem import Evidence
-from jaxloss.testing._result import Leaves
+from jaxloss.testing._result import Leaves, Result
 from jaxloss.testing.diagnosis.factors import close, common_factor, explain_factor, number
+from jaxloss.testing.diagnosis.torch_calls import Edit, trace
 from jaxloss.testing.measure import EPS
 
 
@@ -41,6 +45,35 @@ def gradient_cause(name: str, evidence: Evidence) -> str | None:
     if at_kink[apart].all():
         return f"{where}, all at zeros or ties: another subgradient is chosen at the kink"
     return f"{where} and agrees elsewhere: a branch or a mask treats these apart"
+
+
+def stopped_gradient(evidence: Evidence) -> str | None:
+    """A gradient that is stopped inside one side: torch is run with it stopped, or not stopped, there too."""
+    side, dtype = evidence.problem.torch_side, evidence.dtype
+
+    def run(around: Any) -> Result:
+        return side.run(evidence.inputs, evidence.params, dtype, evidence.problem.cotangents, around=around)
+
+    def detached(function: Any, args: Any, kwargs: Any) -> Any:
+        output = function(*args, **kwargs)
+        return output.detach() if is_tensor(output) else output
+
+    guesses = [
+        Edit("detach", lambda f, args, kwargs: args[0], "torch stops a gradient by detach(), JAX does not")
+    ]
+    for call in trace(run):
+        if call.name not in ("detach", "__get__", "requires_grad_"):
+            words = f"JAX stops the gradient of what torch's {call.name} returns, as by stop_gradient"
+            guesses.append(Edit(call.name, detached, words))
+    for edit in guesses:
+        try:
+            found = run(edit.mode()).gradients
+        # Without any gradient left, torch refuses.
+        except Exception:
+            continue
+        if all(close(x, found[name], dtype) for name, x in evidence.ours.gradients.items()):
+            return f"the values agree, but {edit.words}"
+    return None
 
 
 def _kinks(name: str, arrays: dict[str, np.ndarray]) -> np.ndarray | None:

@@ -16,6 +16,7 @@ from jaxloss.testing.diagnosis.torch_layers import (
     another_mask,
     another_scale,
 )
+from jaxloss.testing.diagnosis.torch_losses import another_ignored_label, another_smoothing
 
 _EPSILONS = (1e-6, 1e-5, 1e-12, 1e-8, 1e-7, 1e-3, 1e-4, 0.0)
 _NORMS = ("layer_norm", "group_norm", "rms_norm", "batch_norm", "instance_norm")
@@ -202,6 +203,8 @@ _MISTAKES: list[Callable[[Call], Iterator[Edit]]] = [
     another_head,
     another_activation,
     _correction,
+    another_ignored_label,
+    another_smoothing,
     _options,
     _swapped_kl,
     _axes,

@@ -42,7 +42,7 @@ def another_activation(call: Call) -> Iterator[Edit]:
 
 def another_mask(call: Call) -> Iterator[Edit]:
     """Attention to every position, or to none after its own."""
-    if call.name != "scaled_dot_product_attention":
+    if not _is_attention(call):
         return
 
     def unmasked(function: Any, args: Any, kwargs: Any) -> Any:
@@ -57,7 +57,7 @@ def another_mask(call: Call) -> Iterator[Edit]:
 
 def another_axis(call: Call) -> Iterator[Edit]:
     """Attention weights that sum to 1 over the queries."""
-    if call.name != "scaled_dot_product_attention":
+    if not _is_attention(call):
         return
 
     def over_queries(function: Any, args: Any, kwargs: Any) -> Any:
@@ -80,10 +80,10 @@ def another_axis(call: Call) -> Iterator[Edit]:
 
 def another_head(call: Call) -> Iterator[Edit]:
     """Keys and values in the order of other heads, or swapped with one another or with the queries."""
-    if call.name != "scaled_dot_product_attention":
+    if not _is_attention(call):
         return
     queries, keys = call.args[0], call.args[1]
-    num_heads, num_given = queries.shape[-3], keys.shape[-3]
+    num_heads, num_given = (x.shape[-3] if x.dim() > 2 else 1 for x in (queries, keys))
     for num_own in [n for n in range(2, num_heads) if num_heads % n == 0 and num_given in (n, num_heads)]:
 
         def tiled(function: Any, args: Any, kwargs: Any, num_own: int = num_own) -> Any:
@@ -112,10 +112,15 @@ def another_head(call: Call) -> Iterator[Edit]:
 
 def another_scale(call: Call) -> Iterator[Edit]:
     """Attention scores with another scale."""
-    if call.name == "scaled_dot_product_attention":
+    if _is_attention(call):
         width = call.args[0].shape[-1]
         present = call.kwargs.get("scale") or width**-0.5
         for scale, words in ((1.0, "1"), (width**-0.5, f"1/sqrt({width})"), (1 / width, f"1/{width}")):
             if scale != present:
                 said = f"JAX's attention scores are scaled by {words}, torch's by {present:.7g}"
                 yield Edit(call.name, with_argument("scale", 99, scale), f"missing scale: {said}")
+
+
+def _is_attention(call: Call) -> bool:
+    """Whether it is torch's attention, with queries, keys and values by position."""
+    return call.name == "scaled_dot_product_attention" and len(call.args) >= 3

@@ -5,6 +5,8 @@ swapped, a kernel transposed), to see whether the two then agree: a cause is onl
 numbers.
 """
 
+import contextlib
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -20,12 +22,15 @@ from jaxloss.testing.diagnosis.factors import (
     number,
     scale_candidates,
 )
-from jaxloss.testing.diagnosis.torch_calls import trace
+from jaxloss.testing.diagnosis.torch_calls import Edit, trace
 from jaxloss.testing.diagnosis.torch_edits import edits
 from jaxloss.testing.inputs import is_floating
 from jaxloss.testing.measure import EPS, difference
 
 _MAX_PARAMETERS = 64
+
+# Of the mistakes that come together: a framework's defaults.
+_USUAL = ("LayerNorm eps", "GELU variant", "mask", "missing scale: JAX's attention", "wrong axis")
 
 
 def _softmax(array: np.ndarray) -> np.ndarray:
@@ -188,13 +193,30 @@ def _transpositions(array: np.ndarray) -> list[tuple[np.ndarray, str]]:
 
 
 def _edited(evidence: Evidence) -> Iterator[_Guess]:
+    for edit in _edits(evidence):
+        yield _Guess(edit.words, around=edit.mode())
+
+
+def _edited_twice(evidence: Evidence) -> Iterator[_Guess]:
+    usual = [edit for edit in _edits(evidence) if edit.words.startswith(_USUAL)]
+    for first, second in itertools.combinations(usual, 2):
+        if first.name != second.name:
+            yield _Guess(f"{first.words}; and {second.words}", around=_both(first, second))
+
+
+@contextlib.contextmanager
+def _both(first: Edit, second: Edit) -> Iterator[None]:
+    with first.mode(), second.mode():
+        yield
+
+
+def _edits(evidence: Evidence) -> list[Edit]:
     calls = trace(
         lambda around: evidence.problem.torch_side.run(
             evidence.inputs, evidence.params, evidence.dtype, around=around
         )
     )
-    for edit in edits(calls, scale_candidates(evidence.inputs)):
-        yield _Guess(edit.words, around=edit.mode())
+    return list(edits(calls, scale_candidates(evidence.inputs)))
 
 
 def _transformed(evidence: Evidence) -> Iterator[_Guess]:
@@ -239,8 +261,9 @@ _HYPOTHESES: list[tuple[str, Callable[[Evidence], Iterator[_Guess]]]] = [
     ("One side computes in float32.", _narrower),
     ("JAX is torch times a number that the inputs explain, such as a count of theirs.", _known_factor),
     ("Two inputs of one shape have changed places.", _swapped),
-    ("A kernel is transposed, or reshaped instead.", _transposed),
     ("A call inside the torch function has another option, axis, epsilon or scale in JAX.", _edited),
+    ("A kernel is transposed, or reshaped instead.", _transposed),
+    ("Two such calls have, of those that differ between the frameworks by default.", _edited_twice),
     ("Labels are used a step earlier or later.", _shifted),
     ("An input passes through softmax or the like once more.", _transformed),
     ("An input is scaled.", _scaled_input),
