@@ -4,7 +4,7 @@ Shapes: B answers, P = B / 2 pairs of them, T tokens of an answer, C tokens of a
 """
 
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import jax
@@ -104,8 +104,8 @@ def make_linear_preference_loss(loss: Callable) -> Callable:
     Args:
         loss: `loss(chosen_logps, rejected_logps, *arrays, reduction="none", **options)`, from
             log-probabilities `[P]` and arrays `[P]` to the losses of pairs `[P]`, none of which depends on
-            another: `dpo_loss`, `cpo_loss`, `orpo_loss`, `simpo_loss`, or your own. Compiled programs are
-            kept by `loss`, as by `make_linear_loss`.
+            another: `dpo_loss`, `cpo_loss`, `orpo_loss`, `simpo_loss`, or your own. It may close over
+            arrays, as a function of `make_linear_loss` may.
 
     Returns:
         `linear_loss(input, linear_weight, target, *arrays, average=False, reduction="mean", linear_bias=None,
@@ -174,7 +174,7 @@ def _linear_preference_loss(
         return array.reshape(2 * length, num_pairs, *array.shape[3:])
 
     named = {name: value for name, value in options.items() if isinstance(value, (str, bool))}
-    losses = _make_losses(loss, length, average, tuple(sorted(named.items())))(
+    losses = _make_losses(loss, length, average, named)(
         by_pairs(kept(where, input)),
         linear_weight,
         by_pairs(target),
@@ -218,8 +218,7 @@ def _pairs_of_chunk(num_pairs: int, length: int) -> int:
     return max((n for n in fitting if num_pairs % n == 0), default=1)
 
 
-@lru_cache(maxsize=1024)
-def _make_losses(loss: Callable, length: int, average: bool, named: tuple) -> Callable:
+def _make_losses(loss: Callable, length: int, average: bool, named: dict[str, Any]) -> Callable:
     """The loss of tokens whose values are those of their pairs, each in the pair's first row."""
 
     def losses_of_pairs(logits, target, takes_part, *arrays, axis_name=None, **options):
@@ -229,7 +228,7 @@ def _make_losses(loss: Callable, length: int, average: bool, named: tuple) -> Ca
         token_logps = -token_cross_entropy(logits, target, axis_name=axis_name)
         logps = sequence_logps(of_answers(token_logps), where=of_answers(takes_part), average=average)
         of_pairs = [array.reshape(2 * length, -1)[0] for array in arrays]
-        losses = loss(*logps, *of_pairs, reduction="none", **dict(named), **options)
+        losses = loss(*logps, *of_pairs, reduction="none", **named, **options)
         rows = jnp.zeros((2 * length, losses.shape[0]), losses.dtype)
         return rows.at[0].set(losses).reshape(-1)
 
