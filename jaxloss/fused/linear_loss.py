@@ -39,11 +39,11 @@ def make_linear_loss(fn: Callable, *, splits_classes: bool = False) -> Callable:
         weights.
         What comes by position has an entry for each token, `[*N, ...]`. What comes by a name of its own is
         shared by the tokens: a number or an array without axes, which may change without a new compilation
-        and comes to `fn` in the dtype of the computation,
-        or an array with an entry for each class, `[V, ...]`; None counts as not given. What is floating point
-        has a gradient. Where `fn` returns statistics, so does `loss`, `(value, statistics)`, of the shape of
-        the tokens and 0 for those that `where` leaves out. With a split vocabulary, arrays `[V, ...]` and
-        `[*N, V]` are this device's slice.
+        and comes to `fn` as an array in the dtype of the computation (what decides a shape, such as a `k`, is
+        bound by `functools.partial`), or an array with an entry for each class, `[V, ...]`; None counts as
+        not given. What is floating point has a gradient. Where `fn` returns statistics, so does `loss`,
+        `(value, statistics)`, of the shape of the tokens and 0 for those that `where` leaves out. With a
+        split vocabulary, arrays `[V, ...]` and `[*N, V]` are this device's slice.
 
     Raises:
         TypeError, ValueError: also if `fn` returns anything but a value for each token.

@@ -90,7 +90,8 @@ def clipped_policy_loss(
         clip_low: $\epsilon_\text{low}$ in [0, 1].
         clip_high: $\epsilon_\text{high} \ge 0$; above `clip_low` it is DAPO's clip-higher.
         dual_clip: $c \ge 1$, the largest ratio of a token with a negative advantage; None for no bound.
-        level: "token", "sequence" or "sequence_token".
+        level: "token", "sequence" or "sequence_token"; for the last two a row is one sequence, never several
+            packed in it.
         return_statistics: return `PolicyStatistics` too, of the shape of `logps`.
 
     Reference: Schulman et al. 2017, "Proximal Policy Optimization Algorithms", equation 7

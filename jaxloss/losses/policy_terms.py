@@ -79,7 +79,10 @@ def group_advantages(
     axis = 1 if scale == "group" else None
     spread = centred if scale == "group" else _deviations(rewards, valid, axis)
     freedom = jnp.maximum(jnp.sum(valid, axis, keepdims=True) - 1, 1).astype(dtype)
-    std = jnp.sqrt(jnp.sum(jnp.square(spread), axis, keepdims=True) / freedom)
+    # In units of a power of two, since the square of 1e20 would be infinite in float32.
+    _, exponent = jnp.frexp(jnp.max(jnp.abs(spread), axis, keepdims=True, initial=0.0))
+    squares = jnp.square(jnp.ldexp(spread, -exponent))
+    std = jnp.ldexp(jnp.sqrt(jnp.sum(squares, axis, keepdims=True) / freedom), exponent)
     return (centred / jnp.where(std == 0.0, 1.0, std + in_dtype(eps, dtype))).reshape(-1)
 
 

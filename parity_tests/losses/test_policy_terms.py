@@ -55,6 +55,14 @@ def test_clipped_value_loss_matches_torch():
     assert_masking_deletes(ours, theirs, few, MASK, {"clip": 0.5}, wrt=["values"])
 
 
+@pytest.mark.parametrize("scale", ["group", "batch"])
+def test_group_advantages_of_rewards_whose_squares_overflow_or_vanish(scale):
+    rewards = jnp.array([1.0, 2.0, 4.0, 3.0, 7.0, 5.0], jnp.float32)
+    advantages = compiled(partial(losses.group_advantages, group_size=3, scale=scale, eps=0.0))
+    for exponent in (100, -100):
+        assert_same(advantages(jnp.ldexp(rewards, exponent)), advantages(rewards))
+
+
 @pytest.mark.parametrize("scale", ["group", "batch", "none"])
 @pytest.mark.parametrize("where", [None, np.arange(9) % 4 > 0, np.arange(9) > 2])
 def test_group_advantages_match_torch(scale, where):
