@@ -19,6 +19,8 @@ LEAST = {
     "overfitting": {"seeds": 2, "steps": 20, "examples": 20},
     "unequal_classes": {"seeds": 2, "steps": 3, "examples": 202},
     "check_a_loss": {"seeds": 2, "steps": 3, "examples": 16},
+    "learnt_loss": {"seeds": 2, "outer-steps": 1, "inner-steps": 1, "records": 1},
+    "hybrid_loss": {"seeds": 2, "steps": 2, "examples": 20},
     "l1_l2_huber": {"seeds": 2, "steps": 200},
     "missing_log_softmax": TEXT | {"seeds": 2, "steps": 2, "eval-every": 1},
     "eval_dropout": TEXT | {"seeds": 2, "steps": 2},
