@@ -90,8 +90,7 @@ def draw_task(key: jax.Array):
     return MODEL.init(init_key, data[0]), data, held_out, draw_examples(test_key, centres, 1000, 0.0)
 
 
-def adam(rate) -> optax.GradientTransformation:
-    return optax.adam(rate, eps_root=1e-8)  # inside the root, so that it has a derivative at 0
+adam = partial(optax.adam, eps_root=1e-8)  # inside the root, so that it has a derivative at 0
 
 
 def learn(tasks, family: Family, config: Config):
