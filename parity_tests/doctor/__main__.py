@@ -88,7 +88,8 @@ def _table(reports: dict[str, Report], columns: dict[str, tuple[str, str]]) -> l
 
 
 def _cell(report: Report, check: str, figure: str) -> str:
-    return show(report.measured.get(check, {}).get(figure)).replace("|", "\\|")
+    text = show(report.measured.get(check, {}).get(figure))
+    return text.removesuffix(": the targets are of your own kind").replace("|", "\\|")
 
 
 if __name__ == "__main__":

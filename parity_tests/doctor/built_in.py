@@ -99,5 +99,13 @@ LOSSES: dict[str, tuple[Callable[..., Any], str | InputSpec]] = {
 }
 """Name -> the loss and its kind."""
 
-EXPECTED: dict[tuple[str, str], str] = {}
+EXPECTED = {
+    ("multi_margin_loss", "meaning"): (
+        "hinges between pairs of classes tie the two likeliest where neither has more than a half: Tewari "
+        "and Bartlett 2007, On the Consistency of Multiclass Classification Methods"
+    ),
+    ("sigmoid_focal_loss", "meaning"): (
+        "its alpha, 0.25 by default, weighs a yes a third of a no, which moves the threshold, as is meant"
+    ),
+}
 """(name of the loss, check) -> why its error is what the loss is meant to do."""
