@@ -171,6 +171,33 @@ def test_models_without_a_common_layer_do_not_agree(net):
     assert "pair them with names=" in report.text()
 
 
+def test_nan_in_both_is_named_where_it_begins(net, params):
+    class Log(TorchNet):
+        def forward(self, x):
+            return self.last(self.norm(torch.log(self.first(x))))
+
+    def log(params, x):
+        x = jnp.log(tap("first", x @ params["first"]["kernel"] + params["first"]["bias"]))
+        return tap("norm", x) @ params["last"]["kernel"]
+
+    module = Log().eval()
+    module.load_state_dict(net.state_dict())
+    with pytest.raises(ValueError, match="what norm returns is nan in JAX and nan in torch"):
+        compare_layers(log, module, normal(4, D), params=params, gradients=False)
+
+
+def test_layer_without_values_to_see_is_listed(net, params):
+    class Remat(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = x + nn.relu(nn.remat(nn.Dense)(D, name="first")(x))
+            return nn.Dense(3, name="last")(nn.LayerNorm(1e-5, name="norm")(x))
+
+    report = compare_layers(Remat(), net, normal(4, D), params=params, gradients=False)
+    assert report.passed, report.text()
+    assert report.only_in_jax == ("first",)
+
+
 @pytest.mark.parametrize(
     ("error", "message", "call"),
     [

@@ -61,12 +61,11 @@ def llama_map(llama):
 
 
 def test_right_ports_agree(gpt2, gpt2_params, llama, llama_map):
-    report = compare_layers(
-        Model5(Model5Config(**GPT2)), gpt2, IDS, params=gpt2_params, torch_kwargs=NO_CACHE
-    )
-    assert report.passed, report.text()
-    report = compare_layers(LlamaLike(), llama, IDS, params=llama_map.params, torch_kwargs=NO_CACHE)
-    assert report.passed, report.text()
+    ports = [(Model5(Model5Config(**GPT2)), gpt2, gpt2_params), (LlamaLike(), llama, llama_map.params)]
+    for model, module, params in ports:
+        options = {"params": params, "torch_kwargs": NO_CACHE, "gradients": module is llama}
+        report = compare_layers(model, module, IDS, **options)
+        assert report.passed, report.text()
 
 
 def test_llama_is_mapped_without_a_name_written_by_hand(llama_map):

@@ -118,8 +118,21 @@ class Trial:
 
 
 def judge_values(trial: Trial) -> dict[Event, Comparison]:
-    """Every input and output that a layer makes by itself, in the order of JAX's run."""
+    """Every input and output that a layer makes by itself, in the order of JAX's run.
+
+    Raises:
+        ValueError: one is NaN or infinite in both models.
+    """
     ours, theirs = trial.jax_forced.values, trial.forced
+    for kind, key in trial.jax_forced.order:
+        a, b = ours[kind, key], theirs[kind, key]
+        if is_floating(b) and (both := ~np.isfinite(a) & ~np.isfinite(b)).any():
+            what = f"what {key[0] or 'the model'} {'is handed' if kind == 'input' else 'returns'}"
+            at = tuple(int(i) for i in np.argwhere(both)[0])
+            raise ValueError(
+                f"{what} is {a[at]} in JAX and {b[at]} in torch at {at} ({int(both.sum())} of {both.size} "
+                "entries are not finite in both): agreement there would mean nothing"
+            )
     return {
         e: _compare(trial, e, ours[e], theirs[e], "values", VALUE_EPS_OF_MAX) for e in trial.jax_forced.order
     }

@@ -73,17 +73,20 @@ class Call:
 class Record(Visit):
     """Write down every call, in the order in which they begin.
 
-    What runs inside `vmap`, `scan` or `checkpoint` has no values to see, and is left out.
+    What runs inside `vmap`, `scan` or `checkpoint` has no values to see: `unseen` has the names.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.calls: dict[Key, Call] = {}
+        self.unseen: dict[str, None] = {}
 
     def on_inputs(self, key: Key, inputs: Any) -> Any:
         parent = self._open[-2] if len(self._open) > 1 else None
         given = first_array(inputs)
-        if not isinstance(given, jax.core.Tracer):
+        if isinstance(given, jax.core.Tracer):
+            self.unseen[key[0]] = None
+        else:
             self.calls[key] = Call(key, parent, inputs, _copied(given))
         return inputs
 
@@ -91,6 +94,7 @@ class Record(Visit):
         output = first_array(outputs)
         if isinstance(output, jax.core.Tracer) or output is None:
             self.calls.pop(key, None)
+            self.unseen[key[0]] = None
         elif key in self.calls:
             self.calls[key].output = _copied(output)
         return outputs

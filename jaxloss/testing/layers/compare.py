@@ -60,7 +60,7 @@ def compare_layers(
     Raises:
         TypeError: an argument is of another kind.
         ValueError: a layer named does not exist, the torch module is in training mode or on several devices,
-            or an input holds NaN.
+            an input holds NaN, or a layer's array is NaN or infinite in both models.
 
     >>> import flax.linen as nn, jax.numpy as jnp, torch
     >>> from jaxloss.testing import normal
@@ -108,10 +108,15 @@ def compare_layers(
         tuple(_rows(trial, around, values, backward, {fault.layer for fault in found})),
         tuple(found),
         judge_whole(trial),
-        tuple(dict.fromkeys(name for name, _ in calls if name not in {m.ours.key[0] for m in matches})),
-        tuple(
-            dict.fromkeys(name for name, _ in runs[1].calls if name not in {m.theirs.key[0] for m in matches})
-        ),
+        _others(runs[0], {match.ours.key[0] for match in matches}),
+        _others(runs[1], {match.theirs.key[0] for match in matches}),
+    )
+
+
+def _others(run: Record, shared: set[str]) -> tuple[str, ...]:
+    """Layers of one side that have no counterpart, or no values to see."""
+    return tuple(
+        name for name in dict.fromkeys([*(n for n, _ in run.calls), *run.unseen]) if name not in shared
     )
 
 
