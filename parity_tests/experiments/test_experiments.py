@@ -1,6 +1,7 @@
 """Each experiment on a claim, at its least size: it runs, and leaves findings, figures and one plot."""
 
 import json
+import shutil
 from functools import cache
 
 import jax
@@ -124,6 +125,11 @@ def test_the_page_shows_what_the_runs_found(folder, tmp_path, monkeypatch):
     assert (tmp_path / "docs" / "claims" / "l1_l2_huber.png").exists()
     assert "| open |" in rows["L8"]
     assert "not measured yet | open" in rows["L7, bias"]
+    shutil.rmtree(tmp_path / "runs")
+    claims.write_page()
+    assert rows["L6"] in (tmp_path / "docs" / "claims.md").read_text(), (
+        "a row stays where nothing is measured anew"
+    )
 
 
 def test_a_mistyped_experiment_is_named_with_the_nearest(monkeypatch, capsys):
