@@ -171,8 +171,8 @@ def _evaluate_here(
         # Inside the sum, so that no gradient needs a second pass to be divided.
         rows["factor"] = kept(rows["valid"], weighted_mean(sample_weight, denominator))
 
-    vocabulary, is_frugal = shared["linear_weight"].shape[0], loss.closes_over_nothing
-    chunks = _choose_chunks(token_shape, math.prod(heads), vocabulary, options, is_frugal)
+    head, is_frugal = (shared["linear_weight"].shape[0], rows["input"].shape[-1]), loss.closes_over_nothing
+    chunks = _choose_chunks(token_shape, math.prod(heads), head, options, is_frugal)
     run = partial(_one_head, loss, options, chunks)
     for _ in heads:
         axes = (
@@ -213,14 +213,15 @@ def _one_head(loss: TokenLoss, options: Options, chunks: Chunks, shared: Arrays,
 
 
 # CPU: chunks of 256 tokens, more where those are sixteen chunks too, so that the weight's gradient is seldom
-# added to; 2^23 logits (32 MB) at most, but for 128 tokens. Accelerators want larger products.
+# added to; 2^23 logits (32 MB) at most, but for 128 tokens, and for sixteenths of no more tokens than the
+# head is wide, whose logits are no larger than its gradient. Accelerators want larger products.
 _TOKENS, _MIN_TOKENS, _MIN_CHUNKS, _MAX_LOGITS = {"cpu": 256}, {"cpu": 128}, {"cpu": 16}, {"cpu": 2**23}
 # A product that fills a block of the weight's gradient; an accelerator's matrix product adds in place.
 _WEIGHT_ROWS = {"cpu": 1024}
 
 
 def _choose_chunks(
-    shape: tuple[int, ...], num_heads: int, vocabulary: int, options: Options, is_frugal: bool
+    shape: tuple[int, ...], num_heads: int, head: tuple[int, int], options: Options, is_frugal: bool
 ) -> Chunks:
     """The chunks for tokens of this shape, of at most `chunk_size` logits' rows if it is given.
 
@@ -229,12 +230,14 @@ def _choose_chunks(
     A number of chunks that divides what follows the leading axis leaves a batch that is sharded there as it
     lies; one that divides the number of tokens needs no padding.
     """
-    num_tokens, backend, chunk_size = math.prod(shape), jax.default_backend(), options.chunk_size
+    (vocabulary, width), num_tokens = head, math.prod(shape)
+    backend, chunk_size = jax.default_backend(), options.chunk_size
     if chunk_size is None:
         fewest_tokens = _MIN_TOKENS.get(backend, 1024)
-        largest = max(fewest_tokens, _MAX_LOGITS.get(backend, 2**27) // vocabulary)
-        largest = largest if is_frugal else largest // 2
         of_each = num_tokens * num_heads // _MIN_CHUNKS.get(backend, 1)
+        as_wide = min(width, of_each) if backend == "cpu" else 0
+        largest = max(fewest_tokens, _MAX_LOGITS.get(backend, 2**27) // vocabulary)
+        largest = max(largest, as_wide) if is_frugal else largest // 2
         chunk_size = 2 ** math.floor(math.log2(min(largest, max(_TOKENS.get(backend, 1024), of_each))))
     num_chunks = fewest = max(1, math.ceil(num_tokens / max(1, chunk_size // max(1, num_heads))))
     for unit in (num_tokens // shape[0] if len(shape) > 1 and num_tokens else 1, num_tokens):
