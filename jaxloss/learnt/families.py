@@ -121,6 +121,8 @@ def mlp(key: Key[Array, ""], hidden_sizes: Sequence[int] = (40, 40), *, kind: st
     (2,)
     """
     _checks.check_choice("kind", kind, _KINDS)
+    if not isinstance(key, jax.Array):
+        raise TypeError(f"key must be a JAX key, such as jax.random.key(0); got {key!r}.")
     sizes = [_checks.check_integer("hidden_sizes", size, low=1) for size in hidden_sizes]
     params, fan_in = [], 2
     for size, layer_key in zip([*sizes, 1], jax.random.split(key, len(sizes) + 1), strict=True):
@@ -201,7 +203,7 @@ def _of_labels(
     """The loss whose rows' values are `row_losses(params, rows)`, with the parameters in the rows' dtype."""
     rows = _rows.label_rows(y_hat, y, None, ignore_index, where, sample_weight, axis)
     _rows.check_classes(rows.input, rows.axis)
-    params = jax.tree.map(lambda leaf: leaf.astype(rows.logits.dtype), params)
+    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, rows.logits.dtype), params)
     return _rows.reduce_weighted(row_losses(params, rows), reduction, rows.valid, rows.weight)
 
 
@@ -225,7 +227,7 @@ def _over_classes(of_pairs: Callable, params: Any, rows: _rows.LabelRows) -> jax
 
 def _of_reals(of_pairs: Callable, params: Any, y_hat, y, *, reduction: str = "mean", where=None) -> Any:
     (prediction, target), where = elementwise_arguments(reduction, where, y_hat=y_hat, y=y, integers=("y",))
-    params = jax.tree.map(lambda leaf: leaf.astype(prediction.dtype), params)
+    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, prediction.dtype), params)
     return reduce_loss(of_pairs(params, target, prediction), reduction, where)
 
 

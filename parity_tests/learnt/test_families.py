@@ -151,7 +151,7 @@ def test_taylor_begins_as_the_squared_error():
 def test_gce_of_a_probability_of_0_is_1_over_q_without_a_slope():
     logits, labels = jnp.array([[-jnp.inf, 0.0]]), jnp.array([0])
     of_params = jax.jit(jax.value_and_grad(learnt.gce().loss, (0, 1)))
-    value, (by_params, by_logits) = of_params({"q": jnp.array(0.5)}, logits, labels)
+    value, (by_params, by_logits) = of_params({"q": 0.5}, logits, labels)
     assert (value, by_params["q"]) == (2.0, -4.0)
     assert by_logits.tolist() == [[0.0, 0.0]]
 
@@ -212,12 +212,13 @@ def test_half_precision_parameters_and_logits_give_a_float32_loss():
         (lambda: learnt.taylor(1), "order must be at least 2; got 1"),
         (lambda: learnt.taylor(kind="class"), "got 'class'. Did you mean 'classes'"),
         (lambda: learnt.mlp(jax.random.key(0), [0]), "hidden_sizes must be at least 1; got 0"),
+        (lambda: learnt.mlp(0), "key must be a JAX key, such as jax.random.key.0.; got 0"),
         (lambda: learnt.mixture({}), "losses must hold at least one loss; got none"),
         (lambda: learnt.gce().loss(learnt.gce().params, jnp.zeros((2, 3)), jnp.zeros(3, int)), "target must"),
     ],
 )  # fmt: skip
 def test_bad_arguments_are_named(make, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         make()
 
 
