@@ -38,7 +38,7 @@ def test_ten_values_of_each_number_are_one_program(name, caplog):
     arguments = sample.arguments()
 
     def run(number):
-        options = dict.fromkeys(numeric_options(function), number) | CHUNKED
+        options = sample.options | dict.fromkeys(numeric_options(function), number) | CHUNKED
         losses, pull_back = jax.vjp(
             lambda *heads: function(*heads, *arguments[2:], **options), *arguments[:2]
         )
