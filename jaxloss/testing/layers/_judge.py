@@ -74,7 +74,8 @@ class Trial:
     @cached_property
     def jax_forced(self) -> Forced:
         """JAX's layers on their own."""
-        return run_jax_forced(self.ours, self.inputs, self.forced, self.cotangents)
+        cotangents = self.cotangents if self.gradients else None
+        return run_jax_forced(self.ours, self.inputs, self.forced, cotangents)
 
     @cached_property
     def torch_forced(self) -> Forced:

@@ -48,8 +48,10 @@ def forced_values(matches: list[Match]) -> Arrays:
     return found
 
 
-def run_jax_forced(model: JaxModel, inputs: Any, forced: Arrays, cotangents: Mapping[Event, Any]) -> Forced:
-    """JAX's side with every layer forced."""
+def run_jax_forced(
+    model: JaxModel, inputs: Any, forced: Arrays, cotangents: Mapping[Event, Any] | None
+) -> Forced:
+    """JAX's side with every layer forced; None for cotangents leaves the gradients out."""
     moving = {event: x for event, x in forced.items() if is_floating(x)}
     fixed = {event: x for event, x in forced.items() if event not in moving}
     order: list[Event] = []
@@ -65,17 +67,20 @@ def run_jax_forced(model: JaxModel, inputs: Any, forced: Arrays, cotangents: Map
 
     events = list(moving)
     with jax_settings(model.dtype), jax.disable_jit():
-        values, vjp, exact = jax.vjp(run, [jnp.asarray(moving[e]) for e in events], has_aux=True)
+        arrays = [jnp.asarray(moving[e]) for e in events]
+        vjp = None
+        if cotangents is None:
+            values, exact = run(arrays)
+        else:
+            values, vjp, exact = jax.vjp(run, arrays, has_aux=True)
         is_exact = [not is_floating(forced[e]) for e in order]
         rest = [iter(values), iter(exact)]
         named = {e: next(rest[is_whole]) for e, is_whole in zip(order, is_exact, strict=True)}
-        incoming = [jnp.asarray(cotangents[e], x.dtype) for e, x in named.items() if is_floating(x)]
-        gradients = vjp(incoming)[0]
-    return Forced(
-        {e: to_numpy(x) for e, x in named.items()},
-        {e: to_numpy(x) for e, x in zip(events, gradients, strict=True)},
-        order,
-    )
+        gradients: Arrays = {}
+        if vjp is not None and cotangents is not None:
+            incoming = [jnp.asarray(cotangents[e], x.dtype) for e, x in named.items() if is_floating(x)]
+            gradients = {e: to_numpy(x) for e, x in zip(events, vjp(incoming)[0], strict=True)}
+    return Forced({e: to_numpy(x) for e, x in named.items()}, gradients, order)
 
 
 def run_torch_forced(
