@@ -163,6 +163,9 @@ def test_other_shapes_are_a_fault_and_not_compared(net):
     report = compare_layers(Wider(), net, normal(4, D), params=params, gradients=False)
     assert not report.passed
     assert "output is [4, 12] in JAX and [4, 6] in torch: not compared" in report.text()
+    # The next one is given something else, so that its own error is not known.
+    assert {row.layer: row.own for row in report.rows}["last"] is None
+    assert all("not compared" in fault.where for fault in report.faults)
 
 
 def test_models_without_a_common_layer_do_not_agree(net):
@@ -210,6 +213,7 @@ def test_layer_without_values_to_see_is_listed(net, params):
         (TypeError, "params must be given with a Linen module", {"params": None}),
         (TypeError, "jax_model must be a Flax or Equinox module", {"model": 3}),
         (ValueError, "dtype must be", {"dtype": "bfloat16"}),
+        (ValueError, "inputs must hold at least one", {"x": None}),
     ],
 )
 def test_bad_arguments_are_named(net, params, error, message, call):
@@ -218,6 +222,7 @@ def test_bad_arguments_are_named(net, params, error, message, call):
         given["module"] = torch.nn.Linear(D, D)
         given["module"].bias = torch.nn.Parameter(torch.zeros(D, device="meta"))
     models = [given.pop(name) for name in ("model", "module", "x")]
+    models = models[:2] if models[2] is None else models
     with pytest.raises(error, match=message):
         compare_layers(*models, **given)
 

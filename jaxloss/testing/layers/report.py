@@ -24,7 +24,7 @@ class Fault:
     cause: str | None
 
     def text(self) -> str:
-        """The fault in two or three lines."""
+        """The fault in up to three lines."""
         name = f"{self.layer} (torch: {self.torch_layer})" if self.layer else "the model's own code"
         lines = [f"{name}: {self.where}"]
         worst = self.comparison.difference
@@ -33,7 +33,8 @@ class Fault:
                 f"  JAX {worst.actual!r}, torch {worst.expected!r} at {list(worst.index)}; "
                 f"{number(worst.eps_of_max)} eps of max, {number(self.comparison.allowed)} allowed"
             )
-        lines.append(f"  likely cause: {self.cause or 'none of the known traps'}")
+        if self.comparison.mismatch is None:
+            lines.append(f"  likely cause: {self.cause or 'none of the known traps'}")
         return "\n".join(lines)
 
 
