@@ -151,7 +151,7 @@ def plot(path, params: dict, results: dict, best: str) -> None:
     figure, (loss_axis, accuracy_axis) = new_figure(2, title=f"{WRONG:.0%} of the labels wrong")
     p = np.linspace(0.02, 0.999, 200)
     logits = np.log(np.stack([p, *[(1 - p) / (NUM_CLASSES - 1)] * (NUM_CLASSES - 1)], -1))
-    for colour, name in zip(COLOURS, [BASE, best, *LEARNT], strict=True):
+    for colour, name in zip(COLOURS, [BASE, best, *LEARNT], strict=False):
         curve, of_p = results[name]["curve"], jax.vmap(FAMILIES[name].loss, (None, 0, None))
         for rows in jax.vmap(of_p, (0, None, None), axis_size=len(curve))(params[name], logits, 0):
             loss_axis.plot(p, rows / np.interp(0.1, p, rows), color=colour, linewidth=1.2)

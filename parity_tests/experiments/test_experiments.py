@@ -59,6 +59,11 @@ def folder(tmp_path_factory):
         patch.setattr(recipes, "RECIPES", few)
         patch.setattr(recipes, "ARTICLES", "final")
         patch.setattr(recipes, "SHOWN", ("final", "averaged"))
+        learnt = load("learnt_loss")
+        few = {name: learnt.FAMILIES[name] for name in (learnt.BASE, "GCE, q = 0.7", "learnt GCE")}
+        patch.setattr(learnt, "FAMILIES", few)
+        for kind in ("FIXED", "LEARNT"):
+            patch.setattr(learnt, kind, {k: v for k, v in getattr(learnt, kind).items() if k in few})
         for name, least in LEAST.items():
             if "corpus" in least or "book" in least:
                 patch.setattr(load(name), "Model5Config", tiny_model)
