@@ -27,6 +27,7 @@ from jaxloss.testing.masks import draw_masks, inject_masks
 from jaxloss.testing.measure import EPS, Difference, difference, error_in_eps
 from jaxloss.testing.parity import Pair, assert_parity, check_parity, parity_table
 from jaxloss.testing.report import Comparison, ParityReport, Table, table_of
+from jaxloss.testing.steps import assert_step_parity, check_step_parity
 
 __all__ = [
     "EPS",
@@ -41,8 +42,10 @@ __all__ = [
     "Table",
     "WeightMap",
     "assert_parity",
+    "assert_step_parity",
     "booleans",
     "check_parity",
+    "check_step_parity",
     "compare_layers",
     "difference",
     "draw_masks",
