@@ -32,9 +32,9 @@ class Layout(NamedTuple):
     axes: list[tuple[str, ...]]
 
 
-def built_in(fn: Callable, *, splits_classes: bool = False) -> Callable:
+def built_in(fn: Callable, *, splits_classes: bool = False, is_frugal: bool = False) -> Callable:
     """What `make_linear_loss` makes, of a function that closes over nothing."""
-    return partial(linear_loss, TokenLoss(fn, splits_classes, closes_over_nothing=True))
+    return partial(linear_loss, TokenLoss(fn, splits_classes, closes_over_nothing=True, is_frugal=is_frugal))
 
 
 def linear_loss(
@@ -171,8 +171,8 @@ def _evaluate_here(
         # Inside the sum, so that no gradient needs a second pass to be divided.
         rows["factor"] = kept(rows["valid"], weighted_mean(sample_weight, denominator))
 
-    head, is_frugal = (shared["linear_weight"].shape[0], rows["input"].shape[-1]), loss.closes_over_nothing
-    chunks = _choose_chunks(token_shape, math.prod(heads), head, options, is_frugal)
+    head = shared["linear_weight"].shape[0], rows["input"].shape[-1]
+    chunks = _choose_chunks(token_shape, math.prod(heads), head, options, loss.is_frugal)
     run = partial(_one_head, loss, options, chunks)
     for _ in heads:
         axes = (
@@ -225,8 +225,8 @@ def _choose_chunks(
 ) -> Chunks:
     """The chunks for tokens of this shape, of at most `chunk_size` logits' rows if it is given.
 
-    The built-in losses are frugal: one array of a chunk's logits is alive at once. Of a user's own, up to
-    five are, for which its chunks are half as large.
+    Of a frugal loss, one array of a chunk's logits is alive at once; of others, up to twelve are, for which
+    their chunks are half as large.
     A number of chunks that divides what follows the leading axis leaves a batch that is sharded there as it
     lies; one that divides the number of tokens needs no padding.
     """

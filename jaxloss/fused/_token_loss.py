@@ -33,12 +33,14 @@ class TokenLoss:
             gathered.
         axis_name: the mesh axis that the vocabulary is split over, if any.
         closes_over_nothing: `fn` alone says what it does, so that programs can be kept by it.
+        is_frugal: one array of the logits' size is alive at once, so that chunks may be larger.
     """
 
     fn: Callable
     splits_classes: bool = False
     axis_name: str | None = None
     closes_over_nothing: bool = False
+    is_frugal: bool = False
 
     @property
     def name(self) -> str:

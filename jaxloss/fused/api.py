@@ -21,8 +21,8 @@ __all__ = [
 ]
 
 
-_LOSS = built_in(token_cross_entropy, splits_classes=True)
-_LOSS_AND_STATISTICS = built_in(token_cross_entropy_and_statistics, splits_classes=True)
+_LOSS = built_in(token_cross_entropy, splits_classes=True, is_frugal=True)
+_LOSS_AND_STATISTICS = built_in(token_cross_entropy_and_statistics, splits_classes=True, is_frugal=True)
 
 
 class TokenStatistics(NamedTuple):
