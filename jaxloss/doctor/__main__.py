@@ -21,7 +21,7 @@ from jaxloss.runs.cli import describe_error, run_cli
 class Config:
     """Examine a loss as a function, before anything is trained with it.
 
-    Exit code: 0 if no finding is an error, 1 if one is, 2 for a mistake in the arguments.
+    Exit code: 0 if every check ran and found no error, 1 if not, 2 for a mistake in the arguments.
     """
 
     loss: Annotated[str, tyro.conf.Positional]
@@ -64,7 +64,7 @@ def main(config: Config) -> int:
     print(report.json() if config.json else report.markdown() if config.markdown else report)
     if config.plot is not None:
         report.picture(config.plot)
-    return 1 if report.errors else 0
+    return 0 if report.passed else 1
 
 
 def _load(argument: str, place: str) -> Any:

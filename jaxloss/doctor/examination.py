@@ -89,8 +89,17 @@ def _run(
             result = CHECKS[check](subject)
     except OutOfTime:
         return "the budget of seconds was spent"
-    except Exception as error:
+    except ImportError as error:
         left_out[check] = f"{type(error).__name__}: {one_line(error)}"
+        return None
+    except (Exception, SystemExit) as error:
+        said = f"{type(error).__name__}: {one_line(error)}"
+        # Of a leaked tracer, the message is another each time.
+        if not any(why.startswith(f"{type(error).__name__}:") for why in left_out.values()):
+            message = f"it fails under JAX's jit, vmap or grad: {said}"
+            advice = "make it a pure function: no globals kept, no numpy, no if on a value, no other effect"
+            findings.append(Finding(check, "error", message, None, "", advice))
+        left_out[check] = said
         return None
     findings += result.findings
     measured[check] = result.figures

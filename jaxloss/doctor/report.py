@@ -80,6 +80,11 @@ class Report:
         """The findings of severity "error"."""
         return tuple(finding for finding in self.findings if finding.severity == "error")
 
+    @property
+    def passed(self) -> bool:
+        """Whether every check that was asked for ran, and none found an error."""
+        return not self.errors and not self.left_out
+
     def __str__(self) -> str:
         lines = [self._title()]
         for finding in self.findings:
@@ -125,7 +130,10 @@ class Report:
     def _title(self) -> str:
         count = Counter(finding.severity for finding in self.findings)
         counts = [f"{n} {name}{'s' * (n > 1)}" for name in _RANK if (n := count[name])]
-        return f"{self.loss} on {self.kind}: {', '.join(counts) or 'nothing found'} ({self.seconds:.0f} s)"
+        num, ran = len({*self.measured, *self.left_out}), len(self.measured)
+        part = f"; examined in part, {ran} of {num} checks" if self.left_out else ""
+        found = ", ".join(counts) or "nothing found"
+        return f"{self.loss} on {self.kind}: {found}{part} ({self.seconds:.0f} s)"
 
 
 def in_order(findings: Sequence[Finding]) -> tuple[Finding, ...]:

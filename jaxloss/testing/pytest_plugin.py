@@ -47,13 +47,13 @@ def parity(request: pytest.FixtureRequest) -> Callable[..., ParityReport]:
 
 @pytest.fixture
 def examine_loss() -> Callable[..., Any]:
-    """`jaxloss.doctor.examine`; the test fails where the report has errors."""
+    """`jaxloss.doctor.examine`; the test fails where the report has errors or checks that did not run."""
     from jaxloss.doctor import Report, examine
 
     def check(loss: Callable[..., Any], *arguments: Any, **options: Any) -> Report:
         __tracebackhide__ = True
         report = examine(loss, *arguments, **options)
-        if report.errors:
+        if not report.passed:
             pytest.fail(str(report), pytrace=False)
         return report
 

@@ -81,6 +81,30 @@ def test_a_check_that_the_budget_ends_is_named(monkeypatch):
     monkeypatch.setattr("jaxloss.doctor.examination.CHECKS", {"a": _spend, "b": _spend})
     report = examine(jaxloss.mse_loss, "real")
     assert report.left_out == dict.fromkeys("ab", "the budget of seconds was spent")
+    assert "nothing found; examined in part, 0 of 2 checks" in str(report)
+    assert not report.errors
+    assert not report.passed
+
+
+def _keeping(x, y, kept=[]):  # noqa: B006
+    kept.append(jnp.mean(jnp.square(x - y)))
+    return kept[-1] + 0 * kept[-2] if len(kept) > 2 else kept[-1]
+
+
+def _leaving(x, y):
+    if isinstance(x, jax.core.Tracer) and jax.config.jax_enable_x64:
+        raise SystemExit(3)
+    return jnp.mean(jnp.square(x - y))
+
+
+@pytest.mark.parametrize(
+    ("loss", "says"), [(_keeping, "UnexpectedTracerError: "), (_leaving, "SystemExit: 3")]
+)
+def test_a_loss_that_fails_in_the_checks_is_an_error_told_once(loss, says):
+    report = quick(loss, checks=["gradient_size", "kinks"])
+    (finding,) = report.findings
+    assert (finding.severity, list(report.left_out)) == ("error", ["gradient_size", "kinks"])
+    assert finding.message.startswith(f"it fails under JAX's jit, vmap or grad: {says}")
 
 
 def _spend(subject):
