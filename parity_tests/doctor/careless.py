@@ -140,7 +140,7 @@ def _of_the_experiment() -> dict[str, Careless]:
         "softmax twice": ("meaning", "only the likeliest class"),
         "labels shifted by one": ("meaning", "the likeliest class is not"),
         "mask by product": ("reductions", "NaN in a masked row"),
-        "sum named mean": ("reductions", "a sum over the examples, though named a mean"),
+        "a sum": ("reductions", "a sum over the examples"),
         "root of the square": ("finite", "gradient is NaN even in float64"),
         "[N, 1] against [N]": ("reductions", "needs the whole batch"),
         "exp of the square": ("gradient_size", "explodes"),

@@ -1,6 +1,7 @@
 """Parts against the whole, masks against deletion, and a million terms in bfloat16."""
 
 import re
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +29,23 @@ def examined(loss, kind="real", dtypes=("float32",)):
 )
 def test_parts_are_put_together_as_the_whole_is(loss, over):
     assert examined(loss).figures["over the batch"] == over
+
+
+def squared_error(x, y, *, reduction="sum"):
+    return getattr(jnp, reduction)((x - y) ** 2)
+
+
+@pytest.mark.parametrize(
+    ("loss", "severity"),
+    [
+        (lambda x, y: jnp.sum((x - y) ** 2), "warning"),
+        (squared_error, "note"),
+        (partial(squared_error, reduction="sum"), "note"),
+    ],
+)
+def test_a_sum_is_warned_of_unless_it_can_be_chosen(loss, severity):
+    findings = reductions._parts(Subject(loss, KINDS["real"], ("float32",), 600.0))[0]
+    assert [(f.severity, f.message) for f in findings] == [(severity, "it is a sum over the examples")]
 
 
 def test_a_weighted_mean_is_whole_by_its_parts():
