@@ -84,7 +84,24 @@ def _judge(
         message = f"JAX cannot trace and differentiate it: {type(error).__name__}: {one_line(error)}"
         advice = "use jnp in place of numpy, jnp.where in place of if, and floating point throughout"
         return [*findings, _error(message, None, shown_by, advice)], "it cannot be traced"
-    return findings, None
+    return findings + ([] if np.isfinite(first).all() else _not_finite(subject, first, given, shown_by)), None
+
+
+def _not_finite(subject: Subject, value: np.ndarray, given: Any, shown_by: str) -> list[Finding]:
+    """What predictions the loss may be meant for, where it is not finite at those of the kind."""
+    prediction, target = given
+    is_of_classes = prediction.ndim > 1
+    inside = jax.nn.softmax(prediction) if is_of_classes else jax.nn.sigmoid(prediction)
+    with jax.enable_x64(False):
+        if not np.isfinite(np.asarray(subject.loss(inside, target))).all():
+            return []
+    name = "softmax" if is_of_classes else "sigmoid"
+    message = f"the value is {np.min(value):g} at predictions that are drawn, and finite at their {name}"
+    advice = (
+        f"it may want probabilities: give it the {name} of its input, better a loss of logits, or examine it "
+        "with an InputSpec of low=0 and high=1"
+    )
+    return [_error(message, float(np.min(value)), shown_by, advice)]
 
 
 def printing(text: str) -> list[Finding]:

@@ -16,7 +16,7 @@ from jaxloss.doctor.checks import CHECKS
 from jaxloss.doctor.inputs import InputSpec, as_spec
 from jaxloss.doctor.picture import curves_of
 from jaxloss.doctor.report import Finding, Report, in_order
-from jaxloss.doctor.subject import OutOfTime, Subject, what_is_printed
+from jaxloss.doctor.subject import NothingFinite, OutOfTime, Subject, what_is_printed
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -89,6 +89,9 @@ def _run(
             result = CHECKS[check](subject)
     except OutOfTime:
         return "the budget of seconds was spent"
+    except NothingFinite:
+        left_out[check] = "no finite input: the value is not finite at those drawn"
+        return None
     except ImportError as error:
         left_out[check] = f"{type(error).__name__}: {one_line(error)}"
         return None

@@ -88,6 +88,42 @@ def test_levelling_off_and_explosion_and_no_gradient_at_all():
     assert (finding.severity, finding.number) == ("error", 0.0)
 
 
+def test_a_dead_zone_is_no_explosion():
+    dead = lambda x, y: jnp.mean(jnp.maximum(jnp.abs(x - y) - 2.0, 0.0))  # noqa: E731
+    findings, figures = found(dead, "real", "gradient_size")
+    assert not findings
+    assert figures["usual size"] == figures["explosion ratio"] == 1.0
+    assert 0.5 < figures["share of zeros"] < 1.0
+    beyond = lambda x, y: jnp.mean(jnp.maximum(jnp.abs(x - y) - 9.0, 0.0))  # noqa: E731
+    assert found(beyond, "real", "gradient_size")[1]["share of zeros"] == 1.0
+
+
+def log_of_the_label(p, labels):
+    return -jnp.mean(jnp.log(jnp.take_along_axis(p, labels[:, None], 1)))
+
+
+def test_a_loss_of_probabilities_given_logits_is_told_what_it_wants():
+    """What is no number at half of the inputs is no fault of its gradient, scale or order."""
+    checks = ["gradient", "gradient_size", "invariances"]
+    report = examine(log_of_the_label, "classes", checks=checks, dtypes=["float32"], budget_seconds=600)
+    error = report.findings[0]
+    assert (error.check, error.severity) == ("call", "error")
+    assert error.message == "the value is nan at predictions that are drawn, and finite at their softmax"
+    assert "probabilities" in error.advice
+    assert [finding.severity for finding in report.findings[1:]] == ["note"], report.findings
+    assert report.measured["gradient"]["error against differences"] < 1e-6
+    assert not report.measured["invariances"]["scale"]
+
+
+def test_a_loss_that_is_finite_nowhere_is_left_out_by_the_checks_that_compare():
+    checks = ["gradient", "gradient_size", "invariances"]
+    nowhere = lambda x, y: jnp.mean(x - y) * jnp.nan  # noqa: E731
+    report = examine(nowhere, "real", checks=checks, dtypes=["float32"], budget_seconds=600)
+    assert not report.findings
+    assert set(report.left_out) == set(checks)
+    assert all(why.startswith("no finite input") for why in report.left_out.values())
+
+
 def test_kinks_are_placed_and_measured():
     (note,), figures = found(jaxloss.l1_loss, "real", "kinks")
     assert (note.severity, figures["on the margin"]) == ("note", [0.0])

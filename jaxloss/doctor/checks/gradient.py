@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxloss.doctor.call import one_line
 from jaxloss.doctor.report import Finding, Result
-from jaxloss.doctor.subject import OutOfTime, Subject, together
+from jaxloss.doctor.subject import NothingFinite, OutOfTime, Subject, together
 
 # Three central differences, extrapolated twice: at this step, truncation and rounding are both near 1e-12.
 STEP = 2.0**-7
@@ -42,7 +42,11 @@ def check(subject: Subject) -> Result:
     is_rough = subject.is_rough
     step, allowed = (ROUGH_STEP, ROUGH_ALLOWED) if is_rough else (STEP, ALLOWED)
     prediction = np.clip(prediction, subject.spec.low + 2 * step, subject.spec.high - 2 * step)
-    gradient = subject.evaluate(prediction, target)[1]
+    value, gradient = subject.evaluate(prediction, target)
+    kept = np.isfinite(value)
+    if not kept.any():
+        raise NothingFinite
+    prediction, target, gradient = jax.tree.map(lambda a: a[kept], (prediction, target, gradient))
     directions = _directions(prediction)
     findings: list[Finding] = []
     figures: dict[str, Any] = {}
@@ -81,14 +85,18 @@ def _against_differences(
     value = value.reshape(num, num_directions, -1)
     gradient = gradient.reshape(num, num_directions, len(offsets), -1)
     here = gradient[:, 0, 0]
-    usual = float(np.median(np.linalg.norm(here, axis=-1)))
+    size = np.linalg.norm(here, axis=-1)
+    size = np.where(np.isfinite(size), size, 0.0)
+    usual = float(np.median(size))
     flat = directions.reshape(num_directions, -1)
 
     estimate, uncertainty = _extrapolate(value, step)
     gap = np.abs(estimate - here @ flat.T)
-    scale = np.maximum(np.linalg.norm(here, axis=-1), usual)[:, None]
-    is_off = ~(gap <= allowed * scale + TIMES_UNCERTAINTY * uncertainty)
-    error = np.where(uncertainty <= allowed * scale, gap / np.maximum(scale, 1e-300), 0.0)
+    scale = np.maximum(size, usual)[:, None]
+    # Where a value is not finite, there is no difference to hold against the gradient.
+    comparable = np.isfinite(estimate) & np.isfinite(uncertainty)
+    is_off = comparable & ~(gap <= allowed * scale + TIMES_UNCERTAINTY * uncertainty)
+    error = np.where(comparable & (uncertainty <= allowed * scale), gap / np.maximum(scale, 1e-300), 0.0)
     findings = []
     if is_off.any():
         unit, direction = divmod(int(np.argmax(np.where(is_off, gap / scale, -1.0))), num_directions)
@@ -127,6 +135,12 @@ def _second(
     if directions.shape[1] > MOST_COORDINATES:
         return []
     hessian = subject.hessians(prediction, target)
+    finite = np.isfinite(hessian).all((1, 2)) & np.isfinite(gradient).all((1, 2, 3))
+    if not finite.any():
+        return []
+    prediction, target, gradient, hessian = jax.tree.map(
+        lambda a: a[finite], (prediction, target, gradient, hessian)
+    )
     size = np.abs(hessian).max((1, 2))
     usual = max(float(np.median(size)), 1e-300)
     scale = np.maximum(size, usual)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from jaxloss.doctor.report import Finding, Result
-from jaxloss.doctor.subject import Subject
+from jaxloss.doctor.subject import NothingFinite, Subject
 
 # Predictions a training may come upon: near the start, typical, and confidently wrong.
 SCALES = (0.02, 1.0, 10.0)
@@ -28,9 +28,14 @@ def check(subject: Subject) -> Result:
     lots = [subject.scaled(_UNITS, scale) for scale in SCALES]
     found = [subject.evaluate(*lot) for lot in lots]
     sizes = [np.linalg.norm(gradient.reshape(_UNITS, -1), axis=1) for _, gradient in found]
-    sizes = [np.where(np.isfinite(size), size, np.inf) for size in sizes]
-    usual = float(np.median(sizes[1]))
-    if not np.concatenate(sizes).any():
+    # Where the value is no number, which another check tells, there is no size.
+    sizes = [np.where(np.isnan(value), np.nan, size) for (value, _), size in zip(found, sizes, strict=True)]
+    every = np.concatenate(sizes)
+    if np.isnan(every).all():
+        raise NothingFinite
+    learns = [size[size > 0] for size in (sizes[1], every)]
+    usual = float(np.median(learns[0] if len(learns[0]) else learns[1])) if len(learns[1]) else 0.0
+    if not usual:
         message = "the gradient is 0 at every input drawn: nothing is learnt"
         advice = "no round, floor, argmax, integer division or comparison between prediction and loss"
         shown_by = subject.show(*lots[1], 0)
@@ -39,11 +44,11 @@ def check(subject: Subject) -> Result:
         )
 
     # Large: more than at the start, where nothing is known.
-    start, (wide, target) = float(np.median(found[0][0])), lots[2]
+    start, (wide, target) = float(np.nanmedian(found[0][0])), lots[2]
     is_large = found[2][0] > start
     is_stuck = is_large & (sizes[2] < VANISHING * usual)
     share = float(is_stuck.sum() / max(is_large.sum(), 1))
-    largest = [float(size.max() / usual) if usual else np.inf for size in sizes]
+    largest = [float(np.nanmax(size, initial=0.0) / usual) for size in sizes]
     ratio = max(largest)
     findings = []
     if share > TOLERABLE:
@@ -57,12 +62,17 @@ def check(subject: Subject) -> Result:
         )
     if ratio > EXPLODING:
         lot = int(np.argmax(largest))
-        at = int(np.argmax(sizes[lot]))
+        at = int(np.nanargmax(sizes[lot]))
         message = (
             f"the gradient explodes: {ratio:.2g} times the usual one at predictions of size {SCALES[lot]:g}"
         )
         advice = "one such example undoes all steps: take a logarithm or a root, or clip the gradient"
         shown_by = subject.show(*lots[lot], at)
         findings.append(Finding("gradient_size", "warning", message, ratio, shown_by, advice))
-    figures = {"usual size": usual, "large loss without gradient": share, "explosion ratio": ratio}
+    figures = {
+        "usual size": usual,
+        "share of zeros": float(np.mean(sizes[1] == 0)),
+        "large loss without gradient": share,
+        "explosion ratio": ratio,
+    }
     return Result(findings, figures)

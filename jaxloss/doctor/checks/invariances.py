@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from jaxloss.doctor.report import Finding, Result
-from jaxloss.doctor.subject import Subject
+from jaxloss.doctor.subject import NothingFinite, Subject
 
 _UNITS, _BATCH = 32, 8
 SHIFT, SCALE = 3.75, 2.5  # exact in binary, so that moving a prediction rounds it only once
@@ -21,6 +21,12 @@ def check(subject: Subject) -> Result:
     """Compare the loss before and after each change."""
     prediction, target = subject.draw_units(_UNITS)
     before, gradient = subject.evaluate(prediction, target)
+    kept = np.isfinite(before)
+    if not kept.any():
+        raise NothingFinite
+    prediction, target, before, gradient = jax.tree.map(
+        lambda a: a[kept], (prediction, target, before, gradient)
+    )
     moved = {
         "shift": subject.evaluate(_kept(subject, prediction + SHIFT), target)[0],
         "scale": subject.evaluate(_kept(subject, prediction * SCALE), target)[0],
@@ -38,7 +44,7 @@ def check(subject: Subject) -> Result:
         advice = "the loss does not say how large a prediction is: fit the offset afterwards"
         findings.append(Finding("invariances", "warning", message, SHIFT, shown_by, advice))
     if not figures["shift"] and subject.spec.name in ("classes", "pairs"):
-        change = float(np.max(np.abs(moved["shift"] - before)))
+        change = float(np.nanmax(np.abs(moved["shift"] - before)))
         what = "logits" if subject.spec.name == "classes" else "scores"
         message = f"{what} that are all {SHIFT:g} larger have another loss, by up to {change:.3g}"
         advice = (
@@ -77,10 +83,10 @@ def _of_classes(
     figures["order of classes"] = _equal(subject, before, after)
     if figures["order of classes"]:
         return []
-    change = float(np.max(np.abs(after - before)))
+    change = float(np.nanmax(np.abs(after - before)))
     message = f"classes are not treated alike: in another order, the loss differs by up to {change:.3g}"
     advice = "right for class weights and ordered classes; else look for an axis or a label used as a number"
-    shown_by = subject.show(prediction, target, int(np.argmax(np.abs(after - before))))
+    shown_by = subject.show(prediction, target, int(np.nanargmax(np.abs(after - before))))
     return [Finding("invariances", "warning", message, change, shown_by, advice)]
 
 
@@ -89,8 +95,8 @@ def _of_examples(subject: Subject, figures: dict[str, Any]) -> list[Finding]:
     order = np.random.default_rng(9).permutation(2 * _BATCH)
     as_batches = jax.tree.map(lambda a: np.stack([a, a[order]]), (prediction, target))
     before, after = subject.by_unit(subject.loss, as_batches[0], as_batches[1], "float64", name="batch")
-    figures["order of examples"] = _equal(subject, before, after)
-    if figures["order of examples"]:
+    figures["order of examples"] = _equal(subject, before, after) if np.isfinite(before) else None
+    if figures["order of examples"] is not False:
         return []
     message = f"the order of the examples changes the loss, by {abs(after - before):.3g}"
     advice = "right for sequences; else look for an axis, a roll or a cumulative sum over the batch"
@@ -100,7 +106,7 @@ def _of_examples(subject: Subject, figures: dict[str, Any]) -> list[Finding]:
 
 def _equal(subject: Subject, before: np.ndarray, after: np.ndarray) -> bool:
     allowed = ROUGH_EQUAL if subject.is_rough else EQUAL
-    return bool(np.allclose(before, after, rtol=allowed, atol=allowed, equal_nan=True))
+    return bool(np.allclose(before, after, rtol=allowed, atol=allowed))
 
 
 def _kept(subject: Subject, prediction: np.ndarray) -> np.ndarray:
