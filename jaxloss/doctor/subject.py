@@ -107,7 +107,7 @@ class Subject:
             both = jax.jit(lambda p, t: (self.loss(p, t), self.each(p, t)))
             batch, each = map(np.asarray, both(*arrays))
             if not np.isfinite(batch):
-                # An example that the loss is not meant for says nothing about how the others are put together.
+                # An example that the loss is not meant for does not say how the others are put together.
                 kept = np.flatnonzero(np.isfinite(each))
                 if not len(kept):
                     return "mean"
