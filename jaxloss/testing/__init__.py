@@ -27,7 +27,9 @@ from jaxloss.testing.masks import draw_masks, inject_masks
 from jaxloss.testing.measure import EPS, Difference, difference, error_in_eps
 from jaxloss.testing.parity import Pair, assert_parity, check_parity, parity_table
 from jaxloss.testing.report import Comparison, ParityReport, Table, table_of
+from jaxloss.testing.runs import assert_run_parity, check_run_parity, compare_runs
 from jaxloss.testing.steps import assert_step_parity, check_step_parity
+from jaxloss.testing.trainers import Run, move_by_one_eps
 
 __all__ = [
     "EPS",
@@ -38,15 +40,19 @@ __all__ = [
     "LayersReport",
     "Pair",
     "ParityReport",
+    "Run",
     "Source",
     "Table",
     "WeightMap",
     "assert_parity",
+    "assert_run_parity",
     "assert_step_parity",
     "booleans",
     "check_parity",
+    "check_run_parity",
     "check_step_parity",
     "compare_layers",
+    "compare_runs",
     "difference",
     "draw_masks",
     "error_in_eps",
@@ -55,6 +61,7 @@ __all__ = [
     "integers",
     "log_probabilities",
     "map_weights",
+    "move_by_one_eps",
     "normal",
     "parity_table",
     "probabilities",

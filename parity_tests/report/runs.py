@@ -32,8 +32,8 @@ def _row(name: str, optimizers: paired.Optimizers, dtype: str, num_steps: int) -
     loss_allowed, weights_allowed = paired.ALLOWED[dtype]
     run, moved = (paired.train_jax(in_jax, dtype, num_steps, moved=moved) for moved in (False, True))
     expected = paired.train_torch(in_torch, dtype, num_steps, clip=clip)
-    loss, weights = run.worst_loss_error(expected), run.worst_weight_error(expected)
-    own = f"{moved.worst_loss_error(run):.1e}, {moved.worst_weight_error(run):.1e}"
+    loss, weights = paired.loss_error(run, expected), paired.weight_error(run, expected)
+    own = f"{paired.loss_error(moved, run):.1e}, {paired.weight_error(moved, run):.1e}"
     agree = "yes" if loss <= loss_allowed and weights <= weights_allowed else "NO"
     errors = (f"{loss:.1e}", f"{loss_allowed:.0e}", f"{weights:.1e}", f"{weights_allowed:.0e}")
     return (f"{name}, {num_steps} steps, {dtype}", *errors, own, agree)

@@ -7,14 +7,13 @@ import pytest
 import torch
 
 from jaxloss import fused, losses
-from jaxloss.testing import Pair, normal
+from jaxloss.testing import Pair, Run, normal
 from parity_tests.cases import CASES, NOT_LOSSES
 from parity_tests.report import __main__ as command
 from parity_tests.report import pairs
 from parity_tests.report.pairs import coarse_model_pairs, fused_pairs, loss_pairs, public_losses
 from parity_tests.report.runs import training_runs
 from parity_tests.runs_parity import paired
-from parity_tests.runs_parity.paired import Run
 
 
 def test_every_public_loss_is_in_the_report():

@@ -3,9 +3,7 @@
 Shapes: S steps, B batch, T time.
 """
 
-import contextlib
-import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache, partial
 from typing import Any
 
@@ -19,7 +17,9 @@ import jaxloss.model5 as jax_model5
 import torch_ref.model5 as torch_model5
 from jaxloss.losses import next_token_loss
 from jaxloss.model5 import Model5Config
-from jaxloss.testing import EPS, inject_masks
+from jaxloss.testing import EPS, Run, error_in_eps, inject_masks, move_by_one_eps, trainers
+from jaxloss.testing.steps import as_factory
+from jaxloss.testing.trainers import numerics_of
 from torch_ref import training as torch_training
 from torch_ref.losses import next_token_loss as torch_next_token_loss
 
@@ -27,53 +27,25 @@ CONFIG = Model5Config(vocab_size=61, context_length=16, embed_dim=32, num_heads=
 BATCH_SIZE = 4
 NUM_STEPS = 200
 
-Arrays = dict[str, np.ndarray]
-
 # The largest relative difference allowed in (the loss curve, the final weights) after `NUM_STEPS` of AdamW.
 ALLOWED = {"float64": (1e-13, 1e-11), "float32": (5e-6, 1e-4)}
 
 
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """What a run leaves behind.
-
-    Args:
-        losses: the training loss before each update.
-        weights: the parameters after the last one, named and laid out as Hugging Face's GPT-2.
-    """
-
-    losses: np.ndarray
-    weights: Arrays
-
-    def worst_loss_error(self, other: "Run") -> float:
-        """The largest relative difference between two loss curves."""
-        return float(np.max(np.abs(self.losses - other.losses) / np.abs(other.losses)))
-
-    def worst_weight_error(self, other: "Run") -> float:
-        """The largest difference between two sets of weights, relative to the largest weight of each array.
-
-        Without the keys' part of the attention bias: it shifts all scores of a query alike, which the softmax
-        undoes, so its gradient is zero but for rounding, and Adam divides that noise by its own size.
-        """
-        return max(
-            float(np.max(np.abs(_without_key_bias(name, self.weights[name] - other.weights[name]))))
-            / float(np.max(np.abs(other.weights[name])))
-            for name in other.weights
-        )
+def loss_error(run: Run, other: Run) -> float:
+    """The largest relative difference between two loss curves."""
+    return float(np.max(np.abs(run.losses_S - other.losses_S) / np.abs(other.losses_S)))
 
 
-@contextlib.contextmanager
-def numerics_of(dtype: str) -> Iterator[None]:
-    """float64 for float64 runs only, since optax computes its bias correction in the widest dtype it may.
-
-    And full matmul precision, which accelerators do not use by default.
-    """
-    with jax.enable_x64(dtype == "float64"), jax.default_matmul_precision("highest"):
-        yield
+def weight_error(run: Run, other: Run) -> float:
+    """The largest difference between two sets of weights, relative to the largest weight of each array."""
+    return max(
+        error_in_eps(run.weights[name], array, "float64") * EPS["float64"]
+        for name, array in other.weights.items()
+    )
 
 
 @cache
-def initial_weights() -> Arrays:
+def initial_weights() -> dict[str, np.ndarray]:
     """Weights that float32 holds exactly, so that both dtypes start from the same numbers."""
     # Torch's: it draws them without compiling anything.
     generator = torch.Generator().manual_seed(0)
@@ -117,13 +89,8 @@ apply = jax_model5.Model5(CONFIG).apply
 
 def jax_params(dtype: str, *, moved: bool = False) -> Any:
     """The initial parameters, or each of them moved by one eps up or down."""
-    rng = np.random.default_rng(3)
-    arrays = {}
-    for name, array in initial_weights().items():
-        array = array.astype(dtype)
-        signs = rng.choice([-1, 1], array.shape).astype(dtype)
-        arrays[name] = array * (1 + signs * np.asarray(EPS[dtype], dtype)) if moved else array
-    return jax_model5.from_arrays(arrays, CONFIG)
+    arrays = {name: array.astype(dtype) for name, array in initial_weights().items()}
+    return jax_model5.from_arrays(move_by_one_eps(arrays, dtype) if moved else arrays, CONFIG)
 
 
 @jax.jit
@@ -144,21 +111,8 @@ def train_jax(
     """Train in JAX with any optimizer; only the optimizer is compiled anew."""
     with numerics_of(dtype):
         params = jax_params(dtype, moved=moved)
-        # Not compiled: zeros of the same shapes are made for every optimizer.
-        state = optimizer.init(params)
-
-        @jax.jit
-        def update(gradients: Any, state: Any, params: Any) -> Any:
-            updates, state = optimizer.update(gradients, state, params)
-            return optax.apply_updates(params, updates), state
-
-        losses = []
-        for step in range(num_steps):
-            batch = (ids[step] for ids in batches())
-            loss, gradients = loss_and_gradients(params, *batch, step)
-            params, state = update(gradients, state, params)
-            losses.append(loss)
-        return Run(np.asarray(losses, np.float64), jax_model5.to_arrays(params))
+    given = [(*ids, np.int32(step)) for step, ids in enumerate(zip(*batches(), strict=True))][:num_steps]
+    return trainers.train_jax(loss_and_gradients, optimizer, [params], given, dtype, jax_arrays)[0]
 
 
 def torch_model(dtype: str) -> torch_model5.Model5:
@@ -176,20 +130,18 @@ def train_torch(
     model: torch_model5.Model5 | None = None,
 ) -> Run:
     """Train in PyTorch with the masks that JAX draws."""
+
+    def loss(model: torch_model5.Model5, inputs_BT: Any, targets_BT: Any, masks: Any) -> torch.Tensor:
+        with inject_masks(model, masks):
+            return torch_next_token_loss(model(inputs_BT), targets_BT)
+
     model = torch_model(dtype) if model is None else model
-    optimizer = make_optimizer(model.parameters())
-    losses = []
-    for step in range(num_steps):
-        inputs_BT, targets_BT = (torch.tensor(ids[step], dtype=torch.int64) for ids in batches())
-        with inject_masks(model, jax.tree.map(lambda mask, step=step: mask[step], masks())):
-            loss = torch_next_token_loss(model(inputs_BT), targets_BT)
-        optimizer.zero_grad()
-        loss.backward()
-        if clip is not None:
-            torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
-        optimizer.step()
-        losses.append(loss.item())
-    return Run(np.asarray(losses), _arrays(model))
+    given = [
+        (*ids, jax.tree.map(lambda mask, step=step: mask[step], masks()))
+        for step, ids in enumerate(zip(*batches(), strict=True))
+    ][:num_steps]
+    run = trainers.train_torch(loss, model, as_factory(make_optimizer), given, dtype, max_norm=clip)
+    return Run(run.losses_S, _torch_arrays(model))
 
 
 def clip_as_torch(max_norm: float) -> optax.GradientTransformation:
@@ -231,15 +183,26 @@ OPTIMIZERS: dict[str, Optimizers] = {
 }
 
 
-def _arrays(model: torch_model5.Model5) -> Arrays:
-    if model.head.weight is model.wte.weight:
-        return torch_model5.to_arrays(model)
-    model.head.weight = model.wte.weight
-    return torch_model5.to_arrays(model)
+def jax_arrays(params: Any) -> dict[str, np.ndarray]:
+    """Parameters named and laid out as Hugging Face's GPT-2, without the keys' part of the attention bias.
+
+    That part shifts all scores of a query alike, which the softmax undoes, so its gradient is zero but for
+    rounding, and Adam divides that noise by its own size.
+    """
+    return _without_key_bias(jax_model5.to_arrays(params))
 
 
-def _without_key_bias(name: str, array: np.ndarray) -> np.ndarray:
-    if not name.endswith("attn.c_attn.bias"):
-        return array
-    queries, _, values = np.split(array, 3)
-    return np.concatenate([queries, values])
+def _torch_arrays(model: torch_model5.Model5) -> dict[str, np.ndarray]:
+    if model.head.weight is not model.wte.weight:
+        model.head.weight = model.wte.weight
+    return _without_key_bias(torch_model5.to_arrays(model))
+
+
+def _without_key_bias(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def kept(array: np.ndarray) -> np.ndarray:
+        queries, _, values = np.split(array, 3)
+        return np.concatenate([queries, values])
+
+    return {
+        name: kept(array) if name.endswith("attn.c_attn.bias") else array for name, array in arrays.items()
+    }

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-import jaxloss.model5 as jax_model5
 from jaxloss import training
 from jaxloss.losses import next_token_loss
+from jaxloss.testing import Run, compare_runs
 from parity_tests import quick_compilation
 from parity_tests.runs_parity import paired
-from parity_tests.runs_parity.paired import ALLOWED, Run
+from parity_tests.runs_parity.paired import ALLOWED
 from torch_ref import training as torch_training
 
 # Enough for every mistake below to show.
@@ -42,19 +42,17 @@ def train_with_make_train_step() -> tuple[Run, Run]:
         for inputs_BT, targets_BT in zip(*paired.batches(), strict=True):
             state, loss, _ = train_step(state, inputs_BT, targets_BT, paired.key())
             losses.append(loss)
-        runs.append(Run(np.asarray(losses, np.float64), jax_model5.to_arrays(state.params)))
+        runs.append(Run(np.asarray(losses, np.float64), paired.jax_arrays(state.params)))
     return runs[0], runs[1]
 
 
 def assert_same_run(run: Run, moved: Run, expected: Run, dtype: str) -> None:
-    errors = run.worst_loss_error(expected), run.worst_weight_error(expected)
-    # What the run itself makes of one eps: frameworks that round differently cannot agree much better.
-    own = moved.worst_loss_error(run), moved.worst_weight_error(run)
-    print(f"{dtype}: against torch {errors[0]:.1e} in the loss, {errors[1]:.1e} in the weights;", end=" ")
-    print(f"from weights moved by one eps {own[0]:.1e}, {own[1]:.1e}")
-    assert run.losses[-10:].mean() < run.losses[0] - 0.2
-    for error, allowed, sensitivity in zip(errors, ALLOWED[dtype], own, strict=True):
-        assert error <= min(allowed, 50 * sensitivity)
+    report = compare_runs(run, expected, [moved], dtype)
+    assert report.passed, report.text()
+    assert len(report.comparisons) == 2 + len(expected.weights)
+    assert run.losses_S[-10:].mean() < run.losses_S[0] - 0.2
+    assert paired.loss_error(run, expected) <= ALLOWED[dtype][0]
+    assert paired.weight_error(run, expected) <= ALLOWED[dtype][1]
 
 
 def test_two_hundred_steps_of_adamw_in_float32_give_torchs_losses_and_weights():
@@ -75,8 +73,8 @@ def test_optimizer_gives_torchs_losses_and_weights(name):
     optimizer, make_torch, clip = paired.OPTIMIZERS[name]
     run = paired.train_jax(optimizer, "float64", FEW_STEPS)
     expected = paired.train_torch(make_torch, "float64", FEW_STEPS, clip=clip)
-    assert run.worst_loss_error(expected) <= ALLOWED["float64"][0]
-    assert run.worst_weight_error(expected) <= ALLOWED["float64"][1]
+    assert paired.loss_error(run, expected) <= ALLOWED["float64"][0]
+    assert paired.weight_error(run, expected) <= ALLOWED["float64"][1]
 
 
 def test_fake_tying_is_seen():
@@ -84,7 +82,7 @@ def test_fake_tying_is_seen():
     model.head.weight = torch.nn.Parameter(model.wte.weight)
     run = paired.train_torch(torch_training.make_optimizer(), "float64", FEW_STEPS, model=model)
     expected = torch_adamw("float64", FEW_STEPS)
-    assert run.worst_loss_error(expected) > 1e4 * ALLOWED["float64"][0]
+    assert paired.loss_error(run, expected) > 1e4 * ALLOWED["float64"][0]
 
 
 def test_another_dropout_key_is_seen(monkeypatch):
@@ -92,4 +90,4 @@ def test_another_dropout_key_is_seen(monkeypatch):
     shifted = jax.tree.map(lambda mask: np.roll(mask, 1, axis=0), paired.masks())
     monkeypatch.setattr(paired, "masks", lambda: shifted)
     run = paired.train_torch(torch_training.make_optimizer(), "float64", FEW_STEPS)
-    assert run.worst_loss_error(expected) > 1e4 * ALLOWED["float64"][0]
+    assert paired.loss_error(run, expected) > 1e4 * ALLOWED["float64"][0]
