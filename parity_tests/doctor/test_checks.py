@@ -7,6 +7,9 @@ import pytest
 
 import jaxloss
 from jaxloss.doctor import InputSpec, examine
+from jaxloss.doctor.checks import curvature
+from jaxloss.doctor.inputs import KINDS
+from jaxloss.doctor.subject import Subject
 
 
 def found(loss, kind, check, **options):
@@ -167,6 +170,30 @@ def test_a_loss_without_a_lower_bound_and_one_that_is_not_convex():
     findings, figures = found(lambda x, y: jnp.mean(jnp.log1p((x - y) ** 2)), "real", "curvature")
     assert not figures["convex"]
     assert findings[0].number == pytest.approx(-1 / 4, rel=1e-3)  # at an error of the root of 3
+
+
+def correlation_times_100(x, y):
+    x, y = x - x.mean(), y - y.mean()
+    return -100 * (x @ y) / jnp.sqrt((x @ x) * (y @ y) + 1e-12)
+
+
+@pytest.mark.parametrize(
+    ("loss", "severity", "says"),
+    [
+        (correlation_times_100, None, ""),
+        (lambda x, y: -jnp.mean(1 / (1 + (x - y) ** 2)), None, ""),
+        (lambda x, y: -1e-12 * jnp.mean(jnp.abs(x - y)), "error", "no lower bound"),
+        (lambda x, y: -jnp.mean(jnp.exp(x - y)), "error", "no lower bound"),
+        (lambda x, y: -jnp.mean(jnp.log1p((x - y) ** 2)), "note", "falls without end, like a logarithm"),
+    ],
+)
+def test_a_fall_counts_beside_the_usual_slope(loss, severity, says):
+    with np.errstate(all="ignore"):
+        subject = Subject(loss, KINDS["real"], ("float32",), 600.0)
+        slope = curvature.slopes(subject, *subject.scaled(64, 1.0))
+        findings = curvature.bounded_below(subject, slope)
+    assert severities(findings) == [severity] * (severity is not None)
+    assert all(says in finding.message for finding in findings)
 
 
 def test_a_free_scale_is_named_and_so_is_the_power_of_the_unit():

@@ -28,8 +28,11 @@ ROUNDING = 1e-9
 # Of the largest curvature: below it, a loss is a plane there.
 FLAT = 1e-6
 
-# Where the value at size 1e4 is below this times -1e4, no size would end the fall.
+# Of the usual slope: a value that still falls by this per unit of size from 1e3 to 1e4 has no lower bound.
 FALL = 1e-3
+
+# Of the fall from 1e2 to 1e3: a bounded loss has a tenth of it or less from there to 1e4, a logarithm all.
+SAME_FALL = 0.5
 
 _DRAWN, _CLIMBS = 64, 5
 
@@ -39,10 +42,10 @@ def check(subject: Subject) -> Result:
     lots = [together([subject.scaled(_DRAWN, size), subject.corners(size)]) for size in SIZES]
     of_size = np.repeat(SIZES, [len(prediction) for prediction, _ in lots])
     prediction, target = together(lots)
-    slope = _slopes(subject, prediction, target)
-    findings = _bounded_below(subject)
+    slope = slopes(subject, prediction, target)
+    findings = bounded_below(subject, slope)
     figures: dict[str, Any] = {}
-    lipschitz, growth = _supremum(subject, slope, of_size, prediction, target, _slopes)
+    lipschitz, growth = _supremum(subject, slope, of_size, prediction, target, slopes)
     figures["Lipschitz constant"] = lipschitz
     if not np.isfinite(lipschitz):
         message = f"the gradient has no bound: it grows like size ** {growth:.2g}"
@@ -126,7 +129,7 @@ def _supremum(
     return top, 0.0
 
 
-def _slopes(subject: Subject, prediction: np.ndarray, target: Any) -> np.ndarray:
+def slopes(subject: Subject, prediction: np.ndarray, target: Any) -> np.ndarray:
     """Size of the gradient of each unit; NaN where it is not finite, which another check tells."""
     gradient = subject.evaluate(prediction, target)[1].reshape(len(prediction), -1)
     return np.where(np.isfinite(gradient).all(1), np.linalg.norm(gradient, axis=1), np.nan)
@@ -145,16 +148,27 @@ def _eigenvalues(subject: Subject, prediction: np.ndarray, target: Any) -> np.nd
     return np.where(finite[:, None], values, np.nan)
 
 
-def _bounded_below(subject: Subject) -> list[Finding]:
-    if np.isfinite([subject.spec.low, subject.spec.high]).all():
+def bounded_below(subject: Subject, slope: np.ndarray) -> list[Finding]:
+    """What is found where the loss falls with the size of predictions, `slope` being its usual ones."""
+    usual = float(np.median(slope[slope > 0])) if (slope > 0).any() else 0.0
+    if np.isfinite([subject.spec.low, subject.spec.high]).all() or not usual:
         return []
-    prediction, target = subject.corners(1e4)
-    near, _ = subject.corners(1e3)
-    value, before = subject.evaluate(prediction, target)[0], subject.evaluate(near, target)[0]
-    at = int(np.nanargmin(np.where(np.isnan(value), np.inf, value)))
-    if not value[at] < min(-FALL * 1e4, before[at]):
-        return []
-    message = f"the loss has no lower bound: {value[at]:.3g} at size 1e4, {before[at]:.3g} at 1e3"
-    advice = "training would only enlarge predictions: check the sign, and that logits are normalised"
-    shown_by = subject.show(prediction, target, at)
-    return [Finding("curvature", "error", message, float(value[at]), shown_by, advice)]
+    # Of one target: a larger one may well have a lower loss at its best prediction.
+    target = subject.corners(1.0)[1]
+    nearest, near, far = (subject.corners(size)[0] for size in (1e2, 1e3, 1e4))
+    first, before, value = (subject.evaluate(each, target)[0] for each in (nearest, near, far))
+    fall = before - value
+    fall = np.where(np.isnan(fall), np.where(np.isneginf(value), np.inf, -np.inf), fall)
+    at = int(np.argmax(fall))
+    seen = f"{value[at]:.3g} at size 1e4, {before[at]:.3g} at 1e3"
+    shown_by = subject.show(far, target, at)
+    if fall[at] > FALL * usual * (1e4 - 1e3):
+        message = f"the loss has no lower bound: {seen}"
+        advice = "training would only enlarge predictions: check the sign, and that logits are normalised"
+        return [Finding("curvature", "error", message, float(value[at]), shown_by, advice)]
+    # In units of the usual slope, as a step of 1 changes the loss by it; less is rounding.
+    if fall[at] > max(SAME_FALL * (first[at] - before[at]), FALL * usual):
+        message = f"the loss falls without end, like a logarithm of the size: {seen}"
+        advice = "no prediction is the best one: watch the size of predictions, or add a small penalty of it"
+        return [Finding("curvature", "note", message, float(value[at]), shown_by, advice)]
+    return []
