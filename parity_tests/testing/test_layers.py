@@ -189,6 +189,28 @@ def test_nan_in_both_is_named_where_it_begins(net, params):
         compare_layers(log, module, normal(4, D), params=params, gradients=False)
 
 
+def test_dropout_that_is_on_in_nnx_is_named_and_its_stream_is_left_alone(net):
+    class Dropped(nnx.Module):
+        def __init__(self, rngs):
+            self.first, self.drop = nnx.Linear(D, D, rngs=rngs), nnx.Dropout(0.5, rngs=rngs)
+
+        def __call__(self, x):
+            return self.drop(self.first(x))
+
+    class TorchDropped(TorchNet):
+        def forward(self, x):
+            return self.drop(self.first(x))
+
+    model, module = Dropped(nnx.Rngs(0)), TorchDropped(0.5).eval()
+    model.first.kernel[...] = jnp.asarray(module.first.weight.detach().numpy().T)
+    model.first.bias[...] = jnp.asarray(module.first.bias.detach().numpy())
+    report = compare_layers(model, module, normal(30, D))
+    assert [(fault.layer, fault.cause) for fault in report.faults] == [
+        ("drop", "dropout is on in JAX: 51% of the values are 0, the others 2 times torch's")
+    ]
+    assert model.drop.rngs.count[...] == 0
+
+
 def test_layer_without_values_to_see_is_listed(net, params):
     class Remat(nn.Module):
         @nn.compact

@@ -152,7 +152,8 @@ def _nnx(model: Any, params: Any, dtype: str, kwargs: Mapping[str, Any]) -> JaxM
         state = jax.tree.map(lambda x: jnp.asarray(x, dtype) if is_floating(x) else x, state)
 
     def function(visit: Visit, *inputs: Any) -> Any:
-        copy = nnx.merge(graphdef, state)
+        # Of the state itself, `merge` would write into the variables: random streams, running averages.
+        copy = nnx.merge(graphdef, jax.tree.map(lambda x: x, state))
         layers = {
             "/".join(map(str, path)): node
             for path, node in nnx.iter_graph(copy)

@@ -148,17 +148,12 @@ def first_array(tree: Any) -> Any:
 
 
 def replace_first(tree: Any, change: Callable[[Any], Any]) -> Any:
-    """The tree with its first array, as `first_array` has it, changed."""
-    first, is_done = first_array(tree), False
-
-    def change_first(x: Any) -> Any:
-        nonlocal is_done
-        if x is not first or is_done:
-            return x
-        is_done = True
-        return change(x)
-
-    return map_arrays(change_first, tree)
+    """The tree with its first array, as `first_array` has it, changed wherever it is."""
+    first = first_array(tree)
+    if first is None:
+        return tree
+    changed = change(first)
+    return map_arrays(lambda x: changed if x is first else x, tree)
 
 
 def map_arrays(function: Callable[[Any], Any], tree: Any) -> Any:
