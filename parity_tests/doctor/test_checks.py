@@ -138,6 +138,15 @@ def test_kinks_are_placed_and_measured():
     assert (findings, figures["on the margin"]) == ((), "none")
 
 
+def charbonnier(x, y):
+    return jnp.mean(jnp.sqrt((x - y) ** 2 + 1e-12))
+
+
+def test_a_steep_smooth_place_is_no_kink():
+    findings, figures = found(charbonnier, "real", "kinks")
+    assert (findings, figures["largest jump of the slope"]) == ((), 0.0)
+
+
 def test_a_derivative_that_is_nan_at_a_kink_and_a_jump_are_errors():
     findings, _ = found(lambda x, y: jnp.mean(jnp.sqrt((x - y) ** 2)), "real", "kinks")
     assert "autodiff gives nan" in findings[0].message

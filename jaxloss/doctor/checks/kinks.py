@@ -24,6 +24,9 @@ ROUNDS, ROUGH_ROUNDS = 7, 2
 # In units of the usual slope. A smooth slope changes by its curvature times the bracket's width.
 JUMP, ROUGH_JUMP = 1e-5, 1e-2
 
+# Of the jump over the bracket of the round before: a smooth change shrinks with its bracket, a jump does not.
+SAME_JUMP = 0.9
+
 
 class Kink(NamedTuple):
     """Where the slope or the value jumps along a line.
@@ -140,11 +143,12 @@ def _find(subject: Subject) -> list[Kink]:
     of = np.broadcast_to(line, best.shape).reshape(-1)
     left, right = (place[of, best.reshape(-1) + i] for i in (0, 1))
     for _ in range(ROUGH_ROUNDS if subject.is_rough else ROUNDS):
+        wider = left, right
         inner = left[:, None] + (right - left)[:, None] * np.linspace(0.0, 1.0, _PARTS)
         value, slope = lines.at(np.broadcast_to(of[:, None], inner.shape), inner)
         widest = np.argmax(_score(inner, value, slope), 1)[:, None]
         left, right = (np.take_along_axis(inner, widest + i, 1)[:, 0] for i in (0, 1))
-    return _judge(lines, of, left, right, usual)
+    return _judge(lines, of, (left, right), wider, usual)
 
 
 def _score(place: np.ndarray, value: np.ndarray, slope: np.ndarray) -> np.ndarray:
@@ -155,31 +159,40 @@ def _score(place: np.ndarray, value: np.ndarray, slope: np.ndarray) -> np.ndarra
     return np.where(np.isfinite(score), score, -1.0)
 
 
-def _judge(lines: _Lines, of: np.ndarray, left: np.ndarray, right: np.ndarray, usual: float) -> list[Kink]:
-    is_rough = lines.subject.is_rough
+def _judge(
+    lines: _Lines,
+    of: np.ndarray,
+    bracket: tuple[np.ndarray, np.ndarray],
+    wider: tuple[np.ndarray, np.ndarray],
+    usual: float,
+) -> list[Kink]:
+    (left, right), is_rough = bracket, lines.subject.is_rough
     jump = ROUGH_JUMP if is_rough else JUMP
     middle = (left + right) / 2
     # Places are rarely arbitrary: a margin of 1, an error of 0.
     nice = np.round(middle, 3 if is_rough else 6)
-    gap = right - left
+    gap, margin = right - left, wider[1] - wider[0]
     left, right = left - gap, right + gap
-    around = np.stack([left, right, nice], 1)
+    around = np.stack([left, right, nice, wider[0] - margin, wider[1] + margin], 1)
     value, slope = lines.at(np.broadcast_to(of[:, None], around.shape), around)
+    bend, wide_bend = slope[:, 1] - slope[:, 0], slope[:, 4] - slope[:, 3]
+    step = value[:, 1] - value[:, 0] - 3 * gap * slope[:, :2].mean(1)
+    wide_step = value[:, 4] - value[:, 3] - 3 * margin * slope[:, 3:].mean(1)
+    least_bend = np.fmax(jump * np.fmax(usual, np.abs(slope[:, :2]).max(1)), SAME_JUMP * np.abs(wide_bend))
+    least_step = np.fmax(jump * np.fmax(1.0, np.abs(value[:, 0])), SAME_JUMP * np.abs(wide_step))
+    is_kink, is_step = np.abs(bend) > least_bend, np.abs(step) > least_step
     kinks: list[Kink] = []
     for i in np.argsort(of * 1e3 + middle):
-        step = float(value[i, 1] - value[i, 0] - 3 * gap[i] * slope[i, :2].mean())
-        is_step = abs(step) > jump * max(1.0, abs(float(value[i, 0])))
-        is_kink = abs(slope[i, 1] - slope[i, 0]) > jump * max(usual, np.abs(slope[i, :2]).max())
         place = float(middle[i])
         known = any(kink.line == of[i] and abs(kink.place - place) < 1e-3 for kink in kinks)
-        if known or not (is_step or is_kink):
+        if known or not (is_step[i] or is_kink[i]):
             continue
         is_nice = left[i] <= nice[i] <= right[i]
         here = float(slope[i, 2]) if is_nice else None
         place = float(nice[i]) + 0.0 if is_nice else place
         shown_by = lines.show(int(of[i]), place)
         ends = float(slope[i, 0]), float(slope[i, 1])
-        kinks.append(Kink(int(of[i]), place, *ends, step if is_step else 0.0, here, shown_by))
+        kinks.append(Kink(int(of[i]), place, *ends, float(step[i]) if is_step[i] else 0.0, here, shown_by))
     return kinks
 
 
