@@ -155,13 +155,17 @@ def softmax_skewed_jensen_shannon(
             return at_number[beta](input, target, axis)
         # The rest of a number such as 0.99 is taken before it is rounded.
         return skewed_jensen_shannon(input, target, *jnp.asarray([beta, 1 - beta], input.dtype), axis)
-    branches = [lambda input, target, beta: skewed_jensen_shannon(input, target, beta, 1 - beta, axis)]
-    branches += [
-        lambda input, target, beta, limit=limit: limit(input, target, axis) for limit in ends.values()
+
+    def inside(input: jax.Array, target: jax.Array) -> jax.Array:
+        return skewed_jensen_shannon(input, target, beta, 1 - beta, axis)
+
+    branches: list[Callable[..., jax.Array]] = [
+        inside,
+        *(partial(limit, axis=axis) for limit in ends.values()),
     ]
     index = sum(jnp.where(beta == end, i, 0) for i, end in enumerate(ends, 1))
     # Computed again on the way back, or what each branch keeps for that would be kept of all three.
-    return jax.lax.switch(index, [jax.checkpoint(branch) for branch in branches], input, target, beta)
+    return jax.lax.switch(index, [jax.checkpoint(branch) for branch in branches], input, target)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(4,))
