@@ -10,7 +10,15 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxloss import cross_entropy
+from jaxloss import (
+    binary_cross_entropy_with_logits,
+    bradley_terry_loss,
+    correlation_loss,
+    cross_entropy,
+    focal_loss,
+    l1_loss,
+    mse_loss,
+)
 from jaxloss.doctor import Finding
 from parity_tests.scripts import load
 
@@ -18,14 +26,26 @@ from parity_tests.scripts import load
 class Careless(NamedTuple):
     """A loss that people write, and what the doctor must say.
 
-    `finding` is looked for in the messages of the errors and warnings of `check`; it is a regular expression.
+    `severity` and `finding`, a regular expression for the message, are those of the finding of `check` that
+    names the fault; `twin` is a loss without the fault, which must not have that finding: by default, the
+    usual one of the kind.
     """
 
     loss: Callable[..., jax.Array]
     check: str
+    severity: str
     finding: str
     kind: str = "classes"
     dtypes: tuple[str, ...] = ("float32",)
+    twin: Callable[..., jax.Array] | None = None
+
+
+USUAL = {
+    "classes": cross_entropy,
+    "yes_no": binary_cross_entropy_with_logits,
+    "real": mse_loss,
+    "pairs": bradley_terry_loss,
+}
 
 
 def _of_label(values, labels):
@@ -131,56 +151,71 @@ def cosine_to_one_hot(logits, labels):
     return 1 - jnp.mean(_of_label(logits, labels) / norm)
 
 
+def weighted_mean(logits, labels):
+    """Needs the whole batch as well: what it divides by is the sum of the weights there."""
+    return cross_entropy(logits, labels, jnp.array([1.0, 2.0, 3.0, 4.0], logits.dtype))
+
+
 def _of_the_experiment() -> dict[str, Careless]:
-    """The check and finding of each of the ten."""
-    found = {
-        "softmax, then log": ("finite", r"NaN|infinite|not finite"),
-        "1 - p": ("gradient_size", "less than .* of the usual gradient"),
-        "a sign": ("meaning", "falls without bound|the likeliest class is not"),
-        "softmax twice": ("meaning", "only the likeliest class"),
-        "labels shifted by one": ("meaning", "the likeliest class is not"),
-        "mask by product": ("reductions", "NaN in a masked row"),
-        "a sum": ("reductions", "a sum over the examples"),
-        "root of the square": ("finite", "gradient is NaN even in float64"),
-        "[N, 1] against [N]": ("reductions", "needs the whole batch"),
-        "exp of the square": ("gradient_size", "explodes"),
+    """The ten, with what names the fault of each."""
+    module = load("check_a_loss")
+    twins = {
+        "softmax twice": focal_loss,
+        "mask by product": mse_loss,
+        "root of the square": l1_loss,
+        "[N, 1] against [N]": correlation_loss,
     }
-    cases = load("check_a_loss").CASES
-    return {name: Careless(cases[name].loss, *how, kind=cases[name].kind) for name, how in found.items()}
+    return {
+        name: Careless(case.loss, *module.NAMED_BY[name], kind=case.kind, twin=twins.get(name))
+        for name, case in module.CASES.items()
+    }
 
 
 CARELESS = _of_the_experiment() | {
-    "mean of means": Careless(mean_of_means, "reductions", "needs the whole batch"),
-    "where after log": Careless(where_after_log, "finite", "not finite|NaN|infinite", "yes_no"),
-    "cotangent dropped": Careless(cotangent_dropped, "gradient", "cotangent", "real"),
-    "arguments swapped": Careless(arguments_swapped, "meaning", "only the likeliest class"),
-    "integer division": Careless(integer_division, "gradient_size", "gradient is 0 at every input"),
-    "bfloat16 inside": Careless(in_bfloat16, "finite", "computes in bfloat16"),
-    "log(p + 0.01)": Careless(log_of_much_more, "meaning", "1.04 times as far from even"),
-    "clip of p": Careless(clipped, "gradient_size", "less than .* of the usual gradient"),
-    "wrong operand stopped": Careless(wrong_operand_stopped, "gradient", "not the value's derivative"),
-    "argmax inside": Careless(argmax_inside, "gradient_size", "gradient is 0 at every input"),
+    "mean of means": Careless(
+        mean_of_means, "reductions", "warning", "each class .* counts alike", twin=weighted_mean
+    ),
+    "where after log": Careless(where_after_log, "finite", "error", "gradient is NaN", "yes_no"),
+    "cotangent dropped": Careless(cotangent_dropped, "gradient", "error", "cotangent", "real"),
+    "arguments swapped": Careless(
+        arguments_swapped, "meaning", "warning", "certain of the likeliest class", twin=focal_loss
+    ),
+    "integer division": Careless(integer_division, "gradient_size", "error", "gradient is 0 at every input"),
+    "bfloat16 inside": Careless(in_bfloat16, "finite", "warning", "computes in bfloat16"),
+    "log(p + 0.01)": Careless(log_of_much_more, "meaning", "warning", "1.04 times as far from even"),
+    "clip of p": Careless(clipped, "gradient_size", "warning", "less than .* of the usual gradient"),
+    "wrong operand stopped": Careless(
+        wrong_operand_stopped, "gradient", "error", "not the value's derivative", twin=focal_loss
+    ),
+    "argmax inside": Careless(argmax_inside, "gradient_size", "error", "gradient is 0 at every input"),
     "temperature multiplied": Careless(
-        lambda logits, labels: cross_entropy(4.0 * logits, labels), "meaning", r"softmax\(4 \* logits\)"
+        lambda logits, labels: cross_entropy(4.0 * logits, labels),
+        "meaning",
+        "warning",
+        r"softmax\(4 \* logits\)",
     ),
-    "a second sign": Careless(
-        second_sign_missing, "meaning", "likeliest class is not|without bound", "yes_no"
+    "a second sign": Careless(second_sign_missing, "meaning", "error", "likeliest class is not", "yes_no"),
+    "softmax over the batch": Careless(
+        softmax_over_the_batch, "reductions", "error", "normalises each class", twin=weighted_mean
     ),
-    "softmax over the batch": Careless(softmax_over_the_batch, "reductions", "needs the whole batch"),
-    "epsilon of float16": Careless(epsilon_of_float16, "finite", "not finite", dtypes=("float16",)),
-    "ranked in reverse": Careless(ranked_in_reverse, "trains", "at no learning rate", "pairs"),
+    "epsilon of float16": Careless(epsilon_of_float16, "finite", "error", "not finite", dtypes=("float16",)),
+    "ranked in reverse": Careless(
+        ranked_in_reverse, "meaning", "error", "likeliest class is not|without bound", "pairs"
+    ),
     "weights added": Careless(
-        weights_of_classes_added, "meaning", r"classes weighted \[2.9, 0.36, 0.36, 0.36\]"
+        weights_of_classes_added, "meaning", "warning", r"classes weighted \[2.9, 0.36, 0.36, 0.36\]"
     ),
-    "ratio of scores": Careless(ratio_of_scores, "finite", "NaN", "pairs"),
-    "softplus by hand": Careless(softplus_by_hand, "finite", "not finite", "yes_no"),
-    "a step in the penalty": Careless(penalty_with_a_step, "kinks", "the value jumps", "real"),
-    "cosine to the one-hot": Careless(cosine_to_one_hot, "invariances", "a free scale"),
+    "ratio of scores": Careless(ratio_of_scores, "finite", "error", "value is NaN", "pairs"),
+    "softplus by hand": Careless(softplus_by_hand, "finite", "error", "not finite", "yes_no"),
+    "a step in the penalty": Careless(
+        penalty_with_a_step, "kinks", "error", "the value jumps", "real", twin=l1_loss
+    ),
+    "cosine to the one-hot": Careless(cosine_to_one_hot, "invariances", "warning", "a free scale"),
 }
 
 
 def finding_of(name: str, findings: Sequence[Finding]) -> Finding | None:
-    """The error or warning that the loss must have, if it is among these."""
-    careless = CARELESS[name]
-    of_check = (f for f in findings if f.check == careless.check and f.severity != "note")
-    return next((f for f in of_check if re.search(careless.finding, f.message)), None)
+    """The finding that names the loss's fault, if it is among these."""
+    own = CARELESS[name]
+    of_check = (f for f in findings if (f.check, f.severity) == (own.check, own.severity))
+    return next((f for f in of_check if re.search(own.finding, f.message)), None)

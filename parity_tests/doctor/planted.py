@@ -17,8 +17,8 @@ HEADER = """# Careless losses, examined
 
 Written by `make doctor`: thirty losses of
 [parity_tests/doctor/careless.py](../parity_tests/doctor/careless.py), each with one fault, run through all
-checks of `jaxloss.doctor.examine`. The finding is the one that must be there; beside it stand the other
-checks that warn.
+checks of `jaxloss.doctor.examine`. The finding is the one that names the fault, which a right loss beside it
+does not have; the last column has the other checks that warn.
 
 """
 
@@ -26,8 +26,8 @@ checks that warn.
 def main() -> int:
     """Examine them; 1 if one is not found out."""
     reports = {}
-    for name, (loss, _, _, kind, dtypes) in tqdm(CARELESS.items(), ncols=79):
-        reports[name] = examine(loss, kind, dtypes=dtypes, budget_seconds=600, name=name)
+    for name, own in tqdm(CARELESS.items(), ncols=79):
+        reports[name] = examine(own.loss, own.kind, dtypes=own.dtypes, budget_seconds=600, name=name)
     PAGE.write_text(page(reports))
     missed = [name for name, report in reports.items() if finding_of(name, report.findings) is None]
     print(f"{len(reports) - len(missed)} of {len(reports)} careless losses found: {PAGE.name}")

@@ -1,5 +1,7 @@
 """Planted faults: each is found, by the check and with the finding that it must be."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,7 @@ from jaxloss.doctor.checks import CHECKS
 from jaxloss.doctor.inputs import KINDS
 from jaxloss.doctor.report import Report
 from jaxloss.doctor.subject import Subject
-from parity_tests.doctor.careless import CARELESS, finding_of
+from parity_tests.doctor.careless import CARELESS, USUAL, finding_of
 from parity_tests.doctor.planted import page
 
 
@@ -15,13 +17,19 @@ def test_there_are_thirty():
     assert len(CARELESS) == 30
 
 
-@pytest.mark.parametrize("name", CARELESS)
-def test_is_found_out(name):
-    careless = CARELESS[name]
-    subject = Subject(careless.loss, KINDS[careless.kind], careless.dtypes, 600.0)
+@cache
+def findings_of(loss, check, kind, dtypes):
     with np.errstate(all="ignore"):
-        result = CHECKS[careless.check](subject)
-    assert finding_of(name, result.findings), result.findings
+        return CHECKS[check](Subject(loss, KINDS[kind], dtypes, 600.0)).findings
+
+
+@pytest.mark.parametrize("name", CARELESS)
+def test_is_found_out_and_its_right_twin_is_not(name):
+    own = CARELESS[name]
+    findings = findings_of(own.loss, own.check, own.kind, own.dtypes)
+    assert finding_of(name, findings), findings
+    of_twin = findings_of(own.twin or USUAL[own.kind], own.check, own.kind, own.dtypes)
+    assert not finding_of(name, of_twin), of_twin
 
 
 def test_the_page_counts_what_is_missed():

@@ -19,7 +19,7 @@ def best_prediction(loss, kind):
 
 
 def test_focal_loss_has_the_minimiser_of_the_paper():
-    """Charoenphakdee et al. 2021 (https://arxiv.org/abs/2011.09172): p = h(q) / sum(h(q)), theorem 11."""
+    """Charoenphakdee et al. 2021 (https://arxiv.org/abs/2011.09172): p = h(q) / sum(h(q))."""
     gamma = 2.0
     subject = Subject(partial(jaxloss.focal_loss, gamma=gamma), KINDS["classes"], ("float32",), 600.0)
     p, logits, _ = meaning.minimisers_of_classes(subject)
@@ -63,6 +63,11 @@ def test_what_losses_of_classes_teach(loss, expected, severities):
             lambda x, y: jnp.mean(jnp.maximum(0.0, 1 - x * (2 * y - 1))),
             "yes_no",
             "the likeliest class (classification-calibrated)",
+        ),
+        (
+            lambda x, y: jnp.mean(jnp.maximum(0.0, 0.1 - (2 * y - 1) * x) ** 2),
+            "yes_no",
+            "linear in the probabilities",
         ),
         (jaxloss.bradley_terry_loss, "pairs", "the probabilities (strictly proper)"),
         (jaxloss.mse_loss, "real", "the mean"),

@@ -14,6 +14,7 @@ from jaxloss.doctor.report import Finding, Result, Severity
 
 NUM_TARGETS = 101  # odd, so that the median is one number
 EXACT = 1e-3  # of a standard deviation
+COARSE = 0.1  # where the loss is rounded to bfloat16, as good as level this far from its minimum
 
 
 def draw_targets() -> np.ndarray:
@@ -24,11 +25,12 @@ def draw_targets() -> np.ndarray:
     return y_DK + rng.uniform(-1, 1, (len(skew), 1))
 
 
-def best_of_real(risks: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Result:
+def best_of_real(risks: Callable[[np.ndarray, np.ndarray], np.ndarray], *, is_coarse: bool) -> Result:
     """Name the centre that minimises the expected loss.
 
     Args:
         risks: `([D, P], [D, K]) -> [D, P]`: the loss of predicting each number for all K targets.
+        is_coarse: whether the loss computes in 16 bits.
     """
     y_DK = draw_targets()
     low_D, high_D = y_DK.min(1), y_DK.max(1)
@@ -37,14 +39,19 @@ def best_of_real(risks: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Resul
     if (np.ptp(some_DP, axis=1) <= 1e-9 * np.abs(some_DP).max(1)).all():
         return _undefined("is the same whatever the prediction")
     x_D, values_D = minimise_numbers(lambda x_DP: risks(x_DP, y_DK), low_D - span_D, high_D + span_D)
-    if not np.isfinite(values_D).all():
-        return _undefined("falls without bound" if np.isneginf(values_D).any() else "is NaN or infinite")
+    if np.isneginf(values_D).any():
+        return _undefined("falls without bound")
+    is_finite_D = np.isfinite(values_D)
+    if not is_finite_D.any():
+        return Result(figures={"best prediction": "not looked for: no expected loss is finite"})
+    x_D, y_DK, low_D, high_D = (a[is_finite_D] for a in (x_D, y_DK, low_D, high_D))
+    span_D = high_D - low_D
     sd_D = y_DK.std(1)
     centres = f"mean {y_DK[0].mean():.3g} and median {np.median(y_DK[0]):.3g}"
     shown_by = f"{NUM_TARGETS} targets of {centres}: the best prediction is {x_D[0]:.3g}"
     is_outside_D = (x_D < low_D - 0.01 * span_D) | (x_D > high_D + 0.01 * span_D)
     bias = float(((x_D - y_DK.mean(1)) / sd_D)[np.abs((x_D - y_DK.mean(1)) / sd_D).argmax()])
-    meaning, severity, message, advice = _name(x_D, y_DK, bias)
+    meaning, severity, message, advice = _name(x_D, y_DK, bias, COARSE if is_coarse else EXACT)
     if is_outside_D.any():
         meaning, severity = "outside the targets", "error"
         message = (
@@ -64,13 +71,16 @@ def _undefined(what: str) -> Result:
     return Result([finding], {"best prediction": "undefined"})
 
 
-def _name(x_D: np.ndarray, y_DK: np.ndarray, bias: float) -> tuple[str, Severity | None, str, str]:
+def _name(
+    x_D: np.ndarray, y_DK: np.ndarray, bias: float, exact: float
+) -> tuple[str, Severity | None, str, str]:
     """The centre's name; severity, message and advice of a finding, None where there is none."""
     sd_D, mean_D, median_D = y_DK.std(1), y_DK.mean(1), np.median(y_DK, 1)
-    if (np.abs(x_D - mean_D) < EXACT * sd_D).all():
+    if (np.abs(x_D - mean_D) < exact * sd_D).all():
         return "the mean", None, "", ""
     quantile = _quantile(x_D, y_DK)
-    if quantile is not None and quantile[0] <= 0.5 <= quantile[1]:
+    # Within a target of the middle: a loss that is level between two is as well served by either.
+    if quantile is not None and abs(np.mean(quantile) - 0.5) <= 1 / NUM_TARGETS:
         return "the median", None, "", ""
     if quantile is not None:
         name = f"the {np.mean(quantile):.2g} quantile"
@@ -83,7 +93,7 @@ def _name(x_D: np.ndarray, y_DK: np.ndarray, bias: float) -> tuple[str, Severity
     below_D = np.abs(np.minimum(y_DK - x_D[:, None], 0)).sum(1)
     above_D = np.maximum(y_DK - x_D[:, None], 0).sum(1)
     expectiles = below_D / (below_D + above_D)
-    if np.ptp(expectiles) < EXACT:
+    if np.ptp(expectiles) < exact:
         name = f"the {expectiles.mean():.2g} expectile"
         return (
             name,
@@ -91,7 +101,7 @@ def _name(x_D: np.ndarray, y_DK: np.ndarray, bias: float) -> tuple[str, Severity
             f"the best prediction is {name}",
             "use it where over- and underestimates cost unequally",
         )
-    slack_D = EXACT * sd_D
+    slack_D = exact * sd_D
     if (
         (x_D > np.minimum(mean_D, median_D) - slack_D) & (x_D < np.maximum(mean_D, median_D) + slack_D)
     ).all():

@@ -16,9 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxloss.doctor.checks._minimiser import minimise, minimise_numbers
+from jaxloss.doctor.checks._probabilities import Best, judge
 from jaxloss.doctor.checks._targets import best_of_real
 from jaxloss.doctor.inputs import NUM_CLASSES
-from jaxloss.doctor.report import Finding, Result
+from jaxloss.doctor.report import Result
 from jaxloss.doctor.subject import Subject
 
 NUM_DISTRIBUTIONS, NUM_EXAMPLES = 8, 24
@@ -26,7 +27,8 @@ NUM_STARTS = 4
 # Two classes far ahead of the others, neither above a half: what sums of pairwise hinges get wrong.
 PAIR_AHEAD = (11, 9, 2, 2)
 WIDEST = 30.0  # log-odds
-EXACT = 1e-3  # of a probability: minima are found to 1e-6
+TIE = 1e-3  # of a logit: minima are found to 1e-6
+SURE = 1e3  # log-odds
 
 
 def check(subject: Subject) -> Result:
@@ -50,11 +52,8 @@ def minimisers_of_classes(subject: Subject) -> tuple[np.ndarray, np.ndarray, np.
     starts_DSC[:, 0], starts_DSC[:, 1] = 0.0, np.log(p_DC)
     labels = np.repeat(labels_DK, NUM_STARTS, 0)
 
-    def risk(logits_C: jax.Array, labels_K: jax.Array) -> jax.Array:
-        return subject.loss(jnp.broadcast_to(logits_C, (NUM_EXAMPLES, NUM_CLASSES)), labels_K)
-
     def risk_and_gradient(logits: np.ndarray) -> Any:
-        return subject.by_unit(jax.value_and_grad(risk), logits, labels, "float64", name="classes")
+        return _risk_of_classes(subject, logits, labels)
 
     z, values = minimise(risk_and_gradient, starts_DSC.reshape(-1, NUM_CLASSES))
     far = np.asarray(risk_and_gradient(1e3 * z)[0])
@@ -63,6 +62,15 @@ def minimisers_of_classes(subject: Subject) -> tuple[np.ndarray, np.ndarray, np.
     values_DS = values.reshape(NUM_DISTRIBUTIONS, NUM_STARTS)
     best_D, rows = values_DS.argmin(1), np.arange(NUM_DISTRIBUTIONS)
     return p_DC, z.reshape(starts_DSC.shape)[rows, best_D], values_DS[rows, best_D]
+
+
+def _risk_of_classes(subject: Subject, logits: np.ndarray, labels: np.ndarray) -> Any:
+    """Mean losses of examples with equal logits, and their gradients."""
+
+    def risk(logits_C: jax.Array, labels_K: jax.Array) -> jax.Array:
+        return subject.loss(jnp.broadcast_to(logits_C, (*labels_K.shape, *logits_C.shape)), labels_K)
+
+    return subject.by_unit(jax.value_and_grad(risk), logits, labels, "float64", name="classes")
 
 
 def _draw_labels(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -82,10 +90,12 @@ def _classes(subject: Subject) -> Result:
     p_DC, z_DC, values_D = minimisers_of_classes(subject)
     q_DC = np.asarray(jax.nn.softmax(z_DC))
     is_right_D = np.array(
-        [z[p.argmax()] > np.delete(z, p.argmax()).max() + EXACT for z, p in zip(z_DC, p_DC, strict=True)]
+        [z[p.argmax()] > np.delete(z, p.argmax()).max() + TIE for z, p in zip(z_DC, p_DC, strict=True)]
     )
     logits, logs = (a - a.mean(1, keepdims=True) for a in (z_DC, np.log(p_DC)))
-    return _judge_probabilities(p_DC, z_DC, q_DC, is_right_D, values_D, logits, logs, output="softmax")
+    outputs = SURE * np.eye(NUM_CLASSES)[[0, 1, 1]] * [[1.0], [1.0], [0.1]]
+    sure = _risk_of_classes(subject, outputs, np.zeros((3, NUM_EXAMPLES), np.int32))[0]
+    return judge(Best(p_DC, z_DC, q_DC, is_right_D, values_D, logits, logs, sure, "softmax"), subject)
 
 
 def _yes_no(subject: Subject) -> Result:
@@ -119,105 +129,14 @@ def _two_sided(subject: Subject, risk: Callable[..., Any]) -> Result:
     far_D = risks(1e3 * x_D[:, None])[:, 0]
     values_D = np.where(far_D < values_D - 1e2, -np.inf, values_D)
     q_D = 1 / (1 + np.exp(-x_D))
-    is_right_D = np.where(p_D > 0.5, x_D > EXACT, x_D < -EXACT)
-    # Identity links of one number and of several are told apart by nothing: both as two columns.
-    both = [np.stack([-a, a], 1) for a in (x_D / 2, np.log(p_D / (1 - p_D)) / 2)]
-    p_DC, x_DC, q_DC = (np.stack([1 - a, a], 1) for a in (p_D, x_D, q_D))
-    return _judge_probabilities(p_DC, x_DC, q_DC, is_right_D, values_D, both[0], both[1], output="sigmoid")
-
-
-def _judge_probabilities(
-    p_DC: np.ndarray,
-    z_DC: np.ndarray,
-    q_DC: np.ndarray,
-    is_right_D: np.ndarray,
-    values_D: np.ndarray,
-    logits_DC: np.ndarray,
-    log_p_DC: np.ndarray,
-    *,
-    output: str,
-) -> Result:
-    """What outputs `q` (from `z`, and centred logits) are to distributions `p` (and their centred logs)."""
-    shift = float(np.abs(q_DC - p_DC).max())
-    figures: dict[str, Any] = {"largest error of the probabilities": shift}
-    worst = int(np.abs(q_DC - p_DC).max(1).argmax())
-    shown_by = f"targets distributed as {_list(p_DC[worst])}: the best prediction is {_list(q_DC[worst])}"
-
-    def result(meaning: str, *finding: Any) -> Result:
-        found = [Finding("meaning", *finding)] if finding else []
-        return Result(found, {"best prediction": meaning} | figures)
-
-    if not np.isfinite(values_D).all():
-        where = _list(p_DC[int(np.argmin(np.isfinite(values_D)))])
-        what = (
-            "falls without bound" if np.isneginf(values_D).any() else "is NaN or infinite wherever one looks"
-        )
-        advice = "bound it below: look for a sign that is wrong"
-        return result(
-            "none", "error", f"the expected loss {what}", None, f"targets distributed as {where}", advice
-        )
-    if shift < EXACT:
-        return result("the probabilities (strictly proper)")
-    if np.abs(z_DC - p_DC).max() < EXACT:
-        advice = "read the outputs as they are; no softmax or sigmoid belongs after them"
-        message = f"the best outputs are the probabilities themselves, without {output}"
-        return result("the probabilities, as they are", "note", message, shift, shown_by, advice)
-    share, is_even = _smoothing(p_DC, q_DC)
-    if is_even and 0 < share < 1:
-        meaning = f"the probabilities, {1 - share:.3g} of them spread evenly"
-        message = f"the best prediction is smoothed: {1 - share:.3g} of it is spread evenly over all classes"
-        advice = "take that share off the probabilities where calibration counts"
-        return result(meaning, "note", message, 1 - share, shown_by, advice)
-    if is_even and share > 1:
-        meaning = f"the probabilities, exaggerated by {share:.3g}"
-        message = f"the best prediction is {share:.3g} times as far from even as the probabilities"
-        advice = "leave out what is added to a probability before its logarithm: log_softmax needs nothing"
-        return result(meaning, "warning", message, share, shown_by, advice)
-    factor, weights_C, is_linear = _tilt(logits_DC, log_p_DC)
-    if is_linear and factor > 0:
-        return result(
-            *_tilted(factor, weights_C, output), shown_by, "leave out what tilts them, or undo it after"
-        )
-    if not is_right_D.all():
-        wrong = int(np.argmin(is_right_D))
-        shown_by = f"targets distributed as {_list(p_DC[wrong])}: the best prediction is {_list(q_DC[wrong])}"
-        sets = f"{(~is_right_D).sum()} of {len(p_DC)} sets of targets"
-        message = f"the likeliest class is not what it teaches, on {sets}"
-        advice = "look for a sign, an order of arguments or a label that is wrong"
-        number = float((~is_right_D).mean())
-        return result(
-            "neither probabilities nor the likeliest class", "error", message, number, shown_by, advice
-        )
-    message = f"only the likeliest class is right: the probabilities are off by up to {shift:.2g}"
-    advice = "use the largest output, not its size; where probabilities count, train with cross entropy"
-    return result(
-        "the likeliest class (classification-calibrated)", "warning", message, shift, shown_by, advice
+    is_right_D = np.where(p_D > 0.5, x_D > TIE, x_D < -TIE)
+    sure = subject.by_unit(
+        risk, SURE * np.array([1.0, -1.0, -0.1]), np.ones((3, NUM_EXAMPLES)), "float64", name="two-sided"
     )
-
-
-def _smoothing(p_DC: np.ndarray, q_DC: np.ndarray) -> tuple[float, bool]:
-    """The share of `p` in `q`, if the rest is spread evenly, and whether it is."""
-    even = 1 / p_DC.shape[1]
-    share = float(np.sum((q_DC - even) * (p_DC - even)) / np.sum((p_DC - even) ** 2))
-    return share, bool(np.abs(even + share * (p_DC - even) - q_DC).max() < EXACT)
-
-
-def _tilt(logits_DC: np.ndarray, log_p_DC: np.ndarray) -> tuple[float, np.ndarray, bool]:
-    """The factor and the weights of classes with which `softmax(factor * logits) ~ weights * p`."""
-    deviation = logits_DC - logits_DC.mean(0), log_p_DC - log_p_DC.mean(0)
-    factor = float(np.sum(deviation[0] * deviation[1]) / max(np.sum(deviation[0] ** 2), 1e-30))
-    log_weights_C = (factor * logits_DC - log_p_DC).mean(0)
-    tilted_DC = np.asarray(jax.nn.softmax(factor * logits_DC - log_weights_C))
-    is_linear = np.abs(tilted_DC - np.asarray(jax.nn.softmax(log_p_DC))).max() < EXACT
-    return factor, np.exp(log_weights_C) / np.exp(log_weights_C).mean(), bool(is_linear)
-
-
-def _tilted(factor: float, weights_C: np.ndarray, output: str) -> tuple[str, str, str, float]:
-    if np.abs(weights_C - 1).max() < EXACT:
-        meaning = f"the probabilities are {output}({factor:.3g} * logits)"
-        return meaning, "warning", f"{meaning}: read without that factor they are wrong", factor
-    meaning = f"the probabilities, their classes weighted {_list(weights_C)}"
-    return meaning, "warning", f"the best prediction is {meaning}", float(weights_C.max())
+    # Identity links of one number and of several are told apart by nothing: both as two columns.
+    logits, log_p = (np.stack([-a, a], 1) for a in (x_D / 2, np.log(p_D / (1 - p_D)) / 2))
+    p_DC, x_DC, q_DC = (np.stack([1 - a, a], 1) for a in (p_D, x_D, q_D))
+    return judge(Best(p_DC, x_DC, q_DC, is_right_D, values_D, logits, log_p, sure, "sigmoid"), subject)
 
 
 def _real(subject: Subject) -> Result:
@@ -228,8 +147,4 @@ def _real(subject: Subject) -> Result:
         y = np.repeat(y_DK, x_DP.shape[1], 0)
         return subject.by_unit(risk, x_DP.reshape(-1), y, "float64", name="real").reshape(x_DP.shape)
 
-    return best_of_real(risks)
-
-
-def _list(numbers: np.ndarray) -> str:
-    return f"[{', '.join(f'{number:.2g}' for number in numbers)}]"
+    return best_of_real(risks, is_coarse=subject.is_coarse)

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxloss.doctor.checks._whole_batch import cause
 from jaxloss.doctor.report import Finding, Result, Severity
 from jaxloss.doctor.subject import Subject, as_dtype, rounded
 
@@ -63,13 +64,14 @@ def _parts(subject: Subject) -> tuple[list[Finding], dict[str, Any]]:
     nearest = min(gaps, key=lambda name: gaps[name])
     shown_by = f"{NUM} examples in parts of {', '.join(map(str, PARTS))}"
     if not gaps[nearest] < _tolerance(subject):
-        message = (
-            f"it needs the whole batch: parts of it add up to something else, off by {gaps[nearest]:.2g}"
-        )
+        severity: Severity = "warning"
+        what = f"parts of it add up to something else, off by {gaps[nearest]:.2g}"
         advice = "do not accumulate it over micro-batches or devices, or divide one sum by one count"
         if abs(growth - 0.5) < 1e-3:
             advice = "divide once: twice the batch halves it"
-        finding = Finding("reductions", "warning", message, gaps[nearest], shown_by, advice)
+        severity, what, advice = cause(subject, _tolerance(subject)) or (severity, what, advice)
+        message = f"it needs the whole batch: {what}"
+        finding = Finding("reductions", severity, message, gaps[nearest], shown_by, advice)
         return [finding], {"over the batch": "needs all of it", "twice the batch": growth}
     figures = {"over the batch": nearest, "parts against the whole": gaps[nearest]}
     if nearest != "sum":
@@ -77,7 +79,7 @@ def _parts(subject: Subject) -> tuple[list[Finding], dict[str, Any]]:
     message = "it is a sum over the examples"
     advice = "divide by the number of examples, or change the learning rate with the batch size"
     # Who can choose between a sum and a mean means the one that is given.
-    severity: Severity = "note" if "reduction" in subject.options else "warning"
+    severity = "note" if "reduction" in subject.options else "warning"
     shown_by = f"{NUM} examples, and the same twice"
     return [Finding("reductions", severity, message, growth, shown_by, advice)], figures
 
