@@ -1,6 +1,8 @@
 """compare_layers where a layer takes or returns more than one array, or lays one out in its own way."""
 
 import flax.linen as nn
+import numpy as np
+import pytest
 import torch
 
 from jaxloss.testing import compare_layers, normal
@@ -52,3 +54,51 @@ def test_one_array_handed_in_twice_is_one_array():
     net = TorchNet().eval()
     report = compare_layers(LinenNet(), net, normal(3, D), params=attention_params(net))
     assert report.passed, report.text()
+
+
+class TorchTwo(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = torch.nn.Linear(D, D), torch.nn.Linear(D, 3)
+
+    def forward(self, x):
+        hidden = self.first(x)
+        return {"hidden": hidden, "logits": self.last(hidden)}
+
+
+class LinenTwo(nn.Module):
+    factor: float = 1.0
+    width: int = D
+
+    @nn.compact
+    def __call__(self, x):
+        hidden = nn.Dense(D, name="first")(x)
+        logits = nn.Dense(3, name="last")(hidden)
+        return {"logits": self.factor * logits, "hidden": hidden[:, : self.width], "extra": hidden + 1}
+
+
+@pytest.fixture(scope="module")
+def two():
+    net = TorchTwo().eval()
+    return net, {"first": dense(net.first), "last": dense(net.last)}
+
+
+def test_every_output_of_the_models_is_compared_by_its_key(two):
+    net, params = two
+    right = compare_layers(LinenTwo(), net, normal(3, D), params=params)
+    assert right.passed, right.text()
+    assert right.not_compared == ("output ['extra'] of the model in JAX",)
+    assert "not compared by themselves: output ['extra'] of the model in JAX" in right.text()
+    for wrong, message in (
+        (LinenTwo(2.0), "the output ['logits'] differs"),
+        (LinenTwo(width=2), "output is [3, 2] in JAX and [3, 4] in torch"),
+    ):
+        report = compare_layers(wrong, net, normal(3, D), params=params, gradients=False)
+        assert not report.passed
+        assert message in report.text()
+
+
+def test_no_number_to_compare_is_no_agreement(two):
+    net, params = two
+    with pytest.raises(ValueError, match="inputs must make LinenTwo return numbers to compare"):
+        compare_layers(LinenTwo(), net, np.zeros((0, D)), params=params)

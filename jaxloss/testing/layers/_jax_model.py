@@ -16,7 +16,7 @@ import numpy as np
 from jaxloss.interop import to_numpy
 from jaxloss.testing._jax import fitting, settings
 from jaxloss.testing.inputs import cast, is_array, is_floating
-from jaxloss.testing.layers._visits import Visit
+from jaxloss.testing.layers._visits import Visit, in_order
 
 _active: list[Visit] = []
 
@@ -44,12 +44,14 @@ class JaxModel:
         dtype: of its parameters and inputs.
         function: of the inputs; calls the model with its layers announced to a visit.
         arrays: its parameters as a tree of dicts under the layers' names.
+        keys: of the dict that it returns, which to put first.
     """
 
     name: str
     dtype: str
     function: Callable[..., Any]
     arrays: Any
+    keys: tuple[Any, ...] = ()
 
     def run(self, visit: Visit, inputs: tuple[Any, ...]) -> Any:
         """Call the model, operation by operation: what is compiled shows no layers."""
@@ -58,7 +60,7 @@ class JaxModel:
             _active.append(visit)
             try:
                 given, kwargs = visit.enter("", (given, {}))
-                return visit.leave(self.function(visit, *given, **kwargs))
+                return visit.leave(in_order(self.function(visit, *given, **kwargs), self.keys))
             finally:
                 _active.pop()
 

@@ -1,14 +1,16 @@
 """Decide which layers have an error of their own, and which model as a whole."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 
+from jaxloss.interop import to_numpy
 from jaxloss.testing.inputs import is_floating
 from jaxloss.testing.layers._jax_model import JaxModel
-from jaxloss.testing.layers._match import Match
+from jaxloss.testing.layers._match import Layout, Match, layout_of
 from jaxloss.testing.layers._runs import (
     Arrays,
     Event,
@@ -18,7 +20,7 @@ from jaxloss.testing.layers._runs import (
     run_torch_forced,
 )
 from jaxloss.testing.layers._torch_model import TorchModel
-from jaxloss.testing.layers._visits import ROOT, Shift, first_array
+from jaxloss.testing.layers._visits import ROOT, Shift, first_array, others
 from jaxloss.testing.measure import (
     EPS,
     GRADIENT_EPS_OF_MAX,
@@ -155,20 +157,41 @@ def judge_whole(trial: Trial) -> Comparison:
     if root.outputs is None:
         said = f"JAX's output is {list(root.ours.output.shape)}, torch's {list(root.theirs.output.shape)}"
         return Comparison("output", trial.ours.dtype, np.inf, 0.0, mismatch=said)
-    a, b = root.ours.output, root.torch_output
+    first = partial(_output_at, place=None, layout=root.outputs)
+    found = [_compare_whole(trial, "output", root.ours.output, root.torch_output, first)]
+    for place, ours in root.ours.other_outputs.items():
+        theirs = root.theirs.other_outputs.get(place)
+        if theirs is None:
+            continue
+        what, layout = f"output {place}", layout_of(ours, theirs)
+        if layout is None:
+            said = f"{what} is {list(ours.shape)} in JAX and {list(theirs.shape)} in torch"
+            return Comparison(what, trial.ours.dtype, np.inf, 0.0, mismatch=said)
+        at = partial(_output_at, place=place, layout=layout)
+        found.append(_compare_whole(trial, what, ours, layout.to_jax(theirs), at))
+    return next((comparison for comparison in found if not comparison.passed), found[0])
+
+
+def _output_at(outputs: Any, place: str | None, layout: Layout) -> np.ndarray:
+    return layout.to_jax(to_numpy(first_array(outputs) if place is None else others(outputs)[place]))
+
+
+def _compare_whole(
+    trial: Trial, what: str, a: np.ndarray, b: np.ndarray, at: Callable[[Any], Any]
+) -> Comparison:
     for is_narrow in (False, True):
         unit = trial.unit(is_narrow)
         found = difference(a, b, unit)
         allowed = VALUE_EPS_OF_MAX[unit]
         if found.eps_of_max > allowed and not (is_narrow and not trial.is_narrow):
-            allowed = max(allowed, TIMES_CONDITION * _change_of_whole(trial, root, unit))
+            allowed = max(allowed, TIMES_CONDITION * _change_of_whole(trial, b, at, unit))
         passed = found.eps_of_max <= min(allowed, MOST_EPS_ALLOWED)
         if passed or is_narrow or not trial.is_narrow:
             break
-    return Comparison("output", unit, found.eps_of_max, allowed, passed, found)
+    return Comparison(what, unit, found.eps_of_max, allowed, passed, found)
 
 
-def _change_of_whole(trial: Trial, root: Match, unit: str) -> float:
+def _change_of_whole(trial: Trial, theirs: np.ndarray, at: Callable[[Any], Any], unit: str) -> float:
     rng = np.random.default_rng([trial.seed, 3])
 
     def move(x: Any) -> Any:
@@ -176,8 +199,7 @@ def _change_of_whole(trial: Trial, root: Match, unit: str) -> float:
         return x * (1 + EPS[unit] * signs).to(x.dtype) if is_floating(x) else x
 
     visit = Shift({match.theirs.key: move for match in trial.matches if match.ours.key != ROOT})
-    output = first_array(trial.theirs.run(visit, trial.inputs))
-    return difference(output, root.theirs.output, unit).eps_of_max
+    return difference(at(trial.theirs.run(visit, trial.inputs)), theirs, unit).eps_of_max
 
 
 def _compare(

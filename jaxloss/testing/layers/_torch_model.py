@@ -10,7 +10,7 @@ import numpy as np
 from jaxloss.interop import check_dropout, is_module, to_numpy, to_torch
 from jaxloss.testing._torch import cast_state, check_device, settings
 from jaxloss.testing.inputs import is_array
-from jaxloss.testing.layers._visits import Visit
+from jaxloss.testing.layers._visits import Visit, in_order
 
 
 class TorchModel:
@@ -20,6 +20,8 @@ class TorchModel:
         module: the model.
         dtype: of its parameters, buffers and literals while it runs.
         kwargs: keyword arguments of every call.
+
+    `keys` are those of the dict that it returns, which to put first.
 
     Raises:
         TypeError: it is no module.
@@ -33,6 +35,7 @@ class TorchModel:
         _check_evaluation(module)
         self.module, self.dtype, self._kwargs = module, dtype, kwargs
         self.name = type(module).__name__
+        self.keys: tuple[Any, ...] = ()
         self.device = _only_device(module)
         check_device(self.device)
         self._state = cast_state(module, dtype, self.device, each_name=True)
@@ -101,7 +104,8 @@ class TorchModel:
         with _followed(layer, name, visit):
             args, kwargs = visit.enter(name, (tuple(args), dict(kwargs)))
             call = torch.func.functional_call
-            return visit.leave(call(layer, state, args, kwargs, tie_weights=False))
+            outputs = call(layer, state, args, kwargs, tie_weights=False)
+            return visit.leave(outputs if name else in_order(outputs, self.keys))
 
 
 @contextlib.contextmanager

@@ -5,8 +5,8 @@ Both frameworks announce each call of a layer to a `Visit`, which may hand other
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -61,25 +61,39 @@ class Visit:
 
 @dataclass
 class Call:
-    """One call of a layer: what went in and came out, and the layer around it."""
+    """One call of a layer: what went in and came out, and the layer around it.
+
+    Args:
+        key: of the call.
+        parent: the layer around it.
+        inputs: as they were handed in.
+        given: the first array of them.
+        output: the first array that it returned.
+        other_inputs: further floating-point arrays by their place.
+        other_outputs: the same of what it returned.
+    """
 
     key: Key
     parent: Key | None
     inputs: Any
     given: Any
     output: Any = None
+    other_inputs: Mapping[str, np.ndarray] = field(default_factory=dict)
+    other_outputs: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 class Record(Visit):
     """Write down every call, in the order in which they begin.
 
     What runs inside `vmap`, `scan` or `checkpoint` has no values to see: `unseen` has the names.
+    `keys` are those of the dict that the model returns.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.calls: dict[Key, Call] = {}
         self.unseen: dict[str, None] = {}
+        self.keys: list[Any] = []
 
     def on_inputs(self, key: Key, inputs: Any) -> Any:
         parent = self._open[-2] if len(self._open) > 1 else None
@@ -87,7 +101,7 @@ class Record(Visit):
         if isinstance(given, jax.core.Tracer):
             self.unseen[key[0]] = None
         else:
-            self.calls[key] = Call(key, parent, inputs, _copied(given))
+            self.calls[key] = Call(key, parent, inputs, _copied(given), other_inputs=others(inputs))
         return inputs
 
     def on_outputs(self, key: Key, outputs: Any) -> Any:
@@ -97,6 +111,9 @@ class Record(Visit):
             self.unseen[key[0]] = None
         elif key in self.calls:
             self.calls[key].output = _copied(output)
+            self.calls[key].other_outputs = others(outputs)
+        if key == ROOT and isinstance(outputs, Mapping):
+            self.keys = [name for name, x in outputs.items() if first_array(x) is not None]
         return outputs
 
 
@@ -156,6 +173,11 @@ def replace_first(tree: Any, change: Callable[[Any], Any]) -> Any:
     return map_arrays(lambda x: changed if x is first else x, tree)
 
 
+def in_order(outputs: Any, keys: Sequence[Any]) -> Any:
+    """A model's dict with these keys first."""
+    return {**{key: outputs[key] for key in keys}, **outputs} if keys else outputs
+
+
 def map_arrays(function: Callable[[Any], Any], tree: Any) -> Any:
     """The containers of either framework, those that are no trees to JAX too; other objects stay."""
     if is_array(tree):
@@ -169,6 +191,22 @@ def map_arrays(function: Callable[[Any], Any], tree: Any) -> Any:
             changed[name] = map_arrays(function, item)
         return changed
     return tree
+
+
+def others(tree: Any) -> dict[str, np.ndarray]:
+    """Floating-point arrays besides the first by their place in a tree, each array once."""
+    found: dict[str, Any] = {}
+
+    def walk(tree: Any, place: str) -> None:
+        if is_floating(tree) and not any(x is tree for x in [first, *found.values()]):
+            found[place] = tree
+        items = enumerate(tree) if isinstance(tree, (tuple, list)) else ()
+        for name, item in tree.items() if isinstance(tree, Mapping) else items:
+            walk(item, f"{place}[{name!r}]")
+
+    first = first_array(tree)
+    walk(tree, "")
+    return {place: np.array(to_numpy(x)) for place, x in found.items() if not isinstance(x, jax.core.Tracer)}
 
 
 def _copied(array: Any) -> np.ndarray | None:

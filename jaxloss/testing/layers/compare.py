@@ -1,6 +1,7 @@
 """Compare a JAX model with a torch model, layer by layer."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from jaxloss._checks import check_choice
@@ -89,11 +90,10 @@ def compare_layers(
     check_finite(given)
     ours = make_jax_model(jax_model, params, dtype, jax_kwargs or {})
     theirs = TorchModel(torch_module, dtype, dict(torch_kwargs or {}))
-    runs = Record(), Record()
-    for model, run in ((ours, runs[0]), (theirs, runs[1])):
-        model.run(run, given)
-        if ROOT not in run.calls:
-            raise TypeError(f"{model.name} must return an array, or a container of arrays")
+    runs = _record(ours, given), _record(theirs, given)
+    if shared := tuple(key for key in runs[1].keys if key in runs[0].keys):
+        ours, theirs.keys = replace(ours, keys=shared), shared
+        runs = _record(ours, given), _record(theirs, given)
     calls = runs[0].calls
     matches = match_calls(calls, runs[1].calls, ours.parameters, theirs.parameters, names or {})
     trial = Trial(ours, theirs, given, matches, gradients, seed)
@@ -118,7 +118,18 @@ def compare_layers(
         judge_whole(trial),
         _others(runs[0], {match.ours.key[0] for match in matches}),
         _others(runs[1], {match.theirs.key[0] for match in matches}),
+        tuple(_not_compared(matches)),
     )
+
+
+def _record(model: Any, inputs: Any) -> Record:
+    run = Record()
+    model.run(run, inputs)
+    if ROOT not in run.calls:
+        raise TypeError(f"{model.name} must return an array, or a container of arrays")
+    if not run.calls[ROOT].output.size:
+        raise ValueError(f"inputs must make {model.name} return numbers to compare; got an empty array")
+    return run
 
 
 def _others(run: Record, shared: set[str]) -> tuple[str, ...]:
@@ -126,6 +137,22 @@ def _others(run: Record, shared: set[str]) -> tuple[str, ...]:
     return tuple(
         name for name in dict.fromkeys([*(n for n, _ in run.calls), *run.unseen]) if name not in shared
     )
+
+
+def _not_compared(matches: list[Match]) -> Iterator[str]:
+    """Arrays besides the first that layers take and return, except outputs of both models."""
+    for match in matches:
+        (name, _), (torch_name, _) = match.ours.key, match.theirs.key
+        for side, layer, call, other in (
+            ("JAX", name, match.ours, match.theirs),
+            ("torch", torch_name, match.theirs, match.ours),
+        ):
+            at_root = match.ours.key == ROOT
+            for place in () if at_root else call.other_inputs:
+                yield f"argument {place[3:]} of {layer} in {side}"
+            for place in call.other_outputs:
+                if not (at_root and place in other.other_outputs):
+                    yield f"output {place} of {layer or 'the model'} in {side}"
 
 
 class _Faults:

@@ -75,6 +75,7 @@ class LayersReport:
         whole: the models' outputs.
         only_in_jax: layers compared only as a part of the layer around them.
         only_in_torch: the same on torch's side.
+        not_compared: arrays of shared layers that were not.
     """
 
     name: str
@@ -84,11 +85,16 @@ class LayersReport:
     whole: Comparison
     only_in_jax: tuple[str, ...]
     only_in_torch: tuple[str, ...]
+    not_compared: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
         """Whether layers were compared and all of them agree, and the outputs too."""
-        return len(self.rows) > 1 and not self.faults and self.whole.passed
+        return self._num_compared > 1 and not self.faults and self.whole.passed
+
+    @property
+    def _num_compared(self) -> int:
+        return sum(0 not in row.shape for row in self.rows)
 
     def text(self) -> str:
         """The whole report, for people."""
@@ -101,7 +107,7 @@ class LayersReport:
                 self.whole.mismatch
                 or f"{number(self.whole.error)} eps of max, {number(self.whole.allowed)} allowed"
             )
-            lines.append(f"no layer has an error of its own, but the outputs differ: {said}")
+            lines.append(f"no layer has an error of its own, but the {self.whole.what} differs: {said}")
         if len(self.rows) < 2:
             lines.append("no layer of one model was found in the other: pair them with names=")
         header = ["JAX", "torch", "shape", "as run", "own", "gradient as run", "own gradient", ""]
@@ -119,4 +125,6 @@ class LayersReport:
         for side, names in (("JAX", self.only_in_jax), ("torch", self.only_in_torch)):
             if names:
                 lines.append(f"only in {side}, compared as a part of the layer around: {', '.join(names)}")
+        if self.not_compared:
+            lines.append(f"not compared by themselves: {', '.join(self.not_compared)}")
         return "\n".join(lines)
