@@ -27,7 +27,9 @@ gc.set_threshold(200_000, 20, 100)
 # What compiles much, computes little, and compares in float64 or coarsely.
 QUICK = {"doctor", "learnt", "training", "experiments", "runs", "test_generate.py"}
 QUICK |= {f"test_{name}.py" for name in ("public", "debugging_modes", "distillation", "penalties", "api")}
-QUICK |= {f"test_{name}.py" for name in ("layers", "map_weights", "wrong_ports", "steps", "run_parity")}
+QUICK |= {
+    f"test_{name}.py" for name in ("layers", "map_weights", "wrong_ports", "steps", "run_parity", "golden")
+}
 QUICK |= {f"test_{name}.py" for name in ("classification", "ctc", "softmax_divergence", "top_k_distillation")}
 EXACT = {"test_l1_vs_l2.py"}  # both frameworks to the bit, as programs are for users
 

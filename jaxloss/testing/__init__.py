@@ -3,6 +3,7 @@
 Importing this imports no torch; its functions do, when they are called.
 """
 
+from jaxloss.testing.golden import assert_golden, check_golden, record_golden
 from jaxloss.testing.inputs import (
     booleans,
     grid,
@@ -44,10 +45,12 @@ __all__ = [
     "Source",
     "Table",
     "WeightMap",
+    "assert_golden",
     "assert_parity",
     "assert_run_parity",
     "assert_step_parity",
     "booleans",
+    "check_golden",
     "check_parity",
     "check_run_parity",
     "check_step_parity",
@@ -65,6 +68,7 @@ __all__ = [
     "normal",
     "parity_table",
     "probabilities",
+    "record_golden",
     "signs",
     "table_of",
     "tap",

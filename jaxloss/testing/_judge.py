@@ -143,13 +143,7 @@ class _RoundingExcuses:
     @cached_property
     def nearby(self) -> list[Any]:
         """Inputs and params in float64, every number a little larger or smaller."""
-        rng, share = np.random.default_rng(0), _STEP * EPS[self.dtype]
-        given = cast((self.evidence.inputs, self.evidence.params), "float64")
-
-        def move(x: Any) -> Any:
-            return x * (1 + share * rng.choice([-1.0, 1.0], x.shape)) if is_floating(x) else x
-
-        return [jax.tree.map(move, given) for _ in range(_NUM_MOVES)]
+        return nearby((self.evidence.inputs, self.evidence.params), self.dtype)
 
     @cached_property
     def torch_nearby(self) -> list[Result]:
@@ -203,6 +197,17 @@ class _RoundingExcuses:
             return True
         error = difference(wide, truth, self.dtype).eps_of_max
         return error <= max(comparison.allowed, limit / _SHRINKS_BY)
+
+
+def nearby(given: Any, dtype: str) -> list[Any]:
+    """A tree in float64, every number a little larger or smaller, as rounding in the dtype makes it."""
+    rng, share = np.random.default_rng(0), _STEP * EPS[dtype]
+    given = cast(given, "float64")
+
+    def move(x: Any) -> Any:
+        return x * (1 + share * rng.choice([-1.0, 1.0], x.shape)) if is_floating(x) else x
+
+    return [jax.tree.map(move, given) for _ in range(_NUM_MOVES)]
 
 
 def _change(near: np.ndarray, at: np.ndarray, dtype: str) -> float:

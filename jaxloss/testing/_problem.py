@@ -21,14 +21,14 @@ class Problem:
 
     Args:
         jax_side: the JAX function.
-        torch_side: the torch function or module.
+        torch_side: a `TorchSide`, or what was recorded of one.
         inputs: as float64.
         params: the JAX function's parameters, as numpy.
         cotangents: of the outputs, by name.
     """
 
     jax_side: JaxSide
-    torch_side: TorchSide
+    torch_side: Any
     inputs: tuple[Any, ...]
     params: Any
     cotangents: Arrays

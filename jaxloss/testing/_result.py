@@ -63,6 +63,10 @@ class OutputMismatchError(Exception):
         self.names = names
 
 
+class NotRecordedError(Exception):
+    """What torch would give is not in the file that stands in for it."""
+
+
 def name_outputs(outputs: Any) -> dict[str, Any]:
     """Outputs by name, the same for equal structures of either framework: "value ['loss']", "value [0]".
 

@@ -30,10 +30,12 @@ class TorchSide:
         ValueError: torch has no such device.
     """
 
+    is_recorded = False
+
     def __init__(
         self, function: Any, wrt: list[str], converter: Converter | None, device: str | None
     ) -> None:
-        self._function, self._wrt, self._converter = function, wrt, converter
+        self._function, self.wrt, self._converter = function, wrt, converter
         self._device = device or _device_of(function)
         check_device(self._device)
 
@@ -67,7 +69,7 @@ class TorchSide:
                 name: to_torch(value.astype(np.float64), self._device, dtype)
                 for name, value in converted.items()
             }
-            moving = name_gradients({name: arrays[name] for name in self._wrt}, given)
+            moving = name_gradients({name: arrays[name] for name in self.wrt}, given)
             if cotangents is None:
                 moving, cotangents = {}, {}
             for tensor in moving.values():

@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxloss.interop import is_module
 from jaxloss.testing._judge import judge
-from jaxloss.testing._problem import gather_evidence, make_problem
+from jaxloss.testing._problem import Problem, gather_evidence, make_problem
 from jaxloss.testing.diagnosis import likely_cause
 from jaxloss.testing.measure import EPS
 from jaxloss.testing.report import Comparison, ParityReport, Table, table_of
@@ -42,8 +42,8 @@ def check_parity(
         TypeError: an input, output or `wrt` has a type that cannot be compared.
         ValueError: there is nothing to compare, or the comparison would mean nothing; the message says why.
     """
-    names = _dtype_names(dtypes)
-    _check_options(jax_fn, torch_fn, params, value_eps, gradient_eps)
+    names = dtype_names(dtypes)
+    check_options(jax_fn, torch_fn, params, value_eps, gradient_eps)
     problem = make_problem(
         jax_fn,
         torch_fn,
@@ -58,10 +58,23 @@ def check_parity(
         seed=seed,
     )
 
+    title = str(name or getattr(jax_fn, "__name__", type(jax_fn).__name__))
+    return report_on(problem, names, title, value_eps, gradient_eps, allow_nonfinite)
+
+
+def report_on(
+    problem: Problem,
+    dtypes: Sequence[str],
+    name: str,
+    value_eps: float | None,
+    gradient_eps: float | None,
+    allow_nonfinite: bool,
+) -> ParityReport:
+    """Compare both sides of a problem in each dtype, the widest first."""
     comparisons: list[Comparison] = []
     cause: str | None = None
     l2: dict[str, tuple[float, float | None]] = {}
-    for dtype in sorted(names, key=lambda dtype: EPS[dtype]):
+    for dtype in sorted(dtypes, key=lambda dtype: EPS[dtype]):
         evidence = gather_evidence(problem, dtype)
         found = judge(evidence, value_eps, gradient_eps, allow_nonfinite)
         if all(c.passed for c in comparisons) and not all(c.passed for c in found):
@@ -69,8 +82,7 @@ def check_parity(
         comparisons += found
         if evidence.ours.gradients:
             l2[dtype] = evidence.gradient_l2()
-    title = str(name or getattr(jax_fn, "__name__", type(jax_fn).__name__))
-    return ParityReport(title, tuple(comparisons), cause, l2)
+    return ParityReport(name, tuple(comparisons), cause, l2)
 
 
 def assert_parity(
@@ -186,7 +198,8 @@ def parity_table(pairs: Sequence[Pair], **options: Any) -> Table:
     return table_of([pair.check(**options) for pair in pairs])
 
 
-def _dtype_names(dtypes: Any) -> tuple[str, ...]:
+def dtype_names(dtypes: Any) -> tuple[str, ...]:
+    """The names of one or several dtypes; ValueError where there is none, or an unknown one."""
     listed = [dtypes] if isinstance(dtypes, (str, type)) or not isinstance(dtypes, Iterable) else dtypes
     # Of numpy, JAX and torch as well as names.
     names = tuple(getattr(dtype, "__name__", str(dtype)).removeprefix("torch.") for dtype in listed)
@@ -195,18 +208,25 @@ def _dtype_names(dtypes: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def _check_options(
+def check_options(
     jax_fn: Any, torch_fn: Any, params: Any, value_eps: float | None, gradient_eps: float | None
 ) -> None:
-    for argument, function in (("jax_fn", jax_fn), ("torch_fn", torch_fn)):
-        if not callable(function):
-            raise TypeError(f"{argument} must be callable; got {type(function).__name__}")
+    """Raise unless the two are functions, or a function and a module, and the options make sense."""
+    check_judged(jax_fn, value_eps, gradient_eps)
+    if not callable(torch_fn):
+        raise TypeError(f"torch_fn must be callable; got {type(torch_fn).__name__}")
     if isinstance(torch_fn, type) and hasattr(torch_fn, "named_parameters"):
         raise TypeError(f"torch_fn must be a module, not its class; got {torch_fn.__name__}")
     if params is not None and not is_module(torch_fn):
         raise TypeError(
             "params goes with an nn.Module on torch's side; pass arrays to two functions as inputs"
         )
+
+
+def check_judged(jax_fn: Any, value_eps: float | None, gradient_eps: float | None) -> None:
+    """Raise unless there is a JAX function, and what it is allowed makes sense."""
+    if not callable(jax_fn):
+        raise TypeError(f"jax_fn must be callable; got {type(jax_fn).__name__}")
     for argument, allowed in (("value_eps", value_eps), ("gradient_eps", gradient_eps)):
         if allowed is not None and not 0.0 <= allowed < np.inf:
             raise ValueError(f"{argument} must be finite and at least 0; got {allowed}")

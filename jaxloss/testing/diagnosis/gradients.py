@@ -50,6 +50,8 @@ def gradient_cause(name: str, evidence: Evidence) -> str | None:
 def stopped_gradient(evidence: Evidence) -> str | None:
     """A gradient that is stopped inside one side: torch is run with it stopped, or not stopped, there too."""
     side, dtype = evidence.problem.torch_side, evidence.dtype
+    if side.is_recorded:
+        return None
 
     def run(around: Any) -> Result:
         return side.run(evidence.inputs, evidence.params, dtype, evidence.problem.cotangents, around=around)
