@@ -98,6 +98,29 @@ def test_every_output_of_the_models_is_compared_by_its_key(two):
         assert message in report.text()
 
 
+def test_channels_are_told_from_as_many_pixels():
+    class TorchConv(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.last = torch.nn.Conv2d(3, D, 3, padding=1), torch.nn.Linear(D, 2)
+
+        def forward(self, x):
+            return self.last(self.conv(x).relu().mean((2, 3)))
+
+    class LinenConv(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = nn.relu(nn.Conv(D, (3, 3), padding=1, name="conv")(x.transpose(0, 2, 3, 1)))
+            return nn.Dense(2, name="last")(x.mean((1, 2)))
+
+    net = TorchConv().eval()
+    kernel = net.conv.weight.detach().numpy().transpose(2, 3, 1, 0)
+    params = {"conv": {"kernel": kernel, "bias": net.conv.bias.detach().numpy()}, "last": dense(net.last)}
+    report = compare_layers(LinenConv(), net, normal(2, 3, D, D), params=params)
+    assert report.passed, report.text()
+    assert "those of parameters are not compared" in report.text()
+
+
 def test_no_number_to_compare_is_no_agreement(two):
     net, params = two
     with pytest.raises(ValueError, match="inputs must make LinenTwo return numbers to compare"):

@@ -141,7 +141,9 @@ def _layer(trial: Trial, match: Match, inside: list[Match]) -> tuple[_Layer, dic
     return _Layer(trial.theirs, match, own_names, forced["input"], forced["output"], layouts), names
 
 
-def cause_of_values(trial: Trial, match: Match, inside: list[Match], torch_calls: Calls) -> str | None:
+def cause_of_values(
+    trial: Trial, match: Match, inside: list[Match], torch_calls: Calls, event: Event
+) -> str | None:
     """The likely cause in words; None when undoing no known mistake makes the two agree."""
     evidence = evidence_of(trial, match, inside)
     ours = evidence.ours.values
@@ -207,10 +209,10 @@ def _scene(trial: Trial, match: Match, inside: list[Match], torch_calls: Calls, 
     )
 
 
-def cause_of_gradients(trial: Trial, match: Match, inside: list[Match], torch_calls: Calls) -> str | None:
+def cause_of_gradients(
+    trial: Trial, match: Match, inside: list[Match], torch_calls: Calls, event: Event
+) -> str | None:
     """The same where values agree and gradients do not."""
     evidence = evidence_of(trial, match, inside)
-    for name, gradient in evidence.theirs.gradients.items():
-        if not np.allclose(evidence.ours.gradients[name], gradient, rtol=1e-6, atol=0):
-            return gradient_cause(name, evidence)
-    return None
+    handed = [("input", match.ours.key), *(("output", m.ours.key) for m in inside)]
+    return gradient_cause(f"gradient of input {handed.index(event)}", evidence) if event in handed else None

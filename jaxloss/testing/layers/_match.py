@@ -31,21 +31,28 @@ class Layout:
 def layout_of(ours: np.ndarray | None, theirs: np.ndarray | None) -> Layout | None:
     """The layout in which torch's array has JAX's shape; None where there is none.
 
-    A convolution's channels come second in torch and last in JAX; torch may have a batch of one besides.
+    A convolution's channels come second in torch and last in JAX; torch may have a batch of one besides. The
+    numbers decide where an image has as many channels as pixels.
     """
     if ours is None or theirs is None:
         return None
+    found = [*_layouts(ours, theirs)]
+    if len(found) < 2 or ours.ndim < 4:
+        return found[0] if found else None
+    return min(found, key=lambda layout: np.nansum(np.abs(1.0 * ours - layout.to_jax(theirs))))
+
+
+def _layouts(ours: np.ndarray, theirs: np.ndarray) -> Iterator[Layout]:
     for is_squeezed in (False, True):
         shape = theirs.shape[1:] if is_squeezed and theirs.shape[:1] == (1,) else theirs.shape
         if is_squeezed and theirs.shape[:1] != (1,):
             continue
         if shape == ours.shape:
-            return Layout(None, is_squeezed)
+            yield Layout(None, is_squeezed)
         rank = len(shape)
         for axes in _channels_last(rank):
             if tuple(shape[i] for i in axes) == ours.shape:
-                return Layout(axes, is_squeezed)
-    return None
+                yield Layout(axes, is_squeezed)
 
 
 def _channels_last(rank: int) -> Iterator[tuple[int, ...]]:

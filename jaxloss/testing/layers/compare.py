@@ -51,7 +51,7 @@ def compare_layers(
         jax_kwargs: keyword arguments for the JAX model alone, such as `deterministic`.
         torch_kwargs: the same for torch, such as `use_cache`.
         names: JAX's name of a layer to torch's, where the two cannot be told.
-        gradients: whether to compare these as well.
+        gradients: whether to compare those of activations as well. Those of parameters are not compared.
         dtype: "float64", which tells a fault from rounding best, or "float32" for a model bound to it.
         seed: of random inputs and cotangents.
 
@@ -187,7 +187,7 @@ class _Faults:
             layer = key if kind == "output" else self._around[key]
             if not comparison.passed and layer not in found:
                 where = "its output differs" if kind == "output" else f"what it passes to {key[0]} differs"
-                found[layer] = self._fault(layer, where, comparison, cause_of_values)
+                found[layer] = self._fault(layer, where, comparison, cause_of_values, (kind, key))
         return [*found.values()]
 
     def of_gradients(self, gradients: dict[Event, Comparison]) -> list[Fault]:
@@ -198,16 +198,16 @@ class _Faults:
             if not comparison.passed and layer not in found:
                 what = "its input" if kind == "input" else f"what {key[0]} returns"
                 where = f"its values agree, and its gradient of {what} differs"
-                found[layer] = self._fault(layer, where, comparison, cause_of_gradients)
+                found[layer] = self._fault(layer, where, comparison, cause_of_gradients, (kind, key))
         return [*found.values()]
 
-    def _fault(self, layer: Key, where: str, comparison: Comparison, explain: Any) -> Fault:
+    def _fault(self, layer: Key, where: str, comparison: Comparison, explain: Any, event: Event) -> Fault:
         cause = None
         match = self._matches[layer]
         if self._num_causes < _MAX_CAUSES:
             self._num_causes += 1
             inside = [self._matches[key] for key, outer in self._around.items() if outer == layer]
-            cause = explain(self._trial, match, inside, self._torch_calls)
+            cause = explain(self._trial, match, inside, self._torch_calls, event)
         return Fault(layer[0], match.theirs.key[0], where, comparison, cause)
 
 

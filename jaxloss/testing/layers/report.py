@@ -125,6 +125,8 @@ class LayersReport:
         for side, names in (("JAX", self.only_in_jax), ("torch", self.only_in_torch)):
             if names:
                 lines.append(f"only in {side}, compared as a part of the layer around: {', '.join(names)}")
+        if any(row.own_gradient is not None for row in self.rows):
+            lines.append("gradients are those of activations; those of parameters are not compared")
         if self.not_compared:
             lines.append(f"not compared by themselves: {', '.join(self.not_compared)}")
         return "\n".join(lines)
