@@ -69,8 +69,14 @@ def test_what_losses_of_classes_teach(loss, expected, severities):
             "yes_no",
             "linear in the probabilities",
         ),
+        (
+            lambda x, y: jnp.log(-1 - jnp.mean(x**2)),
+            "yes_no",
+            "not looked for: no expected loss is finite",
+        ),
         (jaxloss.bradley_terry_loss, "pairs", "the probabilities (strictly proper)"),
         (jaxloss.mse_loss, "real", "the mean"),
+        (lambda x, y: jnp.mean((x - y) ** 2, dtype=jnp.float16).astype(x.dtype), "real", "the mean"),
         (jaxloss.l1_loss, "real", "the median"),
         (jaxloss.huber_loss, "real", "between mean and median"),
         (

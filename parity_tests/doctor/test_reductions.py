@@ -44,8 +44,26 @@ def squared_error(x, y, *, reduction="sum"):
     ],
 )
 def test_a_sum_is_warned_of_unless_it_can_be_chosen(loss, severity):
-    findings = reductions._parts(Subject(loss, KINDS["real"], ("float32",), 600.0))[0]
-    assert [(f.severity, f.message) for f in findings] == [(severity, "it is a sum over the examples")]
+    findings = [(f.severity, f.message) for f in examined(loss).findings if "where" not in f.message]
+    assert findings == [(severity, "it is a sum over the examples")]
+
+
+def test_inputs_without_a_finite_loss_are_left_out():
+    result = examined(lambda x, y: -jnp.mean(jnp.log(x / y)))
+    assert result.figures["over the batch"] == "mean"
+    assert all(f.severity == "note" for f in result.findings)
+    nowhere = examined(lambda x, y: jnp.mean(jnp.log(-1.0 - (x - y) ** 2)))
+    assert (nowhere.findings, list(nowhere.figures)) == ((), ["over the batch"])
+
+
+def test_terms_added_in_16_bits_of_the_loss_itself():
+    def in_float16(x, y):
+        return jnp.sum(((x - y) ** 2).astype(jnp.float16)).astype(x.dtype) / len(x)
+
+    result = examined(in_float16)
+    assert result.figures["over the batch"] == "mean"
+    (finding,) = (f for f in result.findings if f.severity == "error")
+    assert finding.message == "over a million terms in float16 it is inf"
 
 
 def test_a_weighted_mean_is_whole_by_its_parts():

@@ -14,13 +14,14 @@ import numpy as np
 from jaxloss.doctor.report import Severity
 from jaxloss.doctor.subject import Subject, as_dtype
 
-NUM, FEW = 12, 4
+FEW = 4
 COUPLED = 1e-6  # relative, of second derivatives in float64
 
 
-def cause(subject: Subject, tolerance: float) -> tuple[Severity, str, str] | None:
+def cause(
+    subject: Subject, drawn: tuple[np.ndarray, Any], tolerance: float
+) -> tuple[Severity, str, str] | None:
     """Severity, what is so and what to do, if one of three mistakes explains it."""
-    drawn = subject.draw(NUM, seed=4)
     if _is_blind_to_pairs(subject, drawn, tolerance):
         severity: Severity = "error" if subject.spec.name in _WITH_PAIRS else "warning"
         message = "it is the same whichever prediction a target belongs to"
@@ -44,7 +45,7 @@ _WITH_PAIRS = ("classes", "yes_no", "real", "pairs")
 def _is_blind_to_pairs(subject: Subject, drawn: Any, tolerance: float) -> bool:
     """Whether the second argument may be in another order than the first, and yet matters."""
     (first, *rest), (_, *others) = (
-        subject.join(*arguments) for arguments in (drawn, subject.draw(NUM, seed=9))
+        subject.join(*arguments) for arguments in (drawn, subject.draw(len(drawn[0]), seed=9))
     )
     if not rest:
         return False
@@ -60,7 +61,7 @@ def _counts_classes_alike(subject: Subject, drawn: Any, tolerance: float) -> boo
     if subject.spec.name not in ("classes", "yes_no"):
         return False
     prediction, target = drawn
-    rows = np.concatenate([np.arange(NUM), np.flatnonzero(target == target[0])])
+    rows = np.concatenate([np.arange(len(target)), np.flatnonzero(target == target[0])])
     return _is_close(
         _value(subject, prediction[rows], target[rows]), _value(subject, prediction, target), tolerance
     )

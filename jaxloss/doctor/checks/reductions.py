@@ -25,16 +25,34 @@ DRIFT = 2.0**-6  # relative: two roundings of bfloat16
 
 def check(subject: Subject) -> Result:
     """Parts against the whole, masks against deletion, and a million terms in bfloat16."""
-    findings, figures = _parts(subject)
-    for more_findings, more_figures in (_masks(subject), _many(subject)):
+    drawn, values = _finite(subject, NUM, seed=4)
+    if not len(values):
+        return Result(figures={"over the batch": "not measured: no input drawn has a finite loss"})
+    findings, figures = _parts(subject, drawn)
+    for more_findings, more_figures in (_masks(subject, drawn), _many(subject)):
         findings += more_findings
         figures |= more_figures
     return Result(findings, figures)
 
 
-def _parts(subject: Subject) -> tuple[list[Finding], dict[str, Any]]:
+def _finite(subject: Subject, num: int, seed: int) -> tuple[tuple[np.ndarray, Any], np.ndarray]:
+    """Examples drawn, those whose loss is not finite replaced by others, and the losses of each.
+
+    None has a loss if none is finite, neither alone nor together.
+    """
+    drawn = subject.draw(num, seed)
+    values = _in_float64(subject.each, *drawn)
+    if np.isfinite(values).all():
+        return drawn, values
+    if np.isfinite(_in_float64(subject.loss, *drawn)):  # an example alone is no batch
+        return drawn, values
+    rows = np.flatnonzero(np.isfinite(values))
+    rows = np.resize(rows, num) if len(rows) else rows
+    return jax.tree.map(lambda a: a[rows], drawn), values[rows]
+
+
+def _parts(subject: Subject, drawn: tuple[np.ndarray, Any]) -> tuple[list[Finding], dict[str, Any]]:
     """Micro-batches or devices of unequal sizes, and the same batch given twice."""
-    prediction, target = subject.draw(NUM, seed=4)
 
     def measure(p: Any, t: Any) -> dict[str, Any]:
         ends = np.cumsum(PARTS[:-1])
@@ -52,7 +70,7 @@ def _parts(subject: Subject) -> tuple[list[Finding], dict[str, Any]]:
                 measured["pairs"] = [subject.loss(*part, reduction="parts") for part in parts]
         return measured
 
-    measured = _in_float64(measure, prediction, target)
+    measured = _in_float64(measure, *drawn)
     whole, each = measured["whole"], measured["each"]
     scale = max(abs(float(whole)), 1e-12)
     growth = float(measured["twice"] / whole) if whole else float("nan")
@@ -69,7 +87,7 @@ def _parts(subject: Subject) -> tuple[list[Finding], dict[str, Any]]:
         advice = "do not accumulate it over micro-batches or devices, or divide one sum by one count"
         if abs(growth - 0.5) < 1e-3:
             advice = "divide once: twice the batch halves it"
-        severity, what, advice = cause(subject, _tolerance(subject)) or (severity, what, advice)
+        severity, what, advice = cause(subject, drawn, _tolerance(subject)) or (severity, what, advice)
         message = f"it needs the whole batch: {what}"
         finding = Finding("reductions", severity, message, gaps[nearest], shown_by, advice)
         return [finding], {"over the batch": "needs all of it", "twice the batch": growth}
@@ -84,13 +102,13 @@ def _parts(subject: Subject) -> tuple[list[Finding], dict[str, Any]]:
     return [Finding("reductions", severity, message, growth, shown_by, advice)], figures
 
 
-def _masks(subject: Subject) -> tuple[list[Finding], dict[str, Any]]:
+def _masks(subject: Subject, drawn: tuple[np.ndarray, Any]) -> tuple[list[Finding], dict[str, Any]]:
     """`where=` against deletion, with finite padding and with NaN; and a part without any row."""
     if "where" not in subject.options:
         message = "it has no where=: padding has to be left out before it is called"
         advice = "take a boolean mask, select with it before the loss, and divide by the number kept"
         return [Finding("reductions", "note", message, None, "", advice)], {"where": "not an argument"}
-    prediction, target = subject.draw(NUM, seed=4)
+    prediction, target = drawn
     kept = np.arange(NUM) % 3 != 1
     shape = _mask_shape(subject, prediction, target)
     if shape is None:
@@ -157,20 +175,28 @@ def _mask_shape(subject: Subject, prediction: np.ndarray, target: Any) -> tuple[
 
 
 def _many(subject: Subject) -> tuple[list[Finding], dict[str, Any]]:
-    """A million terms, added in bfloat16's programs and in float64."""
-    if "bfloat16" not in subject.dtypes or subject.reduction is None:
+    """A million terms, added in bfloat16's program or in 16 bits of the loss's own, and in float64."""
+    if subject.reduction is None or not ("bfloat16" in subject.dtypes or subject.is_coarse):
         return [], {}
-    given = rounded(subject.draw(MANY, seed=6), "bfloat16")
-    exact = float(_in_float64(subject.loss, *given))
-    if not np.isfinite(exact):
+    dtype = "float32" if subject.is_coarse else "bfloat16"
+    given = rounded(subject.draw(MANY, seed=6), dtype)
+    # In parts: what adds in 16 bits does so in float64's program as well.
+    values = _in_float64(subject.each, *given)
+    is_finite = np.isfinite(values)
+    if not is_finite.any():
         return [], {}
+    rows = np.resize(np.flatnonzero(is_finite), MANY)
+    given, values = jax.tree.map(lambda a: a[rows], given), values[rows].astype(np.float64)
+    exact = float(values.mean() if subject.reduction == "mean" else values.sum())
     with jax.enable_x64(False):
-        narrow = float(jax.jit(subject.loss)(*as_dtype(given, "bfloat16")))
+        narrow = float(jax.jit(subject.loss)(*as_dtype(given, dtype)))
     drift = abs(narrow - exact) / max(abs(exact), 1e-30)
-    figures = {"a million terms in bfloat16, relative error": drift}
+    precision = subject.precision if subject.is_coarse else dtype
+    figures = {f"a million terms in {precision}, relative error": drift}
     if drift < DRIFT:
         return [], figures
-    message = f"over a million terms in bfloat16 it is off by {drift:.2g} of its value"
+    what = f"off by {drift:.2g} of its value" if np.isfinite(narrow) else f"{narrow:g}"
+    message = f"over a million terms in {precision} it is {what}"
     advice = "add and divide in float32: jnp.sum(loss.astype(jnp.float32))"
     shown_by = f"{MANY:,} typical examples: {narrow:.4g} in place of {exact:.4g}"
     return [Finding("reductions", "error", message, drift, shown_by, advice)], figures
@@ -183,11 +209,8 @@ def _in_float64(function: Any, *arrays: Any) -> Any:
 
 
 def _tolerance(subject: Subject) -> float:
-    """For losses that compute in bfloat16 whatever they get, what that resolves."""
-    prediction, target = subject.draw(2)
-    with jax.enable_x64(True):
-        dtype = jax.eval_shape(subject.loss, *as_dtype((prediction, target), "float64")).dtype
-    return EXACT if dtype.itemsize > 2 else DRIFT
+    """For losses that compute in 16 bits whatever they get, what bfloat16 resolves."""
+    return DRIFT if subject.is_coarse else EXACT
 
 
 def _pad(array: np.ndarray, kept: np.ndarray, fill: float) -> np.ndarray:
