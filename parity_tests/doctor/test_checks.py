@@ -1,5 +1,7 @@
 """Each check finds its fault and measures what is known in closed form."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -142,6 +144,11 @@ def charbonnier(x, y):
     return jnp.mean(jnp.sqrt((x - y) ** 2 + 1e-12))
 
 
+def power_of_1_4(x, y):
+    error = jnp.abs(x - y)
+    return jnp.mean(jnp.where(error > 0, jnp.where(error > 0, error, 1.0) ** 1.4, 0.0))
+
+
 def test_a_steep_smooth_place_is_no_kink():
     findings, figures = found(charbonnier, "real", "kinks")
     assert (findings, figures["largest jump of the slope"]) == ((), 0.0)
@@ -162,6 +169,10 @@ def test_a_derivative_that_is_nan_at_a_kink_and_a_jump_are_errors():
         (jaxloss.binary_cross_entropy_with_logits, "yes_no", 1, 1 / 4),
         (jaxloss.mse_loss, "real", np.inf, 2),
         (jaxloss.l1_loss, "real", 1, np.inf),
+        (partial(jaxloss.huber_loss, delta=50.0), "real", 50, 1),
+        (charbonnier, "real", 1, 1e6),
+        (power_of_1_4, "real", np.inf, np.inf),
+        (lambda x, y: jnp.mean(jnp.cosh(x - y)), "real", np.inf, np.inf),
     ],
 )
 def test_constants_are_those_of_the_formula(loss, kind, lipschitz, smoothness):
@@ -170,7 +181,9 @@ def test_constants_are_those_of_the_formula(loss, kind, lipschitz, smoothness):
     assert figures["smoothness constant"] == pytest.approx(smoothness, rel=1e-6)
     assert figures["largest safe SGD step"] == pytest.approx(2 / smoothness, rel=1e-6)
     assert figures["convex"]
-    assert severities(findings) == ["note"] * (loss is jaxloss.mse_loss)
+    assert severities(findings) == ["note"] * int(lipschitz == np.inf)
+    if loss is power_of_1_4:
+        assert findings[0].number == pytest.approx(0.4, rel=1e-3)
 
 
 def test_a_loss_without_a_lower_bound_and_one_that_is_not_convex():

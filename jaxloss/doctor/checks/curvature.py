@@ -18,9 +18,15 @@ from jaxloss.doctor.subject import Subject, together
 
 SIZES = (0.02, 1.0, 3.0, 10.0, 30.0)
 
-# A supremum that is reached in the limit is as good as reached at 10. One that grows from there to 30 like a
-# root or faster has no bound, nor has one that predictions of 0.02 multiply in place of those of 1.
-GROWTH, GROWTH_TO_ZERO = 3.0**0.5, 10.0
+# Where a supremum is told from growth: a delta or a temperature may keep a bounded slope growing up to 1e5.
+FAR = (1e2, 1e4, 1e6, 1e8)
+
+# Margins near that of 0, where a power between 1 and 2 has no largest curvature.
+NEAR = (1e-9, 1e-12)
+
+# One that still grows by this between the last two of these has no bound, nor has one that predictions of
+# 0.02 multiply in place of those of 1.
+GROWTH, GROWTH_TO_ZERO = 1.25, 10.0
 
 # Rounding of eigenvalues, in parts of the largest.
 ROUNDING = 1e-9
@@ -39,9 +45,7 @@ _DRAWN, _CLIMBS = 64, 5
 
 def check(subject: Subject) -> Result:
     """Convexity, flatness, a lower bound, and the Lipschitz constants of the value and of the gradient."""
-    lots = [together([subject.scaled(_DRAWN, size), subject.corners(size)]) for size in SIZES]
-    of_size = np.repeat(SIZES, [len(prediction) for prediction, _ in lots])
-    prediction, target = together(lots)
+    of_size, prediction, target = _inputs(subject, SIZES)
     slope = slopes(subject, prediction, target)
     findings = bounded_below(subject, slope)
     figures: dict[str, Any] = {}
@@ -56,6 +60,12 @@ def check(subject: Subject) -> Result:
     if prediction[0].size <= MOST_COORDINATES:
         findings += _second(subject, prediction, target, of_size, slope, figures)
     return Result(findings, figures)
+
+
+def _inputs(subject: Subject, sizes: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray, Any]:
+    """Units of these sizes, drawn and corners, and the size of each."""
+    lots = [together([subject.scaled(_DRAWN, size), subject.corners(size)]) for size in sizes]
+    return np.repeat(sizes, [len(prediction) for prediction, _ in lots]), *together(lots)
 
 
 def _second(
@@ -107,18 +117,15 @@ def _supremum(
     target: Any,
     measure: Callable[[Subject, np.ndarray, Any], np.ndarray],
 ) -> tuple[float, float]:
-    """The largest measure, climbed to from the best inputs; infinite, with its power of size, if it grows."""
     finite = np.where(np.isfinite(found), found, 0.0)
-    small, usual, _, at_10, at_30 = (float(finite[of_size == size].max()) for size in SIZES)
-    is_bounded_domain = np.isfinite([subject.spec.low, subject.spec.high]).all()
-    if usual > 0 and small > GROWTH_TO_ZERO * usual and not is_bounded_domain:
-        return np.inf, float(np.log(small / usual) / np.log(SIZES[0]))
-    if at_10 > 0 and at_30 > GROWTH * at_10 and not is_bounded_domain:
-        return np.inf, float(np.log(at_30 / at_10) / np.log(3.0))
+    top = float(finite.max())
+    if not np.isfinite([subject.spec.low, subject.spec.high]).all():
+        growth, top = _growth(subject, found, of_size, measure)
+        if growth:
+            return np.inf, growth
     rng = np.random.default_rng(8)
     best = np.argsort(-finite)[:16]
     prediction, target = jax.tree.map(lambda a: np.repeat(a[best], 16, 0), (prediction, target))
-    top = float(finite.max())
     for climb in range(_CLIMBS):
         moved = prediction + 0.5**climb * rng.standard_normal(prediction.shape)
         moved = np.clip(moved, subject.spec.low, subject.spec.high)
@@ -127,6 +134,34 @@ def _supremum(
         prediction = np.where(better, moved, prediction)
         top = max(top, float(np.nanmax(now)))
     return top, 0.0
+
+
+def _growth(
+    subject: Subject,
+    found: np.ndarray,
+    of_size: np.ndarray,
+    measure: Callable[[Subject, np.ndarray, Any], np.ndarray],
+) -> tuple[float, float]:
+    """The power of size with which a measure grows without a bound, 0 if it does not; and its largest."""
+    far, *units = _inputs(subject, FAR)
+    found, of_size = np.concatenate([found, measure(subject, *units)]), np.concatenate([of_size, far])
+    finite = np.where(np.isfinite(found), found, 0.0)
+    sizes = SIZES + FAR
+    top = [float(finite[of_size == size].max()) for size in sizes]
+    broken = [float(np.mean(~np.isfinite(found[of_size == size]))) for size in sizes]
+    small, usual = top[0], top[1]
+    if usual > 0 and small > GROWTH_TO_ZERO * usual:
+        return float(np.log(small / usual) / np.log(SIZES[0])), small
+    near = measure(subject, *subject.line(np.concatenate([NEAR, np.negative(NEAR)]))).reshape(2, 2)
+    close, closer = np.where(np.isfinite(near), near, 0.0).max(0)
+    if close > 0 and closer > GROWTH * close and closer >= usual:
+        return float(np.log(closer / close) / np.log(NEAR[1] / NEAR[0])), float(closer)
+    # Where it overflows, the inputs with the largest are missing.
+    num = next((i for i in range(2, len(sizes)) if broken[i] > broken[1]), len(sizes))
+    before, last = top[num - 2 : num]
+    if before > 0 and last > GROWTH * before and last >= max(top[:num]):
+        return float(np.log(last / before) / np.log(sizes[num - 1] / sizes[num - 2])), last
+    return 0.0, max(top[:num])
 
 
 def slopes(subject: Subject, prediction: np.ndarray, target: Any) -> np.ndarray:
