@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 import os
@@ -73,8 +74,10 @@ def _load(argument: str, place: str) -> Any:
     if not (module and colon and name):
         raise ValueError(f"{argument} must be module:name, such as jaxloss:cross_entropy; got {place!r}.")
     try:
-        found: Any = importlib.import_module(module)
-    except Exception as error:
+        # What the module prints would break --json.
+        with contextlib.redirect_stdout(sys.stderr):
+            found: Any = importlib.import_module(module)
+    except (Exception, SystemExit) as error:
         said = f"{type(error).__name__}: {describe_error(error)}"
         raise ValueError(f"{argument} cannot be imported from {module}: {said}") from error
     for part in name.split("."):

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from jaxloss.doctor.report import Finding
-from jaxloss.doctor.subject import Subject, as_dtype
+from jaxloss.doctor.subject import OutOfTime, Subject, as_dtype
 
 # A check calls the loss about this often while JAX traces it, whatever its arrays.
 CALLS_OF_A_CHECK = 20
@@ -28,13 +28,13 @@ def first_calls(subject: Subject, budget_seconds: float) -> tuple[list[Finding],
     for _ in range(2):
         outcomes, seconds = _in_time(subject, given, budget_seconds)
         outcome = outcomes[0] if outcomes else None
-        if isinstance(outcome, BaseException):
+        if isinstance(outcome, BaseException) and not isinstance(outcome, OutOfTime):
             said = f"{type(outcome).__name__}: {one_line(outcome)}"
             advice = "pass kind= or an input spec that fits the loss, or mend the loss"
             return [
                 _error(f"called with {shown_by}, it raised {said}", None, "", advice)
             ], "it cannot be called"
-        if not outcomes:
+        if not outcomes or isinstance(outcome, OutOfTime):
             advice = "pass a larger budget_seconds, or examine the loss without what makes it slow"
             message = f"one call did not end within {budget_seconds:g} s"
             return [_error(message, seconds, shown_by, advice)], "one call takes the whole budget"
@@ -43,9 +43,8 @@ def first_calls(subject: Subject, budget_seconds: float) -> tuple[list[Finding],
             continue
         if len(results) == 2:
             message = f"one call takes {seconds:.1f} s, and a check makes about {CALLS_OF_A_CHECK}"
-            advice = (
-                f"pass budget_seconds={100 * seconds:.0f}, or examine the loss without what makes it slow"
-            )
+            least = f"budget_seconds={1.5 * CALLS_OF_A_CHECK * seconds:.0f}"
+            advice = f"examine the loss without what makes it slow, or pass {least} for each of the checks="
             return [
                 Finding("call", "warning", message, seconds, shown_by, advice)
             ], f"a call takes {seconds:.1f} s"
@@ -80,7 +79,10 @@ def _judge(
     try:
         with jax.enable_x64(False):
             jax.eval_shape(jax.value_and_grad(subject.loss), *given)
-    except Exception as error:
+    except OutOfTime:
+        advice = "pass a larger budget_seconds, or examine the loss without what makes it slow"
+        return [*findings, _error("the first calls took the whole budget", None, shown_by, advice)], "no time"
+    except (Exception, SystemExit) as error:
         message = f"JAX cannot trace and differentiate it: {type(error).__name__}: {one_line(error)}"
         advice = "use jnp in place of numpy, jnp.where in place of if, and floating point throughout"
         return [*findings, _error(message, None, shown_by, advice)], "it cannot be traced"

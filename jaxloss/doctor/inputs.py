@@ -66,7 +66,12 @@ def as_spec(kind: str | InputSpec) -> InputSpec:
 
 def _check_drawn(spec: InputSpec) -> None:
     """Raise unless `draw` returns arrays of the examples asked for, and `wrt` is right."""
-    drawn, num = spec.draw(np.random.default_rng(0), 3), 3
+    num = 3
+    try:
+        drawn = spec.draw(np.random.default_rng(0), num)
+    except Exception as error:
+        said = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise ValueError(f"kind must draw arguments of {num} examples; its draw raised {said}.") from error
     if not isinstance(drawn, tuple) or any(np.shape(array)[:1] != (num,) for array in drawn):
         given = str([np.shape(a) for a in drawn]) if isinstance(drawn, tuple) else type(drawn).__name__
         raise ValueError(

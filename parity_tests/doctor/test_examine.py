@@ -34,6 +34,10 @@ counter = itertools.count()
         (lambda x, y: None, "it returns NoneType, not a scalar"),
         (lambda x, y: "high", "it returns str, not a scalar"),
         (lambda x, y: next(counter) * jnp.mean(x), "two calls with the same arguments differ by 0."),
+        (
+            lambda x, y: sys.exit(3) if isinstance(x, jax.core.Tracer) else jnp.mean(x),
+            "JAX .*: SystemExit: 3",
+        ),
         (lambda x, y: np.mean(np.asarray(x) - np.asarray(y)), "JAX cannot trace and differentiate it"),
     ],
 )
@@ -75,6 +79,7 @@ def test_a_slow_loss_is_timed_and_left_alone():
     assert report.left_out["invariances"].startswith("a call takes 0.")
     report = quick(slow, budget_seconds=0.1)
     assert report.findings[0].message == "one call did not end within 0.1 s"
+    assert quick(slow, budget_seconds=1e-9).findings[0].message == "one call did not end within 1e-09 s"
 
 
 def test_a_check_that_the_budget_ends_is_named(monkeypatch):
@@ -134,6 +139,8 @@ def test_what_is_no_loss_and_what_is_no_spec():
         InputSpec(lambda rng, num: (), low=1.0, high=0.0)
     with pytest.raises(ValueError, match="draw must return a tuple of arrays of 3 examples"):
         examine(jaxloss.mse_loss, InputSpec(lambda rng, num: rng.standard_normal(num)))
+    with pytest.raises(ValueError, match=r"kind must draw .*; its draw raised ZeroDivisionError"):
+        examine(jaxloss.mse_loss, InputSpec(lambda rng, num: 1 / 0))
     with pytest.raises(ValueError, match=r"wrt must be in \[0, 1\)"):
         examine(jaxloss.mse_loss, InputSpec(lambda rng, num: (rng.standard_normal(num),), wrt=1))
     with pytest.raises(ValueError, match=r"of one shape and of float64; got int64\[3\]"):
@@ -169,7 +176,7 @@ def run(*arguments):
 
 def test_the_command_line(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "mine.py").write_text("def square(x, y):\n    return ((x - y) ** 2).mean()\n")
+    (tmp_path / "mine.py").write_text("print('hello')\ndef square(x, y):\n    return ((x - y) ** 2).mean()\n")
     options = ("--kind", "real", "--dtypes", "float32", "--checks", "gradient_size")
     assert run("mine:square", *options, "--json") == 0
     assert json.loads(capsys.readouterr().out)["loss"] == "square"
