@@ -70,7 +70,7 @@ def lifted(loss: TokenLoss, chunks: Chunks, shared: Arrays, rows: Arrays) -> tup
         return logits_of(raw_CV.astype(chunk["factor"].dtype), shared), *own_operands(shared, chunk)
 
     logits, arrays, options = jax.eval_shape(arguments, shared, rows)
-    program, found = traced(partial(checked_values, loss), logits, *arrays, **options)
+    program, found = traced(partial(checked_values, loss), (shared, rows), logits, *arrays, **options)
     for array in found:
         # Where devices share it, its gradient would be summed over them twice.
         is_shared = varying_axes(logits) - {loss.axis_name} - varying_axes(array)

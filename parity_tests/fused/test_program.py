@@ -6,6 +6,7 @@ import weakref
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxloss.fused import make_linear_loss
 from jaxloss.fused._program import traced
@@ -90,9 +91,74 @@ def reversing(factor):
     return lambda logits: jnp.sum(reverse(logits), 1)
 
 
-def test_programs_that_differ_in_a_derivative_rule_only_are_others():
-    gradients = [value_and_gradients(make_linear_loss(reversing(f)), **CHUNKED)[1][1] for f in (1.0, 2.0)]
-    assert_within(2.0 * gradients[0], gradients[1], GRADIENT_EPS_OF_MAX)
+def ruled_by_an_array(factor):
+    table = jnp.full(CLASSES, factor)
+
+    @jax.custom_jvp
+    def reverse(logits):
+        return logits
+
+    reverse.defjvp(lambda primals, tangents: (primals[0], -table[None] * tangents[0]))
+    return lambda logits: jnp.sum(reverse(logits), 1)
+
+
+def ruled_twice(factor):
+    """A square, whose derivative's derivative alone says what the factor is."""
+
+    @jax.custom_jvp
+    def slope(logits):
+        return 2.0 * logits
+
+    slope.defjvp(lambda primals, tangents: (2.0 * primals[0], factor * tangents[0]))
+
+    @jax.custom_jvp
+    def square(logits):
+        return jnp.square(logits)
+
+    square.defjvp(lambda primals, tangents: (jnp.square(primals[0]), slope(primals[0]) * tangents[0]))
+    return lambda logits: jnp.sum(square(logits), 1)
+
+
+def weight_gradient(fn, how):
+    return jax.grad(make_linear_loss(fn), 1)(INPUT, WEIGHT, **how)
+
+
+def table_gradient(factor, how):
+    def loss(table):
+        @jax.custom_vjp
+        def scaled(table):
+            return table
+
+        scaled.defvjp(lambda table: (table, None), lambda _, cotangent: (factor * cotangent,))
+        return make_linear_loss(lambda z: jnp.sum(z * scaled(table)[None], 1))(INPUT, WEIGHT, **how)
+
+    return jax.grad(loss)(jnp.ones(CLASSES))
+
+
+def second_derivative(fn, how):
+    return jax.jvp(lambda w: jax.grad(make_linear_loss(fn), 1)(INPUT, w, **how), (WEIGHT,), (WEIGHT,))[1]
+
+
+@pytest.mark.parametrize(
+    "derivative",
+    [
+        lambda factor, how: weight_gradient(reversing(factor), how),
+        lambda factor, how: weight_gradient(ruled_by_an_array(factor), how),
+        table_gradient,
+        lambda factor, how: second_derivative(ruled_twice(factor), how),
+    ],
+    ids=["number", "array", "of what is closed over", "second"],
+)
+def test_programs_that_differ_in_a_derivative_rule_only_are_others(derivative):
+    for factor in (1.0, 2.0):
+        found, expected = (derivative(factor, how) for how in (CHUNKED, {"implementation": "reference"}))
+        assert_within(found, expected, GRADIENT_EPS_OF_MAX)
+
+
+def test_a_rule_that_closes_over_a_traced_array_is_refused():
+    gradient = jax.jit(lambda factor: weight_gradient(ruled_by_an_array(factor), CHUNKED))
+    with pytest.raises(ValueError, match=r"a derivative rule of the loss closes over the traced array"):
+        gradient(2.0)
 
 
 def test_programs_are_equal_if_they_do_the_same():
@@ -107,7 +173,9 @@ def test_programs_are_equal_if_they_do_the_same():
         return lambda z: jnp.sum(helper(z), 1)
 
     def keyed(fn):
-        return traced(fn, logits)[0]
+        found = []
+        jax.jvp(lambda operand: found.append(traced(fn, operand, logits)[0]) or operand, (1.0,), (1.0,))
+        return found[0]
 
     assert keyed(reversing(1.0)) == keyed(reversing(1.0)) != keyed(reversing(2.0))
     assert keyed(lambda z: jnp.sum(z * 2.0, 1)) == keyed(lambda z: jnp.sum(z * 2.0, 1))
