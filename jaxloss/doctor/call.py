@@ -30,7 +30,7 @@ def first_calls(subject: Subject, budget_seconds: float) -> tuple[list[Finding],
         outcome = outcomes[0] if outcomes else None
         if isinstance(outcome, BaseException) and not isinstance(outcome, OutOfTime):
             said = f"{type(outcome).__name__}: {one_line(outcome)}"
-            advice = "pass kind= or an input spec that fits the loss, or mend the loss"
+            advice = 'pass kind=, such as "10 classes", or an input spec that fits the loss, or mend the loss'
             return [
                 _error(f"called with {shown_by}, it raised {said}", None, "", advice)
             ], "it cannot be called"

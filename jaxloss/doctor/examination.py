@@ -35,9 +35,9 @@ def examine(
 
     Args:
         loss: called with the kind's arguments; returns a scalar.
-        kind: "classes" (logits [N, C], labels [N]), "yes_no" (logits [N], labels 0.0 or 1.0 [N]), "real"
-            (predictions and targets [N]), "pairs" (scores of what was preferred and of what was not, [N]
-            each), or an `InputSpec`.
+        kind: "classes" (logits [N, 4], labels [N]; "10 classes" for another number), "yes_no" (logits [N],
+            labels 0.0 or 1.0 [N]), "real" (predictions and targets [N]), "pairs" (scores of what was
+            preferred and of what was not, [N] each), or an `InputSpec`.
         dtypes: to examine it in, each against float64.
         checks: names of those to run; all by default.
         budget_seconds: after which the rest is left out, and named.

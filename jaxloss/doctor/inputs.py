@@ -6,14 +6,17 @@ Shapes: N examples, C classes, M points along a line.
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache, partial
+from typing import Any
 
 import numpy as np
 
-from jaxloss._checks import check_choice, describe
+from jaxloss._checks import check_choice, check_number, describe
 
-NUM_CLASSES = 4
+NUM_CLASSES, MOST_CLASSES = 4, 100
 
 Arguments = tuple[np.ndarray, ...]
 
@@ -35,6 +38,10 @@ class InputSpec:
             replaced.
         margin: what the margin is, for the picture.
         name: of the kind.
+
+    Attributes:
+        kind: "classes", "yes_no", "real" or "pairs", by which the checks know what predictions and targets
+            mean; None of one's own.
     """
 
     draw: Callable[[np.random.Generator, int], Arguments]
@@ -45,6 +52,7 @@ class InputSpec:
     corners: Callable[[float], Arguments] | None = None
     margin: str = "first entry of the prediction"
     name: str = "inputs of your own"
+    kind: str | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         if not callable(self.draw):
@@ -60,7 +68,11 @@ def as_spec(kind: str | InputSpec) -> InputSpec:
     if isinstance(kind, InputSpec):
         _check_drawn(kind)
         return kind
-    check_choice("kind", kind, tuple(KINDS))
+    counted = re.fullmatch(r"([1-9]\d*) classes", str(kind))
+    if counted:
+        number = check_number("number of classes in kind", int(counted[1]), low=2, high=MOST_CLASSES)
+        return of_classes(int(number))
+    check_choice("kind", kind, (*KINDS, "10 classes"))
     return KINDS[kind]
 
 
@@ -87,18 +99,40 @@ def _check_drawn(spec: InputSpec) -> None:
         raise ValueError(f"wrt must name arguments of one shape and of float64; got {given}.")
 
 
-def _draw_classes(rng: np.random.Generator, num: int) -> Arguments:
-    return rng.standard_normal((num, NUM_CLASSES)), rng.integers(0, NUM_CLASSES, num).astype(np.int32)
+@cache
+def of_classes(num_classes: int) -> InputSpec:
+    """Logits [N, num_classes] and labels [N]."""
+    return _known(
+        "classes",
+        partial(_draw_classes, num_classes),
+        line=partial(_class_line, num_classes),
+        corners=partial(_class_corners, num_classes),
+        margin="logit of the label, others 0",
+        name="classes" if num_classes == NUM_CLASSES else f"{num_classes} classes",
+    )
 
 
-def _class_line(margin: np.ndarray) -> Arguments:
-    logits = np.zeros((len(margin), NUM_CLASSES))
+def _known(kind: str, draw: Callable[[np.random.Generator, int], Arguments], **options: Any) -> InputSpec:
+    """A spec of whose inputs the checks know what they mean."""
+    spec = InputSpec(draw, **{"name": kind} | options)
+    object.__setattr__(spec, "kind", kind)
+    return spec
+
+
+def _draw_classes(num_classes: int, rng: np.random.Generator, num: int) -> Arguments:
+    return rng.standard_normal((num, num_classes)), rng.integers(0, num_classes, num).astype(np.int32)
+
+
+def _class_line(num_classes: int, margin: np.ndarray) -> Arguments:
+    logits = np.zeros((len(margin), num_classes))
     logits[:, 0] = margin
     return logits, np.zeros(len(margin), np.int32)
 
 
-def _class_corners(size: float) -> Arguments:
-    rows = np.array(list(itertools.product((-1.0, 0.0, 1.0), repeat=NUM_CLASSES))) * size
+def _class_corners(num_classes: int, size: float) -> Arguments:
+    varied = min(num_classes, NUM_CLASSES)
+    signs = np.array(list(itertools.product((-1.0, 0.0, 1.0), repeat=varied)))
+    rows = np.pad(signs * size, ((0, 0), (0, num_classes - varied)))
     return rows, np.zeros(len(rows), np.int32)
 
 
@@ -124,34 +158,28 @@ def _line_against_zero(margin: np.ndarray) -> Arguments:
 
 
 KINDS = {
-    "classes": InputSpec(
-        _draw_classes,
-        line=_class_line,
-        corners=_class_corners,
-        margin="logit of the label, others 0",
-        name="classes",
-    ),
-    "yes_no": InputSpec(
+    "classes": of_classes(NUM_CLASSES),
+    "yes_no": _known(
+        "yes_no",
         _draw_yes_no,
         line=lambda margin: (margin, np.ones_like(margin)),
         corners=_yes_no_corners,
         margin="logit of a yes",
-        name="yes_no",
     ),
-    "real": InputSpec(
+    "real": _known(
+        "real",
         _draw_real,
         line=_line_against_zero,
         corners=_real_corners,
         margin="prediction - target",
-        name="real",
     ),
-    "pairs": InputSpec(
+    "pairs": _known(
+        "pairs",
         _draw_real,
         wrt=(0, 1),
         line=_line_against_zero,
         corners=_real_corners,
         margin="preferred score - other score",
-        name="pairs",
     ),
 }
 """Kind -> its spec: logits [N, C] and labels [N]; logits [N] and labels 0.0 or 1.0 [N]; predictions and

@@ -209,3 +209,19 @@ def test_findings_are_plain():
 def test_a_partial_and_an_object_have_names():
     partial = jax.tree_util.Partial(jaxloss.huber_loss, delta=2.0)
     assert quick(partial, checks=["gradient_size"]).loss == "huber_loss"
+
+
+def test_the_number_of_classes_is_chosen():
+    def of_six(logits, labels):
+        return -jnp.mean(jnp.sum(jax.nn.one_hot(labels, 6) * jax.nn.log_softmax(logits), 1))
+
+    report = quick(of_six, "6 classes", ["meaning"])
+    assert not report.errors
+    assert report.measured["meaning"]["best prediction"] == "the probabilities (strictly proper)"
+    assert not quick(of_six, "6 classes", ["trains"]).findings
+
+
+def test_a_spec_of_ones_own_is_not_taken_for_a_kind_by_its_name():
+    spec = InputSpec(lambda rng, num: tuple(rng.standard_normal((2, num, 2))), name="classes")
+    report = quick(jaxloss.mse_loss, spec, ["meaning"])
+    assert report.measured["meaning"]["best prediction"].startswith("not looked for")

@@ -23,7 +23,7 @@ def cause(
 ) -> tuple[Severity, str, str] | None:
     """Severity, what is so and what to do, if one of three mistakes explains it."""
     if _is_blind_to_pairs(subject, drawn, tolerance):
-        severity: Severity = "error" if subject.spec.name in _WITH_PAIRS else "warning"
+        severity: Severity = "error" if subject.spec.kind else "warning"
         message = "it is the same whichever prediction a target belongs to"
         return (
             severity,
@@ -37,9 +37,6 @@ def cause(
         message = "it normalises each class over the batch, and not each example over its classes"
         return "error", message, "take softmax, log_softmax or logsumexp over the last axis: axis=-1"
     return None
-
-
-_WITH_PAIRS = ("classes", "yes_no", "real", "pairs")
 
 
 def _is_blind_to_pairs(subject: Subject, drawn: Any, tolerance: float) -> bool:
@@ -58,7 +55,7 @@ def _is_blind_to_pairs(subject: Subject, drawn: Any, tolerance: float) -> bool:
 
 def _counts_classes_alike(subject: Subject, drawn: Any, tolerance: float) -> bool:
     """Whether giving the examples of one class twice changes nothing."""
-    if subject.spec.name not in ("classes", "yes_no"):
+    if subject.spec.kind not in ("classes", "yes_no"):
         return False
     prediction, target = drawn
     rows = np.concatenate([np.arange(len(target)), np.flatnonzero(target == target[0])])
@@ -69,7 +66,7 @@ def _counts_classes_alike(subject: Subject, drawn: Any, tolerance: float) -> boo
 
 def _normalises_columns(subject: Subject) -> bool:
     """Whether second derivatives tie the examples of one class, and no classes of one example."""
-    if subject.spec.name != "classes" or subject.is_coarse:
+    if subject.spec.kind != "classes" or subject.is_coarse:
         return False
     prediction, target = subject.draw(FEW, seed=4)
     with contextlib.suppress(Exception), jax.enable_x64(True):  # a custom rule may have no second derivative

@@ -39,21 +39,21 @@ def check(subject: Subject) -> Result:
         message = f"a free scale: predictions times {SCALE:g} give the same loss"
         advice = "nothing stops predictions from growing or shrinking: normalise them, or add a small penalty"
         findings.append(Finding("invariances", "warning", message, SCALE, shown_by, advice))
-    if learns and figures["shift"] and subject.spec.name in ("real", "yes_no"):
+    if learns and figures["shift"] and subject.spec.kind in ("real", "yes_no"):
         message = f"a free offset: predictions plus {SHIFT:g} give the same loss"
         advice = "the loss does not say how large a prediction is: fit the offset afterwards"
         findings.append(Finding("invariances", "warning", message, SHIFT, shown_by, advice))
-    if not figures["shift"] and subject.spec.name in ("classes", "pairs"):
+    if not figures["shift"] and subject.spec.kind in ("classes", "pairs"):
         change = float(np.nanmax(np.abs(moved["shift"] - before)))
-        what = "logits" if subject.spec.name == "classes" else "scores"
+        what = "logits" if subject.spec.kind == "classes" else "scores"
         message = f"{what} that are all {SHIFT:g} larger have another loss, by up to {change:.3g}"
         advice = (
             f"if {what} are meant, apply log_softmax first or take differences; if probabilities, ignore this"
         )
         findings.append(Finding("invariances", "note", message, change, shown_by, advice))
-    if subject.spec.name == "real":
+    if subject.spec.kind == "real":
         _of_real(subject, prediction, target, before, figures)
-    if subject.spec.name == "classes":
+    if subject.spec.kind == "classes":
         findings += _of_classes(subject, prediction, target, before, figures)
     findings += _of_examples(subject, figures)
     return Result(findings, figures)

@@ -18,14 +18,13 @@ import numpy as np
 from jaxloss.doctor.checks._minimiser import minimise, minimise_numbers
 from jaxloss.doctor.checks._probabilities import Best, judge
 from jaxloss.doctor.checks._targets import best_of_real
-from jaxloss.doctor.inputs import NUM_CLASSES
 from jaxloss.doctor.report import Result
 from jaxloss.doctor.subject import Subject
 
 NUM_DISTRIBUTIONS, NUM_EXAMPLES = 8, 24
 NUM_STARTS = 4
 # Two classes far ahead of the others, neither above a half: what sums of pairwise hinges get wrong.
-PAIR_AHEAD = (11, 9, 2, 2)
+PAIR_AHEAD = (11, 9)  # and 2 examples of each other
 WIDEST = 30.0  # log-odds
 TIE = 1e-3  # of a logit: minima are found to 1e-6
 SURE = 1e3  # log-odds
@@ -34,10 +33,10 @@ SURE = 1e3  # log-odds
 def check(subject: Subject) -> Result:
     """Whether the best prediction is the distribution of the target, its likeliest class, or its centre."""
     look_at = {"classes": _classes, "yes_no": _yes_no, "real": _real, "pairs": _pairs}
-    name = subject.spec.name
-    if name not in look_at:
+    kind = subject.spec.kind
+    if kind not in look_at:
         return Result(figures={"best prediction": "not looked for: the targets are of your own kind"})
-    return look_at[name](subject)
+    return look_at[kind](subject)
 
 
 def minimisers_of_classes(subject: Subject) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -47,15 +46,15 @@ def minimisers_of_classes(subject: Subject) -> tuple[np.ndarray, np.ndarray, np.
         `[D, C]`, `[D, C]` and `[D]`.
     """
     rng = np.random.default_rng(5)
-    labels_DK, p_DC = _draw_labels(rng)
-    starts_DSC = rng.standard_normal((NUM_DISTRIBUTIONS, NUM_STARTS, NUM_CLASSES))
+    labels_DK, p_DC = _draw_labels(rng, _num_classes(subject))
+    starts_DSC = rng.standard_normal((NUM_DISTRIBUTIONS, NUM_STARTS, p_DC.shape[1]))
     starts_DSC[:, 0], starts_DSC[:, 1] = 0.0, np.log(p_DC)
     labels = np.repeat(labels_DK, NUM_STARTS, 0)
 
     def risk_and_gradient(logits: np.ndarray) -> Any:
         return _risk_of_classes(subject, logits, labels)
 
-    z, values = minimise(risk_and_gradient, starts_DSC.reshape(-1, NUM_CLASSES))
+    z, values = minimise(risk_and_gradient, starts_DSC.reshape(-1, p_DC.shape[1]))
     far = np.asarray(risk_and_gradient(1e3 * z)[0])
     # Without a minimum, the loss far out is below any found.
     values = np.where(far < values - 1e2, -np.inf, np.where(np.isnan(values), np.inf, values))
@@ -73,17 +72,22 @@ def _risk_of_classes(subject: Subject, logits: np.ndarray, labels: np.ndarray) -
     return subject.by_unit(jax.value_and_grad(risk), logits, labels, "float64", name="classes")
 
 
-def _draw_labels(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def _num_classes(subject: Subject) -> int:
+    return subject.draw(1)[0].shape[-1]
+
+
+def _draw_labels(rng: np.random.Generator, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
     """Labels `[D, K]` and their shares `[D, C]`: every class is there, one is ahead by two examples."""
-    rows = [np.array(PAIR_AHEAD)]
+    rows = [np.array(PAIR_AHEAD + (2,) * (num_classes - 2))]
+    num_examples = int(rows[0].sum())
     while len(rows) < NUM_DISTRIBUTIONS:
-        counts = 1 + rng.multinomial(NUM_EXAMPLES - NUM_CLASSES, rng.dirichlet(np.ones(NUM_CLASSES)))
+        counts = 1 + rng.multinomial(num_examples - num_classes, rng.dirichlet(np.ones(num_classes)))
         second, first = np.sort(counts)[-2:]
         if first - second >= 2:
             rows.append(counts)
     counts_DC = np.array(rows)
-    labels = [np.repeat(np.arange(NUM_CLASSES, dtype=np.int32), counts) for counts in counts_DC]
-    return np.stack(labels), counts_DC / NUM_EXAMPLES
+    labels = [np.repeat(np.arange(num_classes, dtype=np.int32), counts) for counts in counts_DC]
+    return np.stack(labels), counts_DC / num_examples
 
 
 def _classes(subject: Subject) -> Result:
@@ -93,8 +97,11 @@ def _classes(subject: Subject) -> Result:
         [z[p.argmax()] > np.delete(z, p.argmax()).max() + TIE for z, p in zip(z_DC, p_DC, strict=True)]
     )
     logits, logs = (a - a.mean(1, keepdims=True) for a in (z_DC, np.log(p_DC)))
-    outputs = SURE * np.eye(NUM_CLASSES)[[0, 1, 1]] * [[1.0], [1.0], [0.1]]
-    sure = _risk_of_classes(subject, outputs, np.zeros((3, NUM_EXAMPLES), np.int32))[0]
+    num_classes = p_DC.shape[1]
+    outputs = SURE * np.eye(num_classes)[[0, 1, 1]] * [[1.0], [1.0], [0.1]]
+    # As many as in the distributions: the same program.
+    labels = np.zeros((3, sum(PAIR_AHEAD) + 2 * (num_classes - 2)), np.int32)
+    sure = _risk_of_classes(subject, outputs, labels)[0]
     return judge(Best(p_DC, z_DC, q_DC, is_right_D, values_D, logits, logs, sure, "softmax"), subject)
 
 

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxloss.doctor.inputs import KINDS as SPECS
 from jaxloss.doctor.inputs import NUM_CLASSES
 from jaxloss.doctor.report import Finding, Result
 from jaxloss.doctor.subject import Subject
@@ -52,8 +53,10 @@ KINDS = {
 
 def check(subject: Subject) -> Result:
     """The decades of learning rates at which toys are learnt, against cross entropy's or its like."""
-    name = subject.spec.name
-    if name not in KINDS:
+    name = subject.spec.kind
+    if name is not None and subject.spec is not SPECS[name]:
+        return Result(figures={"rates that work": f"not tried: the toys have {NUM_CLASSES} classes"})
+    if name is None:
         return Result(figures={"rates that work": "not tried: the targets are of your own kind"})
 
     def loss(prediction: Any, target: Any) -> Any:
@@ -199,7 +202,7 @@ def _judge(kind: str, case: str, width_S: np.ndarray, usual_S: np.ndarray) -> li
         return []
     if width_S.max() == 0:
         message = f"it learns the toy ({case}) at no learning rate, against {usual} decades of them"
-        advice = "look at the errors above: a loss without them learns this"
+        advice = "see the errors of the other checks; without one, divide the loss by its size: no rate fits"
         return [Finding("trains", "error", message, 0.0, tried, advice)]
     gap = width_S.mean() + np.hypot(width_S.std(ddof=1), usual_S.std(ddof=1))
     if gap >= NARROW * usual_S.mean():
