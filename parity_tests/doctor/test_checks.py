@@ -154,6 +154,19 @@ def test_a_steep_smooth_place_is_no_kink():
     assert (findings, figures["largest jump of the slope"]) == ((), 0.0)
 
 
+@pytest.mark.parametrize("steep", [lambda e: e**4, lambda e: jnp.exp(e) - e])
+def test_a_kink_beside_steep_places_is_found(steep):
+    _, figures = found(lambda x, y: jnp.mean(steep(x - y) + jnp.abs(x - y)), "real", "kinks")
+    assert figures["on the margin"] == [0.0]
+
+
+def test_a_kink_out_of_reach_is_no_convexity():
+    clipped = lambda x, y: jnp.mean(jnp.minimum((x - y) ** 2, 200.0))  # noqa: E731
+    findings, figures = found(clipped, "real", "curvature")
+    assert not figures["convex"]
+    assert "not convex" in findings[-1].message
+
+
 def test_a_derivative_that_is_nan_at_a_kink_and_a_jump_are_errors():
     findings, _ = found(lambda x, y: jnp.mean(jnp.sqrt((x - y) ** 2)), "real", "kinks")
     assert "autodiff gives nan" in findings[0].message

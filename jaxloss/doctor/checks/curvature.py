@@ -5,13 +5,14 @@ Shapes: U units, P entries of a unit's prediction.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 
-from jaxloss.doctor.checks.gradient import MOST_COORDINATES
+from jaxloss.doctor.checks.gradient import MOST_COORDINATES, ROUGH_ALLOWED
 from jaxloss.doctor.checks.kinks import find_kinks
 from jaxloss.doctor.report import Finding, Result
 from jaxloss.doctor.subject import Subject, together
@@ -87,9 +88,11 @@ def _second(
     lowest = float(np.nanmin(eigenvalues[:, 0]))
     # A slope that falls at a kink is curvature downwards.
     falls = [kink for kink in kinks if not kink.value_jump and kink.right < kink.left]
+    reversed_steps = _reversed(subject)
     is_convex = (
         lowest >= -ROUNDING * max(top, float(np.nanmax(slope)))
         and not falls
+        and not reversed_steps
         and not any(k.value_jump for k in kinks)
     )
     figures["convex"] = is_convex
@@ -107,6 +110,24 @@ def _second(
     below = f": curvature {lowest:.3g}" if lowest < 0 else ""
     advice = "plain descent may stop short of the minimum: compare several seeds, and warm up the rate"
     return [Finding("curvature", "note", f"not convex in the predictions{below}", number, shown_by, advice)]
+
+
+def _reversed(subject: Subject) -> bool:
+    """Whether somewhere along a ray the slope is lower further out, by more than rounding."""
+    points, gradients = [], []
+    for size in SIZES:
+        prediction, target = subject.scaled(_DRAWN, size)
+        points.append(prediction.reshape(_DRAWN, -1))
+        gradients.append(subject.evaluate(prediction, target)[1].reshape(_DRAWN, -1))
+    allowed = ROUGH_ALLOWED if subject.is_rough else ROUNDING
+    usual = float(np.nanmedian(np.linalg.norm(gradients[1], axis=1)))
+    for i, j in itertools.combinations(range(len(SIZES)), 2):
+        step, change = points[j] - points[i], gradients[j] - gradients[i]
+        steepest = np.maximum(*(np.linalg.norm(gradients[k], axis=1) for k in (i, j)))
+        least = -allowed * np.linalg.norm(step, axis=1) * np.maximum(steepest, usual)
+        if (np.sum(step * change, 1) < least).any():
+            return True
+    return False
 
 
 def _supremum(

@@ -138,7 +138,7 @@ def _find(subject: Subject) -> list[Kink]:
     value, slope = lines.at(np.broadcast_to(line, place.shape), place)
     finite = np.abs(slope[np.isfinite(slope)])
     usual = float(np.median(finite[finite > 0])) if finite.any() else 1.0
-    score = _score(place, value, slope)
+    score = _score(place, value, slope, usual)
     best = np.argsort(-score, 1)[:, :_BRACKETS]
     of = np.broadcast_to(line, best.shape).reshape(-1)
     left, right = (place[of, best.reshape(-1) + i] for i in (0, 1))
@@ -146,16 +146,23 @@ def _find(subject: Subject) -> list[Kink]:
         wider = left, right
         inner = left[:, None] + (right - left)[:, None] * np.linspace(0.0, 1.0, _PARTS)
         value, slope = lines.at(np.broadcast_to(of[:, None], inner.shape), inner)
-        widest = np.argmax(_score(inner, value, slope), 1)[:, None]
+        widest = np.argmax(_score(inner, value, slope, usual), 1)[:, None]
         left, right = (np.take_along_axis(inner, widest + i, 1)[:, 0] for i in (0, 1))
     return _judge(lines, of, (left, right), wider, usual)
 
 
-def _score(place: np.ndarray, value: np.ndarray, slope: np.ndarray) -> np.ndarray:
-    """How far from smooth each bracket is: the slope's change, and the value's beyond what the slopes say."""
+def _score(place: np.ndarray, value: np.ndarray, slope: np.ndarray, usual: float) -> np.ndarray:
+    """How far from smooth each bracket is, in parts of the slope there.
+
+    What sets its slope's change apart from its neighbours', and the value's beyond what the slopes say.
+    """
     width = np.diff(place, axis=-1)
     beyond = np.diff(value, axis=-1) - width * (slope[..., 1:] + slope[..., :-1]) / 2
-    score = np.abs(np.diff(slope, axis=-1)) + np.abs(beyond) / np.maximum(width, 1e-300)
+    change = np.pad(np.diff(slope, axis=-1), ((0, 0), (1, 1)), mode="reflect")
+    apart = change[:, 1:-1] - (change[:, :-2] + change[:, 2:]) / 2
+    apart = np.where(np.isfinite(apart), apart, change[:, 1:-1])
+    size = np.maximum(usual, np.minimum(np.abs(slope[:, 1:]), np.abs(slope[:, :-1])))
+    score = (np.abs(apart) + np.abs(beyond) / np.maximum(width, 1e-300)) / size
     return np.where(np.isfinite(score), score, -1.0)
 
 
