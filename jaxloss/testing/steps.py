@@ -34,7 +34,7 @@ def assert_step_parity(
     """Fail unless optax and torch, given the same gradients, give the same weights after every step.
 
     Both compute in float64. The gradients are of many sizes, so that every eps shows. A cause is named if
-    torch's arithmetic, with that setting changed, gives JAX's weights.
+    torch's arithmetic, with one or two settings changed to usual values, gives JAX's weights.
 
     Args:
         optax_optimizer: an `optax.GradientTransformation`, with the clipping and the schedule in it.
