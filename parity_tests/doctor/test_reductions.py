@@ -104,6 +104,11 @@ def test_masks_of_careless_losses_are_found_out(loss, message):
     assert re.search(message, finding.message)
 
 
+def test_a_mask_by_another_name_is_said_to_be_left_out():
+    (finding,) = examined(lambda x, y, mask=1.0: jnp.mean((x - y) ** 2 * mask)).findings
+    assert finding.message.startswith("its mask= is not examined")
+
+
 def test_an_empty_part_of_a_sum_adds_nothing():
     def summed(x, y, where=None):
         where = jnp.ones(x.shape, bool) if where is None else where

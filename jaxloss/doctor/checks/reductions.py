@@ -106,6 +106,8 @@ def _masks(subject: Subject, drawn: tuple[np.ndarray, Any]) -> tuple[list[Findin
     """`where=` against deletion, with finite padding and with NaN; and a part without any row."""
     if "where" not in subject.options:
         message = "it has no where=: padding has to be left out before it is called"
+        if "mask" in subject.options:  # of some True keeps, of others it leaves out
+            message = "its mask= is not examined: only where= is, a boolean array that is True where kept"
         advice = "take a boolean mask, select with it before the loss, and divide by the number kept"
         return [Finding("reductions", "note", message, None, "", advice)], {"where": "not an argument"}
     prediction, target = drawn
