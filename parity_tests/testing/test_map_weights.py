@@ -1,10 +1,12 @@
 """map_weights by names and shapes alone: what is turned, split, joined and stacked, and what stays open."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from flax import nnx
 
-from jaxloss.testing import map_weights, normal
+from jaxloss.testing import map_weights, normal, tap
 
 
 class Attention(torch.nn.Module):
@@ -97,11 +99,60 @@ def test_what_names_and_shapes_leave_open_is_listed():
     assert "square" in square.ambiguous[0]
 
 
+def test_layers_that_are_numbered_change_places_until_each_gets_its_input():
+    class Turned(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.c, self.b, self.a = (torch.nn.Linear(4, 4) for _ in range(3))
+
+        def forward(self, x):
+            return self.c(torch.tanh(self.b(torch.relu(self.a(x)))))
+
+    def dense(params, name, x):
+        return tap(name, x @ params[name]["kernel"] + params[name]["bias"])
+
+    def model(params, x):
+        x = jnp.tanh(dense(params, "Dense_1", jnp.maximum(dense(params, "Dense_0", x), 0)))
+        return dense(params, "Dense_2", x)
+
+    own = {"kernel": (4, 4), "bias": (4,)}
+    mapped = map_weights(
+        Turned().eval(), _zeros(Dense_0=own, Dense_1=own, Dense_2=own), normal(3, 4), jax_model=model
+    )
+    assert mapped.is_checked, mapped.text()
+    names = {path.partition("/")[0]: source.names[0][0] for path, source in mapped.sources.items()}
+    assert names == {"Dense_0": "a", "Dense_1": "b", "Dense_2": "c"}
+
+
+def test_haikus_and_nnxs_trees_are_mapped_under_their_own_names():
+    module = torch.nn.Sequential(torch.nn.Linear(4, 3)).eval()
+    mapped = map_weights(module, _zeros(linear={"w": (4, 3), "b": (3,)}))
+    assert mapped.sources["linear/w"].code() == 'w["0.weight"].T'
+    square = map_weights(torch.nn.Linear(4, 4), _zeros(linear={"w": (4, 4), "b": (4,)}))
+    assert "linear/w is square" in square.ambiguous[0]
+    layer = nnx.Linear(4, 3, rngs=nnx.Rngs(0))
+    assert map_weights(torch.nn.Linear(4, 3), nnx.state(layer)).sources.keys() == {"kernel", "bias"}
+
+
+def test_running_statistics_are_torchs_buffers():
+    module = torch.nn.Sequential(torch.nn.BatchNorm1d(4)).eval()
+    tree = {
+        "params": _zeros(bn={"scale": (4,), "bias": (4,)}),
+        "batch_stats": _zeros(bn={"mean": (4,), "var": (4,)}),
+    }
+    mapped = map_weights(module, tree)
+    assert mapped.is_complete, mapped.text()
+    assert mapped.sources["batch_stats/bn/mean"].names == ("0.running_mean",)
+    assert mapped.sources["batch_stats/bn/var"].names == ("0.running_var",)
+    assert map_weights(module, tree["params"]).is_complete
+
+
 @pytest.mark.parametrize(
     ("error", "message", "args", "options"),
     [
         (TypeError, "torch_module must be an nn.Module", (lambda x: x, {"a": np.ones(3)}), {}),
         (TypeError, "params must be a tree of dicts", (torch.nn.Linear(3, 2), np.ones(3)), {}),
+        (TypeError, "got int at a/kernel", (torch.nn.Linear(3, 2), {"a": {"kernel": 3}}), {}),
         (ValueError, "got no jax_model", (torch.nn.Linear(3, 2), {"kernel": np.ones((3, 2))}, normal(3)), {}),
         (
             ValueError,

@@ -13,7 +13,6 @@ Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 # Names of one thing: the last parts of parameters, and what the layers of transformers are called.
 _SAME = [
     {"weight", "kernel", "scale", "embedding", "w"},
-    {"bias", "b"},
     {"attention", "attn", "mha", "self"},
     {"norm", "layernorm", "ln", "rmsnorm"},
     {"mlp", "ffn", "feedforward", "ff"},
@@ -56,6 +55,7 @@ def pair_by_name(
         if _fits(path, shape, other, len(members) > 1)
         and _is_same_block(path, name)
         and _is_bias(path) == _is_bias(name)
+        and statistic(path) == statistic(name)
     }
     best = sorted(scores, key=lambda pair: -scores[pair])
     for path, name in best:
@@ -83,7 +83,7 @@ def _fits(path: str, ours: tuple[int, ...], theirs: tuple[int, ...], is_stack: b
 def _orders(path: str, rank: int) -> list[tuple[int, ...]]:
     """Orders of torch's axes, the likely first: a Linear's or a convolution's kernel is [out, in, ...]."""
     same = tuple(range(rank))
-    if rank < 2 or not path.endswith("kernel"):
+    if rank < 2 or not _is_kernel(path):
         return [same]
     return [(*range(2, rank), 1, 0), same]
 
@@ -100,7 +100,12 @@ def _source(path: str, ours: tuple[int, ...], theirs: tuple[int, ...], names: tu
 
 def is_square_kernel(path: str, shape: tuple[int, ...]) -> bool:
     """Whether an array's shape does not say if it is transposed."""
-    return path.endswith("kernel") and len(shape) >= 2 and shape[-1] == shape[-2]
+    return _is_kernel(path) and len(shape) >= 2 and shape[-1] == shape[-2]
+
+
+def _is_kernel(path: str) -> bool:
+    """Whether Flax's or Haiku's word for an array that is [in, out] ends the path."""
+    return path.rpartition("/")[2] in ("kernel", "w")
 
 
 def _stacks(ours: Shapes, theirs: Shapes) -> dict[str, tuple[tuple[int, ...], tuple[str, ...]]]:
@@ -165,6 +170,12 @@ def _is_like(path: str, name: str) -> bool:
     return _is_bias(path) == _is_bias(name) and _numbers(path)[:1] == _numbers(name)[:1]
 
 
+def statistic(name: str) -> str:
+    """Which running statistic of a BatchNorm an array is, in Flax or torch: "mean", "var" or none."""
+    leaf = name.replace("/", ".").rpartition(".")[2].removeprefix("running_")
+    return leaf if leaf in ("mean", "var") else ""
+
+
 def _is_bias(name: str) -> bool:
     return name.replace("/", ".").rpartition(".")[2] in ("bias", "b")
 
@@ -193,7 +204,10 @@ def _is_exact(path: str, name: str) -> bool:
 
 def _words(name: str) -> list[str]:
     parts = re.split(r"[._/]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower())
-    return [_WORD.get(part, part) for part in parts if part and not part.isdigit() and part != "c"]
+    # Haiku's bias; a layer may be called "b" too.
+    parts[-1] = "bias" if parts[-1] == "b" else parts[-1]
+    words = [_WORD.get(part, part) for part in parts]
+    return [word for word in words if word and not word.isdigit() and word != "c"]
 
 
 def _numbers(name: str) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ from jaxloss.testing.layers._judge import Trial, judge_values, judge_whole
 from jaxloss.testing.layers._match import match_calls
 from jaxloss.testing.layers._torch_model import TorchModel
 from jaxloss.testing.layers._visits import Record
-from jaxloss.testing.layers._weights import is_square_kernel, pair_by_name
+from jaxloss.testing.layers._weights import is_square_kernel, pair_by_name, statistic
 from jaxloss.testing.layers.weight_map import Source, WeightMap
 
 Sources = dict[str, Source]
@@ -68,9 +68,19 @@ def map_weights(
         raise TypeError(f"params must be a tree of dicts with arrays; got {type(params).__name__}")
     if (jax_model is None) == bool(inputs):
         raise ValueError(f"jax_model and inputs go together; got no {'jax_model' if inputs else 'inputs'}")
+    if type(params).__module__.startswith("flax.nnx"):
+        from flax import nnx
+
+        state: Any = params
+        params = nnx.to_pure_dict(state)
     paths, treedef = jax.tree_util.tree_flatten_with_path(params)
+    for path, leaf in paths:
+        if not hasattr(leaf, "shape"):
+            raise TypeError(f"params must hold arrays; got {type(leaf).__name__} at {_path(path)}")
     ours = {_path(path): tuple(leaf.shape) for path, leaf in paths}
     weights = {name: to_numpy(x.detach()) for name, x in torch_module.named_parameters()}
+    if any(map(statistic, ours)):
+        weights |= {name: to_numpy(x) for name, x in torch_module.named_buffers() if statistic(name)}
     sources, rivals, missing, unused = pair_by_name(ours, {name: x.shape for name, x in weights.items()})
     _use_tied(torch_module, ours, sources, missing)
     is_checked = False
@@ -113,7 +123,8 @@ class _Search:
         self._record = Record()
         theirs.run(self._record, inputs)
         self._compared: set[str] = set()
-        self._weights = theirs.parameters("")
+        buffers = {name: to_numpy(x) for name, x in theirs.module.named_buffers() if statistic(name)}
+        self._weights = buffers | theirs.parameters("")
 
     def best(self, sources: Sources) -> tuple[Sources, set[str], set[str]]:
         """The mapping with the fewest layers that disagree, the layers that agree, and those that do not."""
@@ -154,7 +165,7 @@ class _Search:
         square = {
             path: replace(source, axes=None if source.axes else (1, 0))
             for path, source in sources.items()
-            if path.rpartition("/")[0] in wrong
+            if _layer_of(path) in wrong
             and len(shape := self._weights[source.names[0]].shape) == 2
             and shape[0] == shape[1]
         }
@@ -202,7 +213,7 @@ def _open(
     """What neither a name, nor a shape, nor a layer's output has decided."""
     for path, source in sources.items():
         name = source.names[0]
-        if path.rpartition("/")[0] in agreeing:
+        if _layer_of(path) in agreeing:
             continue
         if path in rivals:
             others = ", ".join(other for other in rivals[path] if other != name)
@@ -211,12 +222,17 @@ def _open(
             yield f"{path} is square: whether {name} is to be transposed, its shape does not say"
 
 
+def _layer_of(path: str) -> str:
+    """The layer that an array belongs to; the name of a collection of Linen's is no part of it."""
+    return path.rpartition("/")[0].removeprefix("params/").removeprefix("batch_stats/")
+
+
 def _layers(sources: Sources) -> dict[str, str]:
     """JAX's layers by their paths, and torch's by name, where one's parameters are one's."""
     found: dict[str, set[str]] = {}
     for path, source in sources.items():
         if source.join is None and source.part is None:
-            found.setdefault(path.rpartition("/")[0], set()).add(source.names[0].rpartition(".")[0])
+            found.setdefault(_layer_of(path), set()).add(source.names[0].rpartition(".")[0])
     return {layer: names.pop() for layer, names in found.items() if len(names) == 1 and layer}
 
 
@@ -236,8 +252,11 @@ def _path(path: Any) -> str:
 
 
 def _numbers_of(name: str) -> list[str]:
-    return [c for c in name.replace("/", "_").split("_") if c.isdigit()][:1]
+    """A block's number; that of the layer itself, as in `Dense_0`, is part of its name."""
+    around = name.rpartition("/")[0]
+    return [c for c in around.replace("/", "_").split("_") if c.isdigit()][:1]
 
 
 def _pattern(name: str) -> str:
-    return "".join("#" if c.isdigit() else c for c in name)
+    around, slash, own = name.rpartition("/")
+    return "".join("#" if c.isdigit() else c for c in around) + slash + own
