@@ -3,12 +3,14 @@
 Shapes: B answers, P = B / 2 pairs of them, T tokens of an answer, C tokens of a chunk, V vocabulary.
 """
 
+import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxloss import _checks
@@ -165,6 +167,11 @@ def _linear_preference_loss(
     )
     num_pairs, length = input.shape[0] // 2, input.shape[1]
     dtype = compute_dtype(input, linear_weight, linear_bias)
+    arrays = _arrays_of_pairs(loss, num_pairs, arrays)
+    named = {k: v for k, v in options.items() if isinstance(v, (str, bool, np.bool_)) or callable(v)}
+    numbers = {k: v for k, v in options.items() if k not in named and v is not None}
+    # A loss may look at a number that turns something off.
+    named |= {k: v for k, v in numbers.items() if not isinstance(v, jax.Array) and not np.any(v)}
     _check_pairs(loss, num_pairs, dtype, arrays, options)
 
     def by_pairs(array: jax.Array) -> jax.Array:
@@ -173,13 +180,12 @@ def _linear_preference_loss(
         array = jnp.moveaxis(array, 1, 2)
         return array.reshape(2 * length, num_pairs, *array.shape[3:])
 
-    named = {name: value for name, value in options.items() if isinstance(value, (str, bool))}
     losses = _make_losses(loss, length, average, named)(
         by_pairs(kept(where, input)),
         linear_weight,
         by_pairs(target),
         by_pairs(where),
-        *(jnp.broadcast_to(whole_along(jnp.asarray(a)), (2 * length, num_pairs)) for a in arrays),
+        *(jnp.broadcast_to(whole_along(a), (2 * length, num_pairs)) for a in arrays),
         linear_bias=linear_bias,
         reduction="none" if reduction == "none" else "sum",
         logit_softcap=logit_softcap,
@@ -187,13 +193,30 @@ def _linear_preference_loss(
         implementation=implementation,
         chunk_size=2 * length * _pairs_of_chunk(num_pairs, length),
         axis_name=axis_name,
-        **{name: value for name, value in options.items() if name not in named},
+        **{name: value for name, value in numbers.items() if name not in named},
     )
     if reduction == "none":
         return losses[0]
     if reduction == "parts":
         return losses, jnp.asarray(num_pairs, losses.dtype)
     return losses / num_pairs if reduction == "mean" else losses
+
+
+def _arrays_of_pairs(loss: Callable, num_pairs: int, arrays: tuple) -> tuple:
+    """The loss's own arrays, each a number or one for each pair."""
+    try:
+        names = list(inspect.signature(loss).parameters)[2:]
+    except (TypeError, ValueError):
+        names = []
+    for i, array in enumerate(arrays):
+        name = names[i] if i < len(names) else f"argument {i + 4}"
+        _checks.check_is_array(name, array, "an array with an entry for each pair")
+        if jnp.shape(array) not in ((), (num_pairs,)):
+            raise ValueError(
+                f"{name} must have shape [{num_pairs}], an entry for each pair of answers; got "
+                f"{_checks.describe(jnp.asarray(array))}."
+            )
+    return tuple(map(jnp.asarray, arrays))
 
 
 def _check_pairs(loss: Callable, num_pairs: int, dtype, arrays: tuple, options: dict[str, Any]) -> None:
@@ -205,7 +228,7 @@ def _check_pairs(loss: Callable, num_pairs: int, dtype, arrays: tuple, options: 
             "linear_sequence_logps of the batch to dpo_loss."
         )
     for name, value in options.items():
-        if not isinstance(value, (str, bool)) and jnp.ndim(value):
+        if not isinstance(value, str) and not callable(value) and value is not None and jnp.ndim(value):
             raise ValueError(f"{name} must be a number; got {_checks.describe(value)}.")
     logps = jax.ShapeDtypeStruct((num_pairs,), dtype)
     losses = jax.eval_shape(partial(loss, reduction="none", **options), logps, logps, *arrays)

@@ -131,6 +131,12 @@ def test_the_gradient_of_pairs_takes_three_products():
     assert products(of_logps) == 4
 
 
+def test_a_number_that_turns_something_off_comes_to_the_loss_as_given():
+    arrays = HEADS["input"], HEADS["linear_weight"], LABELS, np.zeros(2), np.zeros(2)
+    off = partial(MADE["dpo"], loss_type="hinge", label_smoothing=0.0, implementation="chunked")
+    assert jax.eval_shape(off, *arrays).shape == ()
+
+
 def test_bad_arguments_of_pairs_are_named():
     loss, refs = MADE["dpo"], (np.zeros(2), np.zeros(2))
     hidden, head = jnp.ones((4, 5, 3)), jnp.ones((7, 3))
@@ -148,8 +154,9 @@ def test_bad_arguments_of_pairs_are_named():
         ValueError, match=r"loss_type must be a variant whose pairs do not depend .* got 'aot'"
     ):
         loss(hidden, head, LABELS, *refs, loss_type="aot")
-    with pytest.raises(ValueError, match=r"float64\[3\]"):
-        loss(hidden, head, LABELS, np.zeros(3), np.zeros(3))
+    for shape in ((3,), (1,), (10, 1)):
+        with pytest.raises(ValueError, match=r"ref_chosen_logps must have shape \[2\], .* pair of answers"):
+            loss(hidden, head, LABELS, np.zeros(shape), np.zeros(2))
     with pytest.raises(ValueError, match=r"loss must return one value for each pair, \[2\]"):
         make_linear_preference_loss(lambda chosen, rejected, reduction: jnp.sum(chosen))(hidden, head, LABELS)
     with pytest.raises(ValueError, match=r"sample_weight must be a number; got float64\[2\]"):
