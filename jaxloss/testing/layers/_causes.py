@@ -38,6 +38,8 @@ class _Layer:
     outputs_forced: dict[Key, Any]
     layouts: dict[Event, Any]
 
+    is_recorded = False
+
     def run(self, inputs: Any, params: Any, dtype: str, *, around: Any = None) -> Result:
         """What it makes of other inputs or parameters, or inside a context."""
         return self.run_changed(inputs, Change("", params=dict(params)), around=around)
